@@ -1,0 +1,9 @@
+//! The simulator: scenario -> requests -> schedulers -> steps -> metrics. No GPU, no plots, no terminal.
+#![forbid(unsafe_code)]
+
+pub mod document;
+pub mod error;
+pub mod rng;
+pub mod units;
+
+pub use error::{Error, Result};

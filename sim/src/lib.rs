@@ -5,5 +5,6 @@ pub mod document;
 pub mod error;
 pub mod rng;
 pub mod units;
+pub mod workload;
 
 pub use error::{Error, Result};

@@ -1,0 +1,60 @@
+//! The workload of a run: which requests arrive, when, and how long they are.
+//!
+//! [`WorkloadSpec`] is the `workload:` section of a scenario; [`WorkloadGenerator`] turns it into [`Arrival`]s, one
+//! after the other, either drawn from distributions or read from a trace. All checks and all reading happen when the
+//! generator is made, so that drawing a request cannot fail.
+//!
+//! Draws come from one random stream per purpose (arrivals, prompt, output, pairs, prefix, priority), so that changing
+//! one of them leaves the others as they were. All transcendental functions are `libm`'s, which give the same bits on
+//! every machine.
+
+mod arrivals;
+mod check;
+mod generator;
+mod sample;
+mod spec;
+pub mod trace;
+
+pub use check::Locate;
+pub use generator::WorkloadGenerator;
+pub use spec::{
+    ArrivalSpec, BurstSpec, ClosedLoopSpec, GammaSpec, LengthPairsSpec, LengthSpec, LognormalSpec,
+    MixturePart, NormalSpec, OnError, PriorityClass, PrioritySpec, SharedPrefixSpec, TraceFormat, TraceSpec,
+    UniformSpec, WorkloadSpec,
+};
+
+use crate::units::SimTime;
+
+/// The longest prompt, and the longest output, that any source may ask for, in tokens (2^24).
+pub const MAX_TOKENS: u32 = 1 << 24;
+
+/// Arrivals end here: 2^62 ns, about 146 years.
+pub const LAST_ARRIVAL: SimTime = SimTime(1 << 62);
+
+/// One request as it arrives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Arrival {
+    /// When it arrives.
+    pub at: SimTime,
+    /// Length of the prompt in tokens, at least 1.
+    pub prompt_tokens: u32,
+    /// Tokens that the model generates when nothing cuts it short, at least 1.
+    pub output_tokens: u32,
+    /// Smaller is more important.
+    pub priority: i32,
+    /// Identity of the prompt's tokens, in order, summing to `prompt_tokens`; empty when it shares nothing with others.
+    pub runs: Vec<TokenRun>,
+}
+
+/// Consecutive prompt tokens with an identity: equal ids mean equal tokens at equal offsets within the run, so that a
+/// longer run starts with the tokens of a shorter one of the same id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TokenRun {
+    /// What the tokens are.
+    pub id: u64,
+    /// How many there are, at least 1.
+    pub tokens: u32,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,310 @@
+use super::*;
+use crate::document::Document;
+use crate::error::Result;
+use std::path::Path;
+
+fn generator_at(yaml: &str, seed: u64, folder: &Path) -> Result<WorkloadGenerator> {
+    #[derive(serde::Deserialize)]
+    struct Scenario {
+        workload: WorkloadSpec,
+    }
+    let document = Document::parse("s.yaml", yaml)?;
+    let scenario: Scenario = document.resolve()?;
+    WorkloadGenerator::new(&scenario.workload, seed, folder, &|key, message| document.error(key, message))
+}
+
+/// The generator of a `workload:` section in flow style.
+fn generator(section: &str, seed: u64) -> WorkloadGenerator {
+    generator_at(&format!("workload: {{{section}}}"), seed, Path::new("")).unwrap()
+}
+
+fn drain(mut generator: WorkloadGenerator) -> Vec<Arrival> {
+    std::iter::from_fn(|| generator.next()).collect()
+}
+
+const LENGTHS: &str = "prompt: {lognormal: {median: 512, sigma: 0.9, max: 8192}}, output: {constant: 128}";
+
+fn times(arrivals: &str, requests: u64, seed: u64) -> Vec<u64> {
+    let section = format!("requests: {requests}, arrivals: {arrivals}, {LENGTHS}");
+    drain(generator(&section, seed)).iter().map(|arrival| arrival.at.0).collect()
+}
+
+/// Mean in seconds, and coefficient of variation, of the gaps; the first counts from 0.
+fn gaps(times: &[u64]) -> (f64, f64) {
+    let gaps: Vec<f64> = std::iter::once(times[0])
+        .chain(times.windows(2).map(|w| w[1] - w[0]))
+        .map(|ns| ns as f64 / 1e9)
+        .collect();
+    let mean = gaps.iter().sum::<f64>() / gaps.len() as f64;
+    let variance = gaps.iter().map(|gap| (gap - mean).powi(2)).sum::<f64>() / gaps.len() as f64;
+    (mean, variance.sqrt() / mean)
+}
+
+#[test]
+fn paced_arrivals_have_their_rate_and_burstiness() {
+    assert_eq!(times("{constant: 4/s}", 3, 1), [250_000_000, 500_000_000, 750_000_000]);
+    for (arrivals, cv) in [
+        ("{poisson: 12/s}", 1.0),
+        ("{gamma: {rate: 12/s, cv: 0.5}}", 0.5),
+        ("{gamma: {rate: 12/s, cv: 1.09}}", 1.09),
+        ("{gamma: {rate: 12/s, cv: 3.0}}", 3.0),
+    ] {
+        let (mean, found) = gaps(&times(arrivals, 100_000, 5));
+        // Four standard errors of the mean of 100,000 gaps.
+        assert!((mean * 12.0 - 1.0).abs() < 4.0 * cv / 316.0, "{arrivals}: mean {mean}");
+        assert!((found / cv - 1.0).abs() < 0.04, "{arrivals}: cv {found}");
+    }
+}
+
+#[test]
+fn twice_the_rate_halves_every_time() {
+    for (slow, fast) in [
+        ("{poisson: 3/s}", "{poisson: 6/s}"),
+        ("{gamma: {rate: 3/s, cv: 2.0}}", "{gamma: {rate: 6/s, cv: 2.0}}"),
+    ] {
+        let (slow, fast) = (times(slow, 1000, 9), times(fast, 1000, 9));
+        assert!(slow.iter().zip(&fast).all(|(slow, fast)| slow.abs_diff(2 * fast) <= 1));
+        assert!(slow.is_sorted());
+    }
+}
+
+#[test]
+fn seeds_repeat_and_purposes_are_apart() {
+    let section =
+        |arrivals: &str, more: &str| format!("requests: 200, arrivals: {arrivals}, {LENGTHS}{more}");
+    let poisson = drain(generator(&section("{poisson: 5/s}", ""), 1));
+    assert_eq!(poisson, drain(generator(&section("{poisson: 5/s}", ""), 1)));
+    assert_ne!(poisson, drain(generator(&section("{poisson: 5/s}", ""), 2)));
+    // Other arrivals and a shared prefix leave the prompt lengths as they are.
+    let other =
+        drain(generator(&section("{burst: {size: 200}}", ", shared_prefix: {prompts: 3, tokens: 1000}"), 1));
+    let own = |arrivals: &[Arrival], prefix| -> Vec<u32> {
+        arrivals.iter().map(|arrival| arrival.prompt_tokens - prefix).collect()
+    };
+    assert_eq!(own(&poisson, 0), own(&other, 1000));
+}
+
+#[test]
+fn a_copy_repeats_the_same_requests() {
+    let mut first = generator(&format!("requests: 20, arrivals: {{poisson: 5/s}}, {LENGTHS}"), 1);
+    first.next();
+    assert_eq!(drain(first.clone()), drain(first));
+}
+
+#[test]
+fn bursts_come_in_groups() {
+    assert_eq!(
+        times("{burst: {size: 3, every: 10s}}", 7, 1),
+        [0, 0, 0, 10, 10, 10, 20].map(|s| s * 1_000_000_000)
+    );
+    let single = generator(&format!("arrivals: {{burst: {{size: 3}}}}, {LENGTHS}"), 1);
+    assert_eq!(single.request_limit(), Some(3));
+    assert_eq!(drain(single).len(), 3);
+}
+
+#[test]
+fn duration_and_requests_end_a_run() {
+    let section = |ends: &str| format!("{ends}, arrivals: {{constant: 10/s}}, {LENGTHS}");
+    // The request at exactly 1 s does not arrive.
+    let timed = generator(&section("duration: 1s"), 1);
+    assert_eq!(timed.request_limit(), None);
+    assert_eq!(drain(timed).len(), 9);
+    assert_eq!(drain(generator(&section("duration: 1s, requests: 4"), 1)).len(), 4);
+    assert_eq!(drain(generator(&section("duration: 1s, requests: 40"), 1)).len(), 9);
+}
+
+#[test]
+fn a_closed_loop_keeps_its_clients() {
+    let section = format!("requests: 50, arrivals: {{closed_loop: {{clients: 4, think: 2s}}}}, {LENGTHS}");
+    let mut clients = generator(&section, 1);
+    let (mut outstanding, mut now, mut arrived) = (std::collections::VecDeque::new(), SimTime::ZERO, 0);
+    while !clients.is_exhausted() || !outstanding.is_empty() {
+        let due = clients.next_at().filter(|at| outstanding.front().is_none_or(|end| at <= end));
+        if due.is_some() {
+            let arrival = clients.next().unwrap();
+            assert!(arrival.at >= now);
+            now = arrival.at;
+            arrived += 1;
+            outstanding.push_back(SimTime(now.0 + 3_000_000_000));
+            assert!(outstanding.len() <= 4);
+        } else {
+            now = outstanding.pop_front().unwrap();
+            clients.on_finish(now);
+        }
+    }
+    assert_eq!(arrived, 50);
+    // Thirteen rounds of four: each takes 3 s and 2 s of thought.
+    assert_eq!(now, SimTime((12 * 5 + 3) * 1_000_000_000));
+
+    let mut waiting = generator(&section, 1);
+    (0..4).for_each(|_| assert_eq!(waiting.next().unwrap().at, SimTime::ZERO));
+    assert_eq!((waiting.next_at(), waiting.next(), waiting.is_exhausted()), (None, None, false));
+}
+
+#[test]
+fn shared_prefixes_come_before_unique_prompts() {
+    let section = "requests: 1000, arrivals: {poisson: 5/s}, prompt: {constant: 100}, output: {constant: 1}, \
+                   shared_prefix: {prompts: 4, tokens: 64, zipf: 1.0}";
+    let prefixed = generator(section, 1);
+    assert!(prefixed.has_prefix_identity());
+    assert_eq!(prefixed.longest(), Some((164, 1)));
+    let arrivals = drain(prefixed);
+    let mut own: Vec<u64> = arrivals.iter().map(|arrival| arrival.runs[1].id).collect();
+    own.sort_unstable();
+    own.dedup();
+    assert_eq!(own.len(), 1000, "own prompts are all different");
+    let first = arrivals.iter().filter(|arrival| arrival.runs[0].id == 0).count();
+    // 1 / (1 + 1/2 + 1/3 + 1/4) = 48 %.
+    assert!((430..=530).contains(&first), "{first}");
+    for arrival in &arrivals {
+        assert!(arrival.runs[0].id < 4 && arrival.runs[1].id >= 4);
+        assert_eq!(arrival.runs.iter().map(|run| run.tokens).sum::<u32>(), arrival.prompt_tokens);
+    }
+}
+
+#[test]
+fn priorities_are_drawn_by_weight() {
+    let section = |priority: &str| {
+        format!("requests: 1000, arrivals: {{poisson: 5/s}}, {LENGTHS}, priority: {priority}")
+    };
+    let classes = "{classes: [{priority: -1, weight: 1}, {priority: 5, weight: 3}]}";
+    let arrivals = drain(generator(&section(classes), 1));
+    let urgent = arrivals.iter().filter(|arrival| arrival.priority == -1).count();
+    assert!((200..=300).contains(&urgent), "{urgent}");
+    assert!(arrivals.iter().all(|arrival| arrival.priority == -1 || arrival.priority == 5));
+    assert!(drain(generator(&section("{constant: 3}"), 1)).iter().all(|arrival| arrival.priority == 3));
+}
+
+#[test]
+fn longest_is_known_only_when_bounded() {
+    let section = |prompt: &str| {
+        format!("requests: 1, arrivals: {{poisson: 5/s}}, prompt: {{{prompt}}}, output: {{constant: 7}}")
+    };
+    assert_eq!(generator(&section("lognormal: {median: 5, sigma: 1}"), 1).longest(), None);
+    assert_eq!(generator(&section("lognormal: {median: 5, sigma: 1, max: 50}"), 1).longest(), Some((50, 7)));
+    assert_eq!(generator(&section("quantiles: [[0, 2], [100, 90]]"), 1).longest(), Some((90, 7)));
+    let mixture =
+        "mixture: [{weight: 1, length: {constant: 9}}, {weight: 1, length: {uniform: {min: 1, max: 30}}}]";
+    assert_eq!(generator(&section(mixture), 1).longest(), Some((30, 7)));
+}
+
+#[test]
+fn files_give_lengths_and_times() {
+    let folder = std::env::temp_dir().join(format!("servesim-workload-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("pairs.csv"), "prompt_tokens,output_tokens\n10,1\n20,2\n30,3\n").unwrap();
+    let rows = "{\"arrival_ms\":5,\"prompt_tokens\":4,\"output_tokens\":1,\"priority\":7}\n\
+                {\"arrival_ms\":9,\"prompt_tokens\":5,\"output_tokens\":2,\"runs\":[[1,5]]}\n";
+    std::fs::write(folder.join("own.jsonl"), rows).unwrap();
+    let open = |section: &str| generator_at(&format!("workload: {{{section}}}"), 1, &folder);
+
+    let drawn = drain(open("requests: 3000, arrivals: {poisson: 1/s}, lengths: {pairs: pairs.csv}").unwrap());
+    for row in 1..=3 {
+        let count = drawn.iter().filter(|a| (a.prompt_tokens, a.output_tokens) == (10 * row, row)).count();
+        assert!((890..=1110).contains(&count), "{row}: {count}");
+    }
+    let trace = open("trace: {path: own.jsonl}, priority: {constant: 2}").unwrap();
+    assert!(trace.has_prefix_identity());
+    assert_eq!((trace.request_limit(), trace.longest(), trace.skipped_rows()), (Some(2), Some((5, 2)), 0));
+    let found: Vec<_> = drain(trace).iter().map(|a| (a.at.0, a.priority)).collect();
+    assert_eq!(found, [(5_000_000, 7), (9_000_000, 2)]);
+    // The trace's lengths in order at other times.
+    let paced = drain(open("trace: {path: own.jsonl}, arrivals: {constant: 1/s}").unwrap());
+    assert_eq!(
+        paced.iter().map(|a| (a.at.0, a.prompt_tokens)).collect::<Vec<_>>(),
+        [(1_000_000_000, 4), (2_000_000_000, 5)]
+    );
+    let error = open("trace: {path: pairs.csv}").unwrap_err();
+    assert!(error.message().starts_with("this trace has lengths but no times"), "{error}");
+    let error = open("trace: {path: none.csv}").unwrap_err().to_string();
+    assert!(error.starts_with("s.yaml:1:") && error.contains("workload.trace.path: "), "{error}");
+    assert!(error.ends_with("none.csv: no such file"), "{error}");
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
+fn wrong_sections_are_located() {
+    const OK: &str = "prompt: {constant: 5}, output: {constant: 5}";
+    let prompt = |length: &str| {
+        format!("requests: 1, arrivals: {{poisson: 1/s}}, prompt: {{{length}}}, output: {{constant: 5}}")
+    };
+    let arrivals = |arrivals: &str| format!("requests: 1, {OK}, arrivals: {arrivals}");
+    let cases = [
+        (String::new(), "1:11: workload: says nothing about the requests"),
+        (format!("{OK}, arrivals: {{poisson: 1/s}}"), "1:11: workload: nothing ends this workload"),
+        (format!("requests: 1, {OK}"), "workload.arrivals: is missing"),
+        (format!("requests: 0, {OK}, arrivals: {{poisson: 1/s}}"), "1:22: workload.requests: found 0"),
+        (format!("duration: 0s, {OK}, arrivals: {{poisson: 1/s}}"), "workload.duration: found no time"),
+        (
+            "requests: 1, trace: {path: x}, prompt: {constant: 5}".into(),
+            "workload.prompt: cannot go with `trace`",
+        ),
+        ("requests: 1, prompt: {constant: 5}".into(), "workload.output: is missing"),
+        (format!("lengths: {{pairs: x}}, {OK}"), "workload.prompt: cannot go with `lengths`"),
+        (arrivals("trace"), "workload.arrivals: found `trace`, but there is no `workload.trace`"),
+        (arrivals("{poisson: -1/s}"), "found `-1/s`, but a rate cannot be negative"),
+        (arrivals("{poisson: 0/s}"), "workload.arrivals.poisson: found 0/s, expected a rate above 0"),
+        (arrivals("{poisson: 12}"), "found `12` without a unit"),
+        (arrivals("{poison: 12/s}"), "found `poison`, expected one of constant, poisson"),
+        (
+            arrivals("{gamma: {rate: 1/s, cv: 0}}"),
+            "workload.arrivals.gamma.cv: found 0, expected 0.001 to 1000",
+        ),
+        (arrivals("{gamma: {rate: 1/s, cv: .nan}}"), "not valid YAML: non-finite float `.nan` rejected"),
+        (arrivals("{burst: {size: 0}}"), "workload.arrivals.burst.size: found 0"),
+        (arrivals("{burst: {size: 1, every: 0s}}"), "workload.arrivals.burst.every: found no time"),
+        (arrivals("{closed_loop: {clients: 0}}"), "workload.arrivals.closed_loop.clients: found 0"),
+        (prompt("constant: 0"), "workload.prompt.constant: found 0, expected 1 to 16777216 tokens"),
+        (prompt("constant: 20000000"), "workload.prompt.constant: found 20000000"),
+        (prompt("uniform: {min: 9, max: 8}"), "workload.prompt.uniform.min: found 9, expected at most `max`"),
+        (prompt("normal: {mean: 5, std: -1}"), "workload.prompt.normal.std: found -1"),
+        (prompt("lognormal: {median: 0, sigma: 1}"), "workload.prompt.lognormal.median: found 0"),
+        (prompt("lognormal: {median: .inf, sigma: 1}"), "not valid YAML: non-finite float `.inf` rejected"),
+        (prompt("lognormal: {median: 5, sigma: .nan}"), "not valid YAML: non-finite float `.nan` rejected"),
+        (prompt("lognormal: {median: 5, sigma: 1, mas: 1}"), "unknown key (did you mean `max`?)"),
+        (prompt("quantiles: []"), "workload.prompt.quantiles: expected pairs of percent and tokens"),
+        (prompt("quantiles: [[0, 1], [50, 3], [50, 4], [100, 5]]"), "quantiles.2.0: found 50 percent"),
+        (prompt("quantiles: [[0, 1], [50, 3], [100, 2]]"), "quantiles.2.1: found 2 tokens, fewer"),
+        (prompt("mixture: []"), "workload.prompt.mixture: expected at least one entry"),
+        (prompt("mixture: [{weight: -1, length: {constant: 1}}]"), "mixture.0.weight: found -1"),
+        (prompt("mixture: [{weight: 1, length: {constant: 0}}]"), "mixture.0.length.constant: found 0"),
+        (prompt("mixture: [{weight: 1, length: {mixture: []}}]"), "a mixture cannot hold a mixture"),
+        (
+            format!("{}, shared_prefix: {{prompts: 0, tokens: 5}}", prompt("constant: 5")),
+            "prefix.prompts: found 0",
+        ),
+        (
+            format!("{}, priority: {{classes: []}}", prompt("constant: 5")),
+            "workload.priority.classes: expected",
+        ),
+        ("trace: {path: x, limit: 0}".into(), "workload.trace.limit: found 0"),
+        ("trace: {path: x, from: 2s, until: 1s}".into(), "workload.trace.until: found 1s"),
+        ("trace: {path: x, time_scale: 0}".into(), "workload.trace.time_scale: found 0"),
+        ("trace: {path: x, max_prompt_tokens: 0}".into(), "workload.trace.max_prompt_tokens: found 0"),
+        ("trace: {path: x, format: csv}".into(), "found `csv`, expected one of azure, mooncake, burstgpt"),
+    ];
+    for (section, expected) in cases {
+        let error =
+            generator_at(&format!("workload: {{{section}}}"), 1, Path::new("")).unwrap_err().to_string();
+        assert!(error.starts_with("s.yaml:1:"), "{section}: {error}");
+        assert!(error.contains(expected), "{section}\nfound    {error}\nexpected {expected}");
+    }
+}
+
+#[test]
+fn numbers_that_are_none_are_refused_without_yaml_too() {
+    let spec = |cv, median| WorkloadSpec {
+        requests: Some(1),
+        arrivals: Some(ArrivalSpec::Gamma(GammaSpec { rate: crate::units::Rate(1.0), cv })),
+        prompt: Some(LengthSpec::Lognormal(LognormalSpec { median, sigma: 1.0, min: None, max: None })),
+        output: Some(LengthSpec::Quantiles(vec![(0.0, 1), (f64::NAN, 2), (100.0, 3)])),
+        ..WorkloadSpec::default()
+    };
+    let message = |spec| {
+        let locate = |key: &str, message: String| crate::Error::new(message).key(key);
+        WorkloadGenerator::new(&spec, 1, Path::new(""), &locate).unwrap_err().to_string()
+    };
+    assert!(message(spec(f64::NAN, 5.0)).starts_with("workload.arrivals.gamma.cv: found NaN"));
+    assert!(message(spec(1.0, f64::INFINITY)).starts_with("workload.prompt.lognormal.median: found inf"));
+    assert!(message(spec(1.0, 5.0)).starts_with("workload.output.quantiles.1.0: found NaN percent"));
+}

@@ -308,3 +308,56 @@ fn numbers_that_are_none_are_refused_without_yaml_too() {
     assert!(message(spec(1.0, f64::INFINITY)).starts_with("workload.prompt.lognormal.median: found inf"));
     assert!(message(spec(1.0, 5.0)).starts_with("workload.output.quantiles.1.0: found NaN percent"));
 }
+
+#[test]
+fn the_examples_of_the_documentation_hold() {
+    let page = include_str!("../../../docs/traces.md");
+    let blocks = |language: &str| -> Vec<String> {
+        let begin = format!("```{language}\n");
+        page.split(&begin)
+            .skip(1)
+            .map(|rest| rest.split("```").next().unwrap_or_default().to_string())
+            .collect()
+    };
+    let examples = blocks("yaml");
+    assert_eq!(examples.len(), 2);
+    assert_eq!(drain(generator_at(&examples[0], 1, Path::new("")).unwrap()).len(), 10_000);
+    let error = generator_at(&examples[1], 1, Path::new("no/such/folder")).unwrap_err();
+    assert!(error.message().ends_with("conversation.jsonl.gz: no such file"), "{error}");
+
+    let path = std::env::temp_dir().join(format!("servesim-page-{}.jsonl", std::process::id()));
+    std::fs::write(&path, blocks("jsonl").concat()).unwrap();
+    let trace = trace::read(&TraceSpec::whole(&path), Path::new("")).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(trace.rows.len(), 3);
+}
+
+/// Lengths and gaps of the Azure conversation trace of 2023 (P. Patel et al., ISCA 2024, CC-BY 4.0) as a scenario can
+/// say them. The published input is 1155 / 1020 / 2734 / 4142 tokens (mean, p50, p90, p99), the output 211 / 129 / 424
+/// / 601, and the gaps have a coefficient of variation of 1.09 at 5.53 requests a second.
+#[test]
+fn percentiles_reproduce_the_azure_conversation_trace() {
+    let section = "requests: 100_000, arrivals: {gamma: {rate: 5.53/s, cv: 1.09}}, \
+        prompt: {quantiles: [[0, 2], [5, 181], [10, 207], [15, 372], [35, 414], [40, 703], [45, 984], [50, 1020], \
+          [70, 1130], [80, 1315], [85, 1876], [90, 2734], [95, 4083], [99, 4142], [99.9, 6179], [100, 14050]]}, \
+        output: {quantiles: [[0, 7], [5, 41], [10, 54], [30, 91], [45, 113], [50, 129], [60, 177], [65, 217], \
+          [70, 384], [90, 424], [95, 451], [99, 601], [99.5, 643], [99.9, 954], [100, 1000]]}";
+    let arrivals = drain(generator(section, 1));
+    let summary = |tokens: fn(&Arrival) -> u32| -> Vec<f64> {
+        let mut sorted: Vec<u32> = arrivals.iter().map(tokens).collect();
+        sorted.sort_unstable();
+        let mean = sorted.iter().map(|t| f64::from(*t)).sum::<f64>() / sorted.len() as f64;
+        let percentile = |percent: usize| f64::from(sorted[sorted.len() * percent / 100]);
+        vec![mean, percentile(50), percentile(90), percentile(99)]
+    };
+    let close = |found: Vec<f64>, published: [f64; 4]| {
+        println!("{found:?}, published {published:?}");
+        for (found, published) in found.iter().zip(published) {
+            assert!((found / published - 1.0).abs() < 0.02, "{found}, published {published}");
+        }
+    };
+    close(summary(|arrival| arrival.prompt_tokens), [1155.0, 1020.0, 2734.0, 4142.0]);
+    close(summary(|arrival| arrival.output_tokens), [211.0, 129.0, 424.0, 601.0]);
+    let (mean, cv) = gaps(&arrivals.iter().map(|arrival| arrival.at.0).collect::<Vec<_>>());
+    assert!((mean * 5.53 - 1.0).abs() < 0.015 && (cv / 1.09 - 1.0).abs() < 0.02, "{mean} {cv}");
+}

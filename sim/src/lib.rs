@@ -1,9 +1,14 @@
 //! The simulator: scenario -> requests -> schedulers -> steps -> metrics. No GPU, no plots, no terminal.
 #![forbid(unsafe_code)]
 
+pub mod block_pool;
 pub mod document;
 pub mod error;
+pub mod identity;
+pub mod request;
 pub mod rng;
+pub mod scheduler;
+pub mod step;
 pub mod units;
 
 pub use error::{Error, Result};

@@ -8,15 +8,6 @@ use rustc_hash::FxHashMap;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BlockId(pub u32);
 
-/// Where freed blocks enter the free queue, whose front is evicted and handed out first (V-21).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FreeOrder {
-    /// Blocks without cached content go to the front, the others to the back.
-    UncachedFirst,
-    /// All go to the back.
-    AllLast,
-}
-
 /// No block: the end of a list.
 const NONE: u32 = u32::MAX;
 
@@ -38,7 +29,6 @@ struct PrefixCache {
     first_free: u32,
     last_free: u32,
     by_hash: FxHashMap<BlockHash, u32>,
-    order: FreeOrder,
 }
 
 /// A pool of KV blocks.
@@ -56,14 +46,14 @@ impl BlockPool {
     }
 
     /// A pool of `total_blocks`, one of which is the reserved null block, with a prefix cache.
-    pub fn with_prefix_cache(total_blocks: u32, order: FreeOrder) -> BlockPool {
-        let blank = Block { references: 0, previous_free: NONE, next_free: NONE, next_same: NONE, hash: None };
+    pub fn with_prefix_cache(total_blocks: u32) -> BlockPool {
+        let blank =
+            Block { references: 0, previous_free: NONE, next_free: NONE, next_same: NONE, hash: None };
         let mut cache = PrefixCache {
             blocks: vec![blank; total_blocks as usize],
             first_free: NONE,
             last_free: NONE,
             by_hash: FxHashMap::default(),
-            order,
         };
         for block in 1..total_blocks {
             cache.push_last(block);
@@ -151,7 +141,8 @@ impl BlockPool {
     }
 
     /// Gives back `count` blocks of one request, listed in `held` in the order of its tokens unless the pool only
-    /// counts. The deepest block is freed first, so that shared prefixes survive longest (V-21).
+    /// counts. The deepest block is freed first, so that shared prefixes survive longest; blocks without remembered
+    /// content go to the front of the free queue, the others to its back (V-21).
     pub fn release(&mut self, held: &mut Vec<BlockId>, count: u32) {
         let Some(cache) = &mut self.cache else {
             self.free_blocks += count;
@@ -166,7 +157,7 @@ impl BlockPool {
                 continue;
             }
             self.free_blocks += 1;
-            if entry.hash.is_none() && cache.order == FreeOrder::UncachedFirst {
+            if entry.hash.is_none() {
                 front.push(block);
             } else {
                 cache.push_last(block);
@@ -246,9 +237,9 @@ mod tests {
         blocks.iter().map(|b| b.0).collect()
     }
 
-    /// One request frees blocks 1, 2, 3 (cached) and 4 (partial); others were freed before it. J-8 and J-9.
-    fn freed(order: FreeOrder) -> Vec<u32> {
-        let mut pool = BlockPool::with_prefix_cache(7, order);
+    #[test]
+    fn v21_j8_uncached_blocks_are_reused_first_and_cached_ones_tail_first() {
+        let mut pool = BlockPool::with_prefix_cache(7);
         let mut held = take(&mut pool, 4);
         let mut rest = take(&mut pool, 2);
         pool.release(&mut rest, 2);
@@ -257,18 +248,12 @@ mod tests {
         }
         pool.release(&mut held, 4);
         assert_eq!(pool.free_blocks(), 6);
-        ids(&take(&mut pool, 6))
-    }
-
-    #[test]
-    fn v21_uncached_blocks_are_reused_first_and_cached_ones_tail_first() {
-        assert_eq!(freed(FreeOrder::UncachedFirst), [4, 6, 5, 3, 2, 1].map(|b| b));
-        assert_eq!(freed(FreeOrder::AllLast), [6, 5, 4, 3, 2, 1]);
+        assert_eq!(ids(&take(&mut pool, 6)), [4, 6, 5, 3, 2, 1]);
     }
 
     #[test]
     fn v22_equal_content_keeps_both_blocks_and_the_earliest_is_hit() {
-        let mut pool = BlockPool::with_prefix_cache(4, FreeOrder::UncachedFirst);
+        let mut pool = BlockPool::with_prefix_cache(4);
         let mut one = take(&mut pool, 1);
         let mut two = take(&mut pool, 1);
         pool.remember(one[0], BlockHash(9));
@@ -289,7 +274,7 @@ mod tests {
 
     #[test]
     fn v20_a_hit_takes_the_block_out_of_the_free_queue_and_shares_it() {
-        let mut pool = BlockPool::with_prefix_cache(4, FreeOrder::UncachedFirst);
+        let mut pool = BlockPool::with_prefix_cache(4);
         let mut one = take(&mut pool, 1);
         pool.remember(one[0], BlockHash(5));
         let mut shared = vec![one[0]];

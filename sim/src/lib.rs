@@ -2,13 +2,17 @@
 #![forbid(unsafe_code)]
 
 pub mod block_pool;
+pub mod cost;
 pub mod document;
 pub mod error;
 pub mod identity;
+pub mod replica;
 pub mod request;
 pub mod rng;
 pub mod scheduler;
+pub mod simulation;
 pub mod step;
 pub mod units;
+pub mod workload;
 
 pub use error::{Error, Result};

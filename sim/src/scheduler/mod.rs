@@ -9,7 +9,6 @@ mod vllm;
 
 pub use vllm::Scheduler;
 
-use crate::block_pool::FreeOrder;
 use crate::identity::TokenRun;
 use crate::request::RequestId;
 use crate::units::SimTime;
@@ -27,22 +26,9 @@ pub enum Policy {
     Priority,
 }
 
-/// Behaviour that differs between engine versions (A.16).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct EngineRules {
-    /// Where freed blocks enter the free queue.
-    pub free_order: FreeOrder,
-    /// Whether the long-prefill cap spares a request that is alone (V-13).
-    pub long_prefill_cap_spares_single: bool,
-    /// Whether a request that preempted itself under the priority policy ends the running phase (V-12).
-    pub self_preemption_ends_running_phase: bool,
-}
-
 /// A scheduler's limits, resolved and checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SchedulerConfig {
-    /// Version-dependent behaviour.
-    pub rules: EngineRules,
     /// Admission order.
     pub policy: Policy,
     /// Tokens per KV block.
@@ -61,6 +47,8 @@ pub struct SchedulerConfig {
     pub chunked_prefill: bool,
     /// Most tokens of a long prompt per step; 0 is no cap (V-13).
     pub long_prefill_token_threshold: u32,
+    /// Whether that cap spares a request that is alone: yes in 0.33, no in 0.26 (V-13).
+    pub long_prefill_cap_spares_single: bool,
     /// Blocks that an admission must leave free while others run (V-24).
     pub watermark_blocks: u32,
     /// Whether an admission needs room for the whole prompt (V-25).

@@ -24,7 +24,7 @@ impl Scheduler {
     /// An engine with nothing to do.
     pub fn new(config: SchedulerConfig) -> Scheduler {
         let pool = if config.prefix_caching {
-            BlockPool::with_prefix_cache(config.total_blocks, config.rules.free_order)
+            BlockPool::with_prefix_cache(config.total_blocks)
         } else {
             BlockPool::counting(config.total_blocks)
         };
@@ -144,15 +144,11 @@ impl Scheduler {
                     left -= tokens;
                     position += 1;
                 }
-                Room::PreemptedItself if self.ends_after_self_preemption() => break,
+                // First come first served, it was the last; by priority, others may still fit.
                 Room::PreemptedItself => {}
             }
         }
         left
-    }
-
-    fn ends_after_self_preemption(&self) -> bool {
-        self.config.policy == Policy::Fcfs || self.config.rules.self_preemption_ends_running_phase
     }
 
     /// Allocates for `tokens` more tokens of a running request, preempting others until they fit (V-12). `position` and
@@ -168,7 +164,8 @@ impl Scheduler {
         loop {
             let sequence = self.slots.get(slot);
             let slots_needed = (sequence.computed_tokens + tokens).min(self.config.max_model_len);
-            let new_blocks = slots_needed.div_ceil(self.config.block_size).saturating_sub(sequence.held_blocks);
+            let new_blocks =
+                slots_needed.div_ceil(self.config.block_size).saturating_sub(sequence.held_blocks);
             if new_blocks <= self.pool.free_blocks() {
                 self.take_blocks(slot, new_blocks, tokens);
                 return Room::Made;
@@ -299,7 +296,8 @@ impl Scheduler {
         if !self.config.prefix_caching {
             return;
         }
-        let full_blocks = (sequence.computed_tokens + tokens).min(sequence.known_tokens) / self.config.block_size;
+        let full_blocks =
+            (sequence.computed_tokens + tokens).min(sequence.known_tokens) / self.config.block_size;
         if full_blocks > sequence.remembered_blocks {
             sequence.identity.extend(sequence.known_tokens, self.config.block_size);
             for index in sequence.remembered_blocks as usize..full_blocks as usize {
@@ -326,7 +324,7 @@ impl Scheduler {
     fn cap_long_prefill(&self, missing: u32) -> u32 {
         let cap = self.config.long_prefill_token_threshold;
         let is_alone = self.running.len() + self.waiting.len() <= 1;
-        if cap == 0 || (is_alone && self.config.rules.long_prefill_cap_spares_single) {
+        if cap == 0 || (is_alone && self.config.long_prefill_cap_spares_single) {
             return missing;
         }
         missing.min(cap)

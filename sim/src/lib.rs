@@ -1,9 +1,17 @@
 //! The simulator: scenario -> requests -> schedulers -> steps -> metrics. No GPU, no plots, no terminal.
 #![forbid(unsafe_code)]
 
+pub mod block_pool;
+pub mod cost;
 pub mod document;
 pub mod error;
+pub mod identity;
+pub mod replica;
+pub mod request;
 pub mod rng;
+pub mod scheduler;
+pub mod simulation;
+pub mod step;
 pub mod units;
 pub mod workload;
 

@@ -86,7 +86,7 @@ impl WorkloadGenerator {
             },
             _ => return Err(locate("workload", "says nothing about the requests".into())),
         };
-        let own_end = match (&arrival_spec, &lengths) {
+        let source_limit = match (&arrival_spec, &lengths) {
             (ArrivalSpec::Burst(burst), Lengths::Trace { rows, .. }) if burst.every.is_none() => {
                 Some(burst.size.min(rows.len() as u64))
             }
@@ -99,11 +99,36 @@ impl WorkloadGenerator {
             lengths,
             prefix: spec.shared_prefix.as_ref().map(|prefix| SharedPrefix::new(prefix, seed)),
             priorities: Priorities::new(spec.priority.as_ref(), seed),
-            limit: spec.requests.into_iter().chain(own_end).min(),
+            limit: spec.requests.into_iter().chain(source_limit).min(),
             end: spec.duration.map_or(SimTime::NEVER, |duration| SimTime(duration.0)),
             made: 0,
             skipped_rows,
         })
+    }
+
+    /// A generator of requests that are already known; those out of order are sorted by time.
+    pub fn from_arrivals(mut arrivals: Vec<Arrival>) -> Self {
+        arrivals.sort_by_key(|arrival| arrival.at);
+        let rows: Vec<TraceRow> = arrivals
+            .into_iter()
+            .map(|arrival| TraceRow {
+                at_ns: arrival.at.0,
+                prompt_tokens: arrival.prompt_tokens,
+                output_tokens: arrival.output_tokens,
+                priority: Some(arrival.priority),
+                runs: arrival.runs,
+            })
+            .collect();
+        WorkloadGenerator {
+            arrivals: Arrivals::Trace,
+            limit: Some(rows.len() as u64),
+            lengths: Lengths::Trace { rows: Arc::new(rows), next: 0 },
+            prefix: None,
+            priorities: Priorities::Constant(0),
+            end: SimTime::NEVER,
+            made: 0,
+            skipped_rows: 0,
+        }
     }
 
     /// When the next request arrives. None when all have arrived, or, in a closed loop, when every client waits for

@@ -15,6 +15,7 @@ mod sample;
 mod spec;
 pub mod trace;
 
+pub use crate::identity::TokenRun;
 pub use check::Locate;
 pub use generator::WorkloadGenerator;
 pub use spec::{
@@ -32,7 +33,7 @@ pub const MAX_TOKENS: u32 = 1 << 24;
 pub const LAST_ARRIVAL: SimTime = SimTime(1 << 62);
 
 /// One request as it arrives.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Arrival {
     /// When it arrives.
     pub at: SimTime,
@@ -44,16 +45,6 @@ pub struct Arrival {
     pub priority: i32,
     /// Identity of the prompt's tokens, in order, summing to `prompt_tokens`; empty when it shares nothing with others.
     pub runs: Vec<TokenRun>,
-}
-
-/// Consecutive prompt tokens with an identity: equal ids mean equal tokens at equal offsets within the run, so that a
-/// longer run starts with the tokens of a shorter one of the same id.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TokenRun {
-    /// What the tokens are.
-    pub id: u64,
-    /// How many there are, at least 1.
-    pub tokens: u32,
 }
 
 #[cfg(test)]

@@ -92,6 +92,14 @@ fn a_copy_repeats_the_same_requests() {
 }
 
 #[test]
+fn known_arrivals_come_back_in_order() {
+    let mut known = drain(generator(&format!("requests: 20, arrivals: {{poisson: 5/s}}, {LENGTHS}"), 1));
+    let expected = known.clone();
+    known.reverse();
+    assert_eq!(drain(WorkloadGenerator::from_arrivals(known)), expected);
+}
+
+#[test]
 fn bursts_come_in_groups() {
     assert_eq!(
         times("{burst: {size: 3, every: 10s}}", 7, 1),

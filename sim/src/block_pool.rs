@@ -1,0 +1,303 @@
+//! Paged KV memory: a pool of fixed-size blocks, with vLLM's prefix cache over it when that is on (V-20 to V-28).
+//! Without prefix caching blocks are interchangeable, and the pool only counts.
+
+use crate::identity::BlockHash;
+use rustc_hash::FxHashMap;
+
+/// Index of a block. Block 0 is the reserved null block and is never handed out (V-20).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BlockId(pub u32);
+
+/// No block: the end of a list.
+const NONE: u32 = u32::MAX;
+
+#[derive(Debug, Clone, Copy)]
+struct Block {
+    references: u32,
+    /// Neighbours in the free queue; meaningful only while `references` is 0.
+    previous_free: u32,
+    next_free: u32,
+    /// The next block that holds the same content, in order of insertion (V-22).
+    next_same: u32,
+    hash: Option<BlockHash>,
+}
+
+/// The blocks with their free queue and, with prefix caching, the map from content to blocks.
+#[derive(Debug)]
+struct PrefixCache {
+    blocks: Vec<Block>,
+    first_free: u32,
+    last_free: u32,
+    by_hash: FxHashMap<BlockHash, u32>,
+}
+
+/// A pool of KV blocks.
+#[derive(Debug)]
+pub struct BlockPool {
+    total_blocks: u32,
+    free_blocks: u32,
+    cache: Option<PrefixCache>,
+}
+
+impl BlockPool {
+    /// A pool of `total_blocks`, one of which is the reserved null block, that only counts.
+    pub fn counting(total_blocks: u32) -> BlockPool {
+        BlockPool { total_blocks, free_blocks: total_blocks.saturating_sub(1), cache: None }
+    }
+
+    /// A pool of `total_blocks`, one of which is the reserved null block, with a prefix cache.
+    pub fn with_prefix_cache(total_blocks: u32) -> BlockPool {
+        let blank =
+            Block { references: 0, previous_free: NONE, next_free: NONE, next_same: NONE, hash: None };
+        let mut cache = PrefixCache {
+            blocks: vec![blank; total_blocks as usize],
+            first_free: NONE,
+            last_free: NONE,
+            by_hash: FxHashMap::default(),
+        };
+        for block in 1..total_blocks {
+            cache.push_last(block);
+        }
+        BlockPool { total_blocks, free_blocks: total_blocks.saturating_sub(1), cache: Some(cache) }
+    }
+
+    /// Blocks that requests can hold: all but the null block.
+    pub fn usable_blocks(&self) -> u32 {
+        self.total_blocks.saturating_sub(1)
+    }
+
+    /// Blocks that nobody holds. With prefix caching they may still carry content that can be hit.
+    pub fn free_blocks(&self) -> u32 {
+        self.free_blocks
+    }
+
+    /// Blocks held by requests.
+    pub fn used_blocks(&self) -> u32 {
+        self.usable_blocks() - self.free_blocks
+    }
+
+    /// Whether content is remembered.
+    pub fn has_prefix_cache(&self) -> bool {
+        self.cache.is_some()
+    }
+
+    /// The leading blocks of `chain` that are in the cache, written to `found` (V-28, the caller limits the chain).
+    pub fn find_prefix(&self, chain: &[BlockHash], found: &mut Vec<BlockId>) {
+        found.clear();
+        let Some(cache) = &self.cache else { return };
+        found.extend(chain.iter().map_while(|hash| cache.by_hash.get(hash)).map(|&block| BlockId(block)));
+    }
+
+    /// How many of `blocks` nobody holds: taking them shrinks the free pool (V-23).
+    pub fn count_unheld(&self, blocks: &[BlockId]) -> u32 {
+        let Some(cache) = &self.cache else { return 0 };
+        blocks.iter().filter(|block| cache.blocks[block.0 as usize].references == 0).count() as u32
+    }
+
+    /// Takes a share in cached blocks; those that nobody held leave the free queue.
+    pub fn hold_cached(&mut self, blocks: &[BlockId]) {
+        let Some(cache) = &mut self.cache else { return };
+        for &BlockId(block) in blocks {
+            if cache.blocks[block as usize].references == 0 {
+                cache.unlink(block);
+                self.free_blocks -= 1;
+            }
+            cache.blocks[block as usize].references += 1;
+        }
+    }
+
+    /// Takes `count` blocks from the front of the free queue, forgetting what they held, and appends them to `held`.
+    /// A counting pool leaves `held` alone. The caller has checked [`BlockPool::free_blocks`].
+    pub fn allocate(&mut self, count: u32, held: &mut Vec<BlockId>) {
+        assert!(count <= self.free_blocks, "asked for {count} of {} free blocks", self.free_blocks);
+        self.free_blocks -= count;
+        let Some(cache) = &mut self.cache else { return };
+        for _ in 0..count {
+            let block = cache.first_free;
+            cache.unlink(block);
+            cache.forget(block);
+            cache.blocks[block as usize].references = 1;
+            held.push(BlockId(block));
+        }
+    }
+
+    /// Enters the content of a held block into the cache (V-26). Blocks with equal content are not merged (V-22).
+    pub fn remember(&mut self, block: BlockId, hash: BlockHash) {
+        let Some(cache) = &mut self.cache else { return };
+        cache.blocks[block.0 as usize].hash = Some(hash);
+        cache.blocks[block.0 as usize].next_same = NONE;
+        match cache.by_hash.entry(hash) {
+            std::collections::hash_map::Entry::Vacant(entry) => {
+                entry.insert(block.0);
+            }
+            std::collections::hash_map::Entry::Occupied(entry) => {
+                let mut last = *entry.get();
+                while cache.blocks[last as usize].next_same != NONE {
+                    last = cache.blocks[last as usize].next_same;
+                }
+                cache.blocks[last as usize].next_same = block.0;
+            }
+        }
+    }
+
+    /// Gives back `count` blocks of one request, listed in `held` in the order of its tokens unless the pool only
+    /// counts. The deepest block is freed first, so that shared prefixes survive longest; blocks without remembered
+    /// content go to the front of the free queue, the others to its back (V-21).
+    pub fn release(&mut self, held: &mut Vec<BlockId>, count: u32) {
+        let Some(cache) = &mut self.cache else {
+            self.free_blocks += count;
+            return;
+        };
+        // Blocks that go to the front keep the tail-first order among themselves, so they are pushed in reverse.
+        let mut front = Vec::new();
+        for BlockId(block) in held.drain(..).rev() {
+            let entry = &mut cache.blocks[block as usize];
+            entry.references -= 1;
+            if entry.references > 0 {
+                continue;
+            }
+            self.free_blocks += 1;
+            if entry.hash.is_none() {
+                front.push(block);
+            } else {
+                cache.push_last(block);
+            }
+        }
+        for block in front.into_iter().rev() {
+            cache.push_first(block);
+        }
+    }
+}
+
+impl PrefixCache {
+    fn push_last(&mut self, block: u32) {
+        let last = std::mem::replace(&mut self.last_free, block);
+        self.blocks[block as usize].previous_free = last;
+        self.blocks[block as usize].next_free = NONE;
+        match last {
+            NONE => self.first_free = block,
+            last => self.blocks[last as usize].next_free = block,
+        }
+    }
+
+    fn push_first(&mut self, block: u32) {
+        let first = std::mem::replace(&mut self.first_free, block);
+        self.blocks[block as usize].previous_free = NONE;
+        self.blocks[block as usize].next_free = first;
+        match first {
+            NONE => self.last_free = block,
+            first => self.blocks[first as usize].previous_free = block,
+        }
+    }
+
+    fn unlink(&mut self, block: u32) {
+        let Block { previous_free, next_free, .. } = self.blocks[block as usize];
+        match previous_free {
+            NONE => self.first_free = next_free,
+            previous => self.blocks[previous as usize].next_free = next_free,
+        }
+        match next_free {
+            NONE => self.last_free = previous_free,
+            next => self.blocks[next as usize].previous_free = previous_free,
+        }
+    }
+
+    /// Drops the block's content from the map; a later block with the same content takes its place.
+    fn forget(&mut self, block: u32) {
+        let Some(hash) = self.blocks[block as usize].hash.take() else { return };
+        let next = std::mem::replace(&mut self.blocks[block as usize].next_same, NONE);
+        let Some(first) = self.by_hash.get_mut(&hash) else { return };
+        if *first == block {
+            if next == NONE {
+                self.by_hash.remove(&hash);
+            } else {
+                *first = next;
+            }
+            return;
+        }
+        let mut before = *first;
+        while self.blocks[before as usize].next_same != block {
+            before = self.blocks[before as usize].next_same;
+        }
+        self.blocks[before as usize].next_same = next;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn take(pool: &mut BlockPool, count: u32) -> Vec<BlockId> {
+        let mut held = Vec::new();
+        pool.allocate(count, &mut held);
+        held
+    }
+
+    fn ids(blocks: &[BlockId]) -> Vec<u32> {
+        blocks.iter().map(|b| b.0).collect()
+    }
+
+    #[test]
+    fn v21_j8_uncached_blocks_are_reused_first_and_cached_ones_tail_first() {
+        let mut pool = BlockPool::with_prefix_cache(7);
+        let mut held = take(&mut pool, 4);
+        let mut rest = take(&mut pool, 2);
+        pool.release(&mut rest, 2);
+        for block in 1..=3 {
+            pool.remember(BlockId(block), BlockHash(100 + u64::from(block)));
+        }
+        pool.release(&mut held, 4);
+        assert_eq!(pool.free_blocks(), 6);
+        assert_eq!(ids(&take(&mut pool, 6)), [4, 6, 5, 3, 2, 1]);
+    }
+
+    #[test]
+    fn v22_equal_content_keeps_both_blocks_and_the_earliest_is_hit() {
+        let mut pool = BlockPool::with_prefix_cache(4);
+        let mut one = take(&mut pool, 1);
+        let mut two = take(&mut pool, 1);
+        pool.remember(one[0], BlockHash(9));
+        pool.remember(two[0], BlockHash(9));
+        let mut found = Vec::new();
+        pool.find_prefix(&[BlockHash(9)], &mut found);
+        assert_eq!(found, [BlockId(1)]);
+        // Evicting the first leaves the second.
+        pool.release(&mut one, 1);
+        take(&mut pool, 2);
+        pool.find_prefix(&[BlockHash(9)], &mut found);
+        assert_eq!(found, [BlockId(2)]);
+        pool.release(&mut two, 1);
+        take(&mut pool, 1);
+        pool.find_prefix(&[BlockHash(9)], &mut found);
+        assert!(found.is_empty());
+    }
+
+    #[test]
+    fn v20_a_hit_takes_the_block_out_of_the_free_queue_and_shares_it() {
+        let mut pool = BlockPool::with_prefix_cache(4);
+        let mut one = take(&mut pool, 1);
+        pool.remember(one[0], BlockHash(5));
+        let mut shared = vec![one[0]];
+        pool.release(&mut one, 1);
+        assert_eq!((pool.count_unheld(&shared), pool.free_blocks()), (1, 3));
+        pool.hold_cached(&shared);
+        assert_eq!((pool.count_unheld(&shared), pool.free_blocks()), (0, 2));
+        pool.hold_cached(&shared);
+        let mut again = shared.clone();
+        pool.release(&mut again, 1);
+        assert_eq!(pool.free_blocks(), 2, "still held once");
+        pool.release(&mut shared, 1);
+        assert_eq!(pool.free_blocks(), 3);
+    }
+
+    #[test]
+    fn a_counting_pool_only_counts() {
+        let mut pool = BlockPool::counting(10);
+        let mut held = Vec::new();
+        pool.allocate(4, &mut held);
+        assert!(held.is_empty());
+        assert_eq!((pool.free_blocks(), pool.used_blocks()), (5, 4));
+        pool.release(&mut held, 4);
+        assert_eq!(pool.free_blocks(), 9);
+    }
+}

@@ -1,0 +1,223 @@
+//! One replica: an engine with its scheduler, its cost model and the step in flight. It owns no clock: it is told the
+//! time, and says when its step ends.
+
+use crate::cost::CostModel;
+use crate::request::{Outcome, RequestId, RequestTable};
+use crate::scheduler::{Scheduler, SchedulerConfig};
+use crate::step::{ScheduledBatch, StepShape};
+use crate::units::{SimDuration, SimTime};
+use rustc_hash::FxHashMap;
+use std::sync::Arc;
+
+/// Sums over the steps of a replica, exact integers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StepTotals {
+    /// Steps run.
+    pub steps: u64,
+    /// Time spent in steps.
+    pub busy: SimDuration,
+    /// Sum over steps of the requests in the batch.
+    pub batch_requests: u64,
+    /// Largest batch.
+    pub batch_requests_max: u64,
+    /// Tokens computed, recomputed ones included.
+    pub computed_tokens: u64,
+    /// Blocks held after scheduling times the step's duration, summed: block-nanoseconds.
+    pub block_ns: u128,
+    /// Most blocks held at once.
+    pub blocks_max: u32,
+    /// Preemptions.
+    pub preemptions: u64,
+    /// Tokens looked up in the prefix cache at admissions (V-31a).
+    pub prefix_queried_tokens: u64,
+    /// Tokens found there.
+    pub prefix_hit_tokens: u64,
+}
+
+/// Gaps between tokens with how often each occurred, in ns.
+#[derive(Debug, Clone, Default)]
+pub struct GapCounts {
+    counts: FxHashMap<u64, u64>,
+    latest: (u64, u64),
+}
+
+impl GapCounts {
+    /// Counts one gap. Neighbours are mostly equal: all requests of a step wait for the same step.
+    pub fn add(&mut self, gap_ns: u64) {
+        if gap_ns == self.latest.0 {
+            self.latest.1 += 1;
+        } else {
+            self.flush();
+            self.latest = (gap_ns, 1);
+        }
+    }
+
+    fn flush(&mut self) {
+        if self.latest.1 > 0 {
+            *self.counts.entry(self.latest.0).or_default() += self.latest.1;
+            self.latest.1 = 0;
+        }
+    }
+
+    /// Adds another replica's gaps.
+    pub fn merge(&mut self, mut other: GapCounts) {
+        other.flush();
+        for (gap_ns, count) in other.counts {
+            *self.counts.entry(gap_ns).or_default() += count;
+        }
+    }
+
+    /// All gaps in ascending order with their counts.
+    pub fn into_sorted(mut self) -> Vec<(u64, u64)> {
+        self.flush();
+        let mut sorted: Vec<_> = self.counts.into_iter().collect();
+        sorted.sort_unstable();
+        sorted
+    }
+}
+
+/// A step as it starts, for whoever watches the run.
+#[derive(Debug)]
+pub struct StepRecord<'a> {
+    /// Which replica.
+    pub replica: u32,
+    /// When it starts.
+    pub start: SimTime,
+    /// How long it takes.
+    pub duration: SimDuration,
+    /// What it runs.
+    pub batch: &'a ScheduledBatch,
+    /// The sums over the batch.
+    pub shape: StepShape,
+    /// Requests admitted and not finished, after scheduling.
+    pub running_requests: u32,
+    /// Requests waiting, after scheduling.
+    pub waiting_requests: u32,
+    /// Free KV blocks after scheduling.
+    pub free_blocks: u32,
+}
+
+/// One engine.
+pub struct Replica {
+    index: u32,
+    pub(crate) scheduler: Scheduler,
+    cost: Arc<dyn CostModel>,
+    batch: ScheduledBatch,
+    /// End of the step in flight, or never.
+    step_end: SimTime,
+    finished: Vec<RequestId>,
+    totals: StepTotals,
+    gaps: GapCounts,
+}
+
+impl Replica {
+    /// An idle replica.
+    pub fn new(index: u32, config: SchedulerConfig, cost: Arc<dyn CostModel>) -> Replica {
+        Replica {
+            index,
+            scheduler: Scheduler::new(config),
+            cost,
+            batch: ScheduledBatch::default(),
+            step_end: SimTime::NEVER,
+            finished: Vec::new(),
+            totals: StepTotals::default(),
+            gaps: GapCounts::default(),
+        }
+    }
+
+    /// When its step ends; never while it has none.
+    pub fn step_end(&self) -> SimTime {
+        self.step_end
+    }
+
+    /// Its scheduler, to look at.
+    pub fn scheduler(&self) -> &Scheduler {
+        &self.scheduler
+    }
+
+    /// Sums over its steps so far.
+    pub fn totals(&self) -> &StepTotals {
+        &self.totals
+    }
+
+    /// The gaps between tokens that it produced.
+    pub fn into_gaps(self) -> GapCounts {
+        self.gaps
+    }
+
+    /// Ends the step in flight: its tokens become visible now. Gives the requests that finished.
+    pub fn end_step(&mut self, now: SimTime, table: &mut RequestTable) -> &[RequestId] {
+        self.step_end = SimTime::NEVER;
+        for entry in self.batch.requests.iter().filter(|entry| entry.samples) {
+            if let Some(gap_ns) = table.record_token(entry.id, now) {
+                self.gaps.add(gap_ns);
+            }
+        }
+        self.finished.clear();
+        self.scheduler.complete(&self.batch, &mut self.finished);
+        for id in &self.finished {
+            table.outcome[id.index()] = Outcome::Finished;
+        }
+        &self.finished
+    }
+
+    /// Starts the next step if there is work and none is in flight: form the batch, ask its cost.
+    pub fn start_step(&mut self, now: SimTime, table: &mut RequestTable) -> Option<StepRecord<'_>> {
+        if self.step_end != SimTime::NEVER {
+            return None;
+        }
+        // A batch may stay empty once, when the only running request preempted itself; then it is admitted again.
+        for _ in 0..2 {
+            if self.scheduler.is_idle() {
+                return None;
+            }
+            self.scheduler.form_batch(&mut self.batch);
+            self.record_decisions(now, table);
+            if !self.batch.requests.is_empty() {
+                return Some(self.launch(now));
+            }
+        }
+        None
+    }
+
+    fn record_decisions(&mut self, now: SimTime, table: &mut RequestTable) {
+        for id in &self.batch.preempted {
+            table.preemptions[id.index()] += 1;
+        }
+        self.totals.preemptions += self.batch.preempted.len() as u64;
+        for admission in &self.batch.admitted {
+            self.totals.prefix_queried_tokens += u64::from(admission.known_tokens);
+            self.totals.prefix_hit_tokens += u64::from(admission.cached_tokens);
+            if admission.is_first {
+                table.first_scheduled[admission.id.index()] = now;
+                table.cached_tokens[admission.id.index()] = admission.cached_tokens;
+            }
+        }
+    }
+
+    fn launch(&mut self, now: SimTime) -> StepRecord<'_> {
+        let shape = self.batch.shape();
+        let duration = self.cost.step(&shape);
+        self.step_end = now + duration;
+        let held_blocks = self.scheduler.pool().used_blocks();
+        let batch_requests = self.batch.requests.len() as u64;
+        let totals = &mut self.totals;
+        totals.steps += 1;
+        totals.busy += duration;
+        totals.batch_requests += batch_requests;
+        totals.batch_requests_max = totals.batch_requests_max.max(batch_requests);
+        totals.computed_tokens += shape.new_tokens();
+        totals.block_ns += u128::from(held_blocks) * u128::from(duration.0);
+        totals.blocks_max = totals.blocks_max.max(held_blocks);
+        StepRecord {
+            replica: self.index,
+            start: now,
+            duration,
+            batch: &self.batch,
+            shape,
+            running_requests: self.scheduler.running_requests() as u32,
+            waiting_requests: self.scheduler.waiting_requests() as u32,
+            free_blocks: self.scheduler.pool().free_blocks(),
+        }
+    }
+}

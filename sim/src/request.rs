@@ -1,0 +1,113 @@
+//! Requests as columns: each fact is written once, and a request is a 4-byte id wherever it is.
+
+use crate::units::SimTime;
+
+/// Index of a request in its run's [`RequestTable`], in order of arrival.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub u32);
+
+impl RequestId {
+    /// As an index into the table's columns.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// How a request ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Still waiting or running when the run stopped.
+    Unfinished,
+    /// All its output tokens were generated.
+    Finished,
+    /// It could never have run here: longer than `max_model_len` or than the whole KV cache.
+    Rejected,
+}
+
+/// Everything known about the requests of a run, one column per fact. Times are [`SimTime::NEVER`] until they happen.
+#[derive(Debug, Default, Clone)]
+pub struct RequestTable {
+    /// When it arrived.
+    pub arrival: Vec<SimTime>,
+    /// Prompt tokens.
+    pub prompt_tokens: Vec<u32>,
+    /// Tokens it will generate: what was asked, cut where `max_model_len` ends it.
+    pub output_tokens: Vec<u32>,
+    /// Priority; smaller is more important.
+    pub priority: Vec<i32>,
+    /// Which replica it was routed to.
+    pub replica: Vec<u32>,
+    /// Start of the first step that computed one of its tokens.
+    pub first_scheduled: Vec<SimTime>,
+    /// End of the step that gave its first token.
+    pub first_token: Vec<SimTime>,
+    /// End of the step that gave its latest token; of a finished request, its last.
+    pub last_token: Vec<SimTime>,
+    /// Largest gap between two of its tokens, in ns.
+    pub max_gap_ns: Vec<u64>,
+    /// Tokens generated so far.
+    pub generated_tokens: Vec<u32>,
+    /// Times it was preempted.
+    pub preemptions: Vec<u32>,
+    /// Prompt tokens found in the prefix cache at its first admission.
+    pub cached_tokens: Vec<u32>,
+    /// How it ended.
+    pub outcome: Vec<Outcome>,
+}
+
+impl RequestTable {
+    /// Requests in the table.
+    pub fn len(&self) -> usize {
+        self.arrival.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.arrival.is_empty()
+    }
+
+    /// All ids in order of arrival.
+    pub fn ids(&self) -> impl Iterator<Item = RequestId> + use<> {
+        (0..self.len() as u32).map(RequestId)
+    }
+
+    /// Adds a request; everything that has not happened yet is blank.
+    pub fn push(
+        &mut self,
+        arrival: SimTime,
+        prompt_tokens: u32,
+        output_tokens: u32,
+        priority: i32,
+        replica: u32,
+    ) -> RequestId {
+        let id = RequestId(self.len() as u32);
+        self.arrival.push(arrival);
+        self.prompt_tokens.push(prompt_tokens);
+        self.output_tokens.push(output_tokens);
+        self.priority.push(priority);
+        self.replica.push(replica);
+        self.first_scheduled.push(SimTime::NEVER);
+        self.first_token.push(SimTime::NEVER);
+        self.last_token.push(SimTime::NEVER);
+        self.max_gap_ns.push(0);
+        self.generated_tokens.push(0);
+        self.preemptions.push(0);
+        self.cached_tokens.push(0);
+        self.outcome.push(Outcome::Unfinished);
+        id
+    }
+
+    /// Writes down that the request got a token at `now`; gives the gap since its previous token, in ns.
+    pub fn record_token(&mut self, id: RequestId, now: SimTime) -> Option<u64> {
+        let i = id.index();
+        self.generated_tokens[i] += 1;
+        let previous = std::mem::replace(&mut self.last_token[i], now);
+        if previous == SimTime::NEVER {
+            self.first_token[i] = now;
+            return None;
+        }
+        let gap_ns = (now - previous).0;
+        self.max_gap_ns[i] = self.max_gap_ns[i].max(gap_ns);
+        Some(gap_ns)
+    }
+}

@@ -1,0 +1,84 @@
+//! vLLM's V1 scheduler. There is no prefill or decode phase: each request has computed tokens that catch up with its
+//! known tokens, and every step shares one token budget, running requests first (V-1, V-5 to V-19, V-32).
+//!
+//! A step is three calls: [`Scheduler::form_batch`], the cost of its shape, [`Scheduler::complete`].
+
+mod queue;
+mod sequence;
+mod vllm;
+
+pub use vllm::Scheduler;
+
+use crate::identity::TokenRun;
+use crate::request::RequestId;
+use crate::units::SimTime;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Order in which waiting requests are admitted (V-3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum Policy {
+    /// First come, first served.
+    #[default]
+    Fcfs,
+    /// By priority (smaller first), then arrival.
+    Priority,
+}
+
+/// A scheduler's limits, resolved and checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SchedulerConfig {
+    /// Admission order.
+    pub policy: Policy,
+    /// Tokens per KV block.
+    pub block_size: u32,
+    /// KV blocks, the reserved null block included.
+    pub total_blocks: u32,
+    /// Requests that may run at once.
+    pub max_num_seqs: u32,
+    /// Tokens that a step may compute.
+    pub max_num_batched_tokens: u32,
+    /// Tokens that a request may have, prompt and output together.
+    pub max_model_len: u32,
+    /// Whether content of blocks is remembered and hit.
+    pub prefix_caching: bool,
+    /// Whether a prompt may be computed over several steps.
+    pub chunked_prefill: bool,
+    /// Most tokens of a long prompt per step; 0 is no cap (V-13).
+    pub long_prefill_token_threshold: u32,
+    /// Whether that cap spares a request that is alone: yes in 0.33, no in 0.26 (V-13).
+    pub long_prefill_cap_spares_single: bool,
+    /// Blocks that an admission must leave free while others run (V-24).
+    pub watermark_blocks: u32,
+    /// Whether an admission needs room for the whole prompt (V-25).
+    pub reserve_full_prompt: bool,
+}
+
+/// A request as the scheduler takes it.
+#[derive(Debug, Clone, Copy)]
+pub struct NewRequest<'a> {
+    /// Its id.
+    pub id: RequestId,
+    /// When it arrived; the order among equal priorities.
+    pub arrival: SimTime,
+    /// Its priority; smaller is more important.
+    pub priority: i32,
+    /// Prompt tokens.
+    pub prompt_tokens: u32,
+    /// Tokens it will generate at most `max_model_len` allowing.
+    pub output_tokens: u32,
+    /// Identity of the prompt's tokens; empty when it shares nothing.
+    pub runs: &'a [TokenRun],
+    /// Names the generated tokens where other prompts repeat them.
+    pub output_run: Option<u64>,
+}
+
+/// Why a request can never run here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// The prompt leaves no room for a token within `max_model_len`.
+    LongerThanModel,
+    /// Its tokens need more KV blocks than there are.
+    LargerThanCache,
+}

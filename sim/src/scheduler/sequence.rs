@@ -1,0 +1,70 @@
+//! The scheduler's own state of a request, and the slots that hold it.
+
+use crate::block_pool::BlockId;
+use crate::identity::TokenIdentity;
+use crate::request::RequestId;
+use crate::units::SimTime;
+
+/// A request that waits or runs.
+#[derive(Debug, Default)]
+pub(super) struct Sequence {
+    pub id: RequestId,
+    pub arrival: SimTime,
+    pub priority: i32,
+    /// Prompt tokens.
+    pub prompt_tokens: u32,
+    /// Prompt and generated tokens known so far.
+    pub known_tokens: u32,
+    /// Known tokens at which it is finished.
+    pub final_tokens: u32,
+    /// Tokens whose KV is in the cache, counted when scheduled (V-32).
+    pub computed_tokens: u32,
+    /// KV blocks held; with prefix caching `blocks` lists them in the order of the tokens.
+    pub held_blocks: u32,
+    pub blocks: Vec<BlockId>,
+    /// How many of the held blocks have been entered into the prefix cache.
+    pub remembered_blocks: u32,
+    pub identity: TokenIdentity,
+    /// Whether it has been admitted before.
+    pub was_admitted: bool,
+    /// Whether its known tokens have all been computed once since its last (re)admission: from then on it decodes.
+    pub is_decoding: bool,
+    /// Where it stands in the step being formed, if it was scheduled.
+    pub entry: Option<u32>,
+}
+
+impl Default for RequestId {
+    fn default() -> Self {
+        RequestId(u32::MAX)
+    }
+}
+
+/// Slots for sequences; a freed slot keeps its memory for the next sequence.
+#[derive(Debug, Default)]
+pub(super) struct Slots {
+    sequences: Vec<Sequence>,
+    free: Vec<u32>,
+}
+
+impl Slots {
+    /// A slot whose sequence is blank but for memory it may own.
+    pub fn take(&mut self) -> u32 {
+        self.free.pop().unwrap_or_else(|| {
+            self.sequences.push(Sequence::default());
+            (self.sequences.len() - 1) as u32
+        })
+    }
+
+    /// Gives a slot back.
+    pub fn give_back(&mut self, slot: u32) {
+        self.free.push(slot);
+    }
+
+    pub fn get(&self, slot: u32) -> &Sequence {
+        &self.sequences[slot as usize]
+    }
+
+    pub fn get_mut(&mut self, slot: u32) -> &mut Sequence {
+        &mut self.sequences[slot as usize]
+    }
+}

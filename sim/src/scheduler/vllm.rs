@@ -1,0 +1,370 @@
+//! The scheduling loop itself. The rule behind each decision is named beside it.
+
+use super::queue::{Rank, WaitingQueue};
+use super::sequence::{Sequence, Slots};
+use super::{NewRequest, Policy, Refusal, SchedulerConfig};
+use crate::block_pool::{BlockId, BlockPool};
+use crate::request::RequestId;
+use crate::step::{Admission, ScheduledBatch, ScheduledRequest};
+
+/// One engine's waiting and running requests and its KV blocks. It has no clock: a step is formed, and later completed.
+#[derive(Debug)]
+pub struct Scheduler {
+    config: SchedulerConfig,
+    pool: BlockPool,
+    slots: Slots,
+    waiting: WaitingQueue,
+    /// Slots in order of admission (V-3).
+    running: Vec<u32>,
+    /// Cached blocks found for the request being admitted.
+    found: Vec<BlockId>,
+}
+
+impl Scheduler {
+    /// An engine with nothing to do.
+    pub fn new(config: SchedulerConfig) -> Scheduler {
+        let pool = if config.prefix_caching {
+            BlockPool::with_prefix_cache(config.total_blocks)
+        } else {
+            BlockPool::counting(config.total_blocks)
+        };
+        Scheduler {
+            config,
+            pool,
+            slots: Slots::default(),
+            waiting: WaitingQueue::new(config.policy),
+            running: Vec::new(),
+            found: Vec::new(),
+        }
+    }
+
+    /// The KV blocks.
+    pub fn pool(&self) -> &BlockPool {
+        &self.pool
+    }
+
+    /// Requests admitted and not finished.
+    pub fn running_requests(&self) -> usize {
+        self.running.len()
+    }
+
+    /// Requests not admitted, or preempted.
+    pub fn waiting_requests(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Whether nothing waits or runs.
+    pub fn is_idle(&self) -> bool {
+        self.running.is_empty() && self.waiting.len() == 0
+    }
+
+    /// Ids of the running requests in order of admission.
+    pub fn running_ids(&self) -> impl Iterator<Item = RequestId> + '_ {
+        self.running.iter().map(|&slot| self.slots.get(slot).id)
+    }
+
+    /// Ids of the waiting requests in the order in which they would be admitted.
+    pub fn waiting_ids(&self) -> impl Iterator<Item = RequestId> + '_ {
+        self.waiting.in_order().into_iter().map(|slot| self.slots.get(slot).id)
+    }
+
+    /// How many tokens the request would generate here, cut where `max_model_len` ends it (V-32b), or why it never can.
+    pub fn admissible_output_tokens(&self, prompt_tokens: u32, output_tokens: u32) -> Result<u32, Refusal> {
+        let room = self.config.max_model_len.saturating_sub(prompt_tokens);
+        if room == 0 {
+            return Err(Refusal::LongerThanModel);
+        }
+        let output_tokens = output_tokens.min(room);
+        // The last generated token is never computed, so it needs no KV.
+        let cached_tokens = prompt_tokens + output_tokens - 1;
+        if cached_tokens.div_ceil(self.config.block_size) > self.pool.usable_blocks() {
+            return Err(Refusal::LargerThanCache);
+        }
+        Ok(output_tokens)
+    }
+
+    /// Queues a request that [`Scheduler::admissible_output_tokens`] accepted.
+    pub fn enqueue(&mut self, request: &NewRequest<'_>) {
+        let slot = self.slots.take();
+        let sequence = self.slots.get_mut(slot);
+        sequence.id = request.id;
+        sequence.arrival = request.arrival;
+        sequence.priority = request.priority;
+        sequence.prompt_tokens = request.prompt_tokens;
+        sequence.known_tokens = request.prompt_tokens;
+        sequence.final_tokens =
+            request.prompt_tokens.saturating_add(request.output_tokens).min(self.config.max_model_len);
+        sequence.computed_tokens = 0;
+        sequence.held_blocks = 0;
+        sequence.remembered_blocks = 0;
+        sequence.was_admitted = false;
+        sequence.is_decoding = false;
+        sequence.entry = None;
+        if self.config.prefix_caching {
+            let owner = u64::from(request.id.0);
+            sequence.identity.reset(request.runs, request.prompt_tokens, owner, request.output_run);
+        }
+        let rank = rank_of(sequence);
+        self.waiting.push_arrival(slot, rank);
+    }
+
+    /// Decides the next step. An empty batch means that there is nothing to run, or that the only request that ran was
+    /// preempted: then the next call admits it again.
+    pub fn form_batch(&mut self, batch: &mut ScheduledBatch) {
+        batch.clear();
+        let left = self.schedule_running(self.config.max_num_batched_tokens, batch);
+        // V-17: a step that preempted admits nobody.
+        if batch.preempted.is_empty() {
+            self.schedule_waiting(left, batch);
+        }
+        for entry in &batch.requests {
+            let sequence = self.slots.get_mut(entry.slot);
+            sequence.computed_tokens += entry.tokens; // V-32
+            sequence.entry = None;
+        }
+    }
+
+    /// Phase 1 (V-6 to V-13): the running requests in order; gives the token budget that is left.
+    fn schedule_running(&mut self, budget: u32, batch: &mut ScheduledBatch) -> u32 {
+        let mut left = budget;
+        let mut position = 0;
+        while position < self.running.len() && left > 0 {
+            let slot = self.running[position];
+            let sequence = self.slots.get(slot);
+            let missing = sequence.known_tokens - sequence.computed_tokens;
+            let room = self.config.max_model_len.saturating_sub(sequence.computed_tokens + 1);
+            let tokens = self.cap_long_prefill(missing).min(left).min(room); // V-10
+            if tokens == 0 {
+                position += 1;
+                continue;
+            }
+            match self.make_room(slot, tokens, &mut position, &mut left, batch) {
+                Room::Made => {
+                    self.add_entry(slot, tokens, batch);
+                    left -= tokens;
+                    position += 1;
+                }
+                // First come first served, it was the last; by priority, others may still fit.
+                Room::PreemptedItself => {}
+            }
+        }
+        left
+    }
+
+    /// Allocates for `tokens` more tokens of a running request, preempting others until they fit (V-12). `position` and
+    /// `left` change when a victim had been scheduled in this very step.
+    fn make_room(
+        &mut self,
+        slot: u32,
+        tokens: u32,
+        position: &mut usize,
+        left: &mut u32,
+        batch: &mut ScheduledBatch,
+    ) -> Room {
+        loop {
+            let sequence = self.slots.get(slot);
+            let slots_needed = (sequence.computed_tokens + tokens).min(self.config.max_model_len);
+            let new_blocks =
+                slots_needed.div_ceil(self.config.block_size).saturating_sub(sequence.held_blocks);
+            if new_blocks <= self.pool.free_blocks() {
+                self.take_blocks(slot, new_blocks, tokens);
+                return Room::Made;
+            }
+            let victim_position = self.victim_position();
+            let victim = self.running.remove(victim_position);
+            if let Some(entry) = self.slots.get_mut(victim).entry.take() {
+                // The victim had been scheduled in this step: it is taken out of it, and its tokens return.
+                let removed = batch.requests.remove(entry as usize);
+                *left += removed.tokens;
+                for (index, later) in batch.requests.iter().enumerate().skip(entry as usize) {
+                    self.slots.get_mut(later.slot).entry = Some(index as u32);
+                }
+            }
+            if victim_position < *position {
+                *position -= 1;
+            }
+            self.preempt(victim, batch);
+            if victim == slot {
+                return Room::PreemptedItself;
+            }
+        }
+    }
+
+    /// The last admitted, or the least important of all (V-12).
+    fn victim_position(&self) -> usize {
+        let last = self.running.len() - 1;
+        match self.config.policy {
+            Policy::Fcfs => last,
+            Policy::Priority => (0..=last)
+                .max_by_key(|&position| {
+                    let sequence = self.slots.get(self.running[position]);
+                    // Of equals the first is taken, as Python's max does.
+                    (sequence.priority, sequence.arrival, std::cmp::Reverse(position))
+                })
+                .unwrap_or(last),
+        }
+    }
+
+    /// Throws a running request's KV away and puts it back at the head of the queue (V-15).
+    fn preempt(&mut self, slot: u32, batch: &mut ScheduledBatch) {
+        let sequence = self.slots.get_mut(slot);
+        self.pool.release(&mut sequence.blocks, sequence.held_blocks);
+        sequence.held_blocks = 0;
+        sequence.remembered_blocks = 0;
+        sequence.computed_tokens = 0;
+        sequence.is_decoding = false;
+        batch.preempted.push(sequence.id);
+        let rank = rank_of(sequence);
+        self.waiting.push_preempted(slot, rank);
+    }
+
+    /// Phase 2 (V-18, V-19): admits waiting requests in order until budget, seats or blocks end.
+    fn schedule_waiting(&mut self, budget: u32, batch: &mut ScheduledBatch) {
+        let mut left = budget;
+        while left > 0 && (self.running.len() as u32) < self.config.max_num_seqs {
+            let Some(slot) = self.waiting.head() else { return };
+            let cached_tokens = self.look_up_prefix(slot);
+            let sequence = self.slots.get(slot);
+            let missing = self.cap_long_prefill(sequence.known_tokens - cached_tokens);
+            if !self.config.chunked_prefill && missing > left {
+                return; // V-19e
+            }
+            let tokens = missing.min(left);
+            if !self.admission_fits(slot, cached_tokens, tokens) {
+                return; // V-19f: head-of-line blocking
+            }
+            self.waiting.pop();
+            self.running.push(slot);
+            self.admit(slot, cached_tokens, tokens, batch);
+            left -= tokens;
+        }
+    }
+
+    /// Finds the cached leading blocks of a waiting request, at most `known - 1` tokens of it (V-28).
+    fn look_up_prefix(&mut self, slot: u32) -> u32 {
+        self.found.clear();
+        if !self.config.prefix_caching {
+            return 0;
+        }
+        let sequence = self.slots.get_mut(slot);
+        sequence.identity.extend(sequence.known_tokens, self.config.block_size);
+        let most = ((sequence.known_tokens - 1) / self.config.block_size) as usize;
+        self.pool.find_prefix(&sequence.identity.hashes()[..most], &mut self.found);
+        self.found.len() as u32 * self.config.block_size
+    }
+
+    /// Whether a waiting request may be admitted with `tokens` new tokens (V-23 to V-25).
+    fn admission_fits(&self, slot: u32, cached_tokens: u32, tokens: u32) -> bool {
+        let known_tokens = self.slots.get(slot).known_tokens;
+        let watermark = if self.running.is_empty() { 0 } else { self.config.watermark_blocks };
+        let hits = self.found.len() as u32;
+        let unheld_hits = self.pool.count_unheld(&self.found);
+        let fits = |tokens: u32| {
+            let blocks = tokens.min(self.config.max_model_len).div_ceil(self.config.block_size);
+            blocks.saturating_sub(hits) + unheld_hits + watermark <= self.pool.free_blocks()
+        };
+        (!self.config.reserve_full_prompt || fits(known_tokens)) && fits(cached_tokens + tokens)
+    }
+
+    /// Gives an admitted request its cached and new blocks and its place in the batch (V-19g).
+    fn admit(&mut self, slot: u32, cached_tokens: u32, tokens: u32, batch: &mut ScheduledBatch) {
+        self.pool.hold_cached(&self.found);
+        let hits = self.found.len() as u32;
+        let sequence = self.slots.get_mut(slot);
+        sequence.blocks.extend_from_slice(&self.found);
+        sequence.held_blocks = hits;
+        sequence.remembered_blocks = hits;
+        sequence.computed_tokens = cached_tokens;
+        let is_first = !std::mem::replace(&mut sequence.was_admitted, true);
+        batch.admitted.push(Admission {
+            id: sequence.id,
+            cached_tokens,
+            known_tokens: sequence.known_tokens,
+            is_first,
+        });
+        let slots_needed = (cached_tokens + tokens).min(self.config.max_model_len);
+        let new_blocks = slots_needed.div_ceil(self.config.block_size) - hits;
+        self.take_blocks(slot, new_blocks, tokens);
+        self.add_entry(slot, tokens, batch);
+    }
+
+    /// Hands out `new_blocks`, and enters every block that `tokens` more tokens fill into the prefix cache (V-26).
+    fn take_blocks(&mut self, slot: u32, new_blocks: u32, tokens: u32) {
+        let sequence = self.slots.get_mut(slot);
+        self.pool.allocate(new_blocks, &mut sequence.blocks);
+        sequence.held_blocks += new_blocks;
+        if !self.config.prefix_caching {
+            return;
+        }
+        let full_blocks =
+            (sequence.computed_tokens + tokens).min(sequence.known_tokens) / self.config.block_size;
+        if full_blocks > sequence.remembered_blocks {
+            sequence.identity.extend(sequence.known_tokens, self.config.block_size);
+            for index in sequence.remembered_blocks as usize..full_blocks as usize {
+                self.pool.remember(sequence.blocks[index], sequence.identity.hashes()[index]);
+            }
+            sequence.remembered_blocks = full_blocks;
+        }
+    }
+
+    fn add_entry(&mut self, slot: u32, tokens: u32, batch: &mut ScheduledBatch) {
+        let sequence = self.slots.get_mut(slot);
+        sequence.entry = Some(batch.requests.len() as u32);
+        batch.requests.push(ScheduledRequest {
+            id: sequence.id,
+            slot,
+            tokens,
+            context_tokens: sequence.computed_tokens,
+            samples: sequence.computed_tokens + tokens == sequence.known_tokens,
+            is_prefill: !sequence.is_decoding,
+        });
+    }
+
+    /// The most tokens of one request in a step (V-13).
+    fn cap_long_prefill(&self, missing: u32) -> u32 {
+        let cap = self.config.long_prefill_token_threshold;
+        let is_alone = self.running.len() + self.waiting.len() <= 1;
+        if cap == 0 || (is_alone && self.config.long_prefill_cap_spares_single) {
+            return missing;
+        }
+        missing.min(cap)
+    }
+
+    /// Applies a step's results: each request that sampled has one more known token; those that are complete leave, and
+    /// their blocks are freed in the order of the batch (V-32c). Their ids are appended to `finished`.
+    pub fn complete(&mut self, batch: &ScheduledBatch, finished: &mut Vec<RequestId>) {
+        let mut any_finished = false;
+        for entry in batch.requests.iter().filter(|entry| entry.samples) {
+            let sequence = self.slots.get_mut(entry.slot);
+            sequence.is_decoding = true;
+            sequence.known_tokens += 1;
+            if sequence.known_tokens >= sequence.final_tokens {
+                self.pool.release(&mut sequence.blocks, sequence.held_blocks);
+                sequence.held_blocks = 0;
+                finished.push(sequence.id);
+                any_finished = true;
+            }
+        }
+        if any_finished {
+            let slots = &mut self.slots;
+            self.running.retain(|&slot| {
+                let sequence = slots.get(slot);
+                let stays = sequence.known_tokens < sequence.final_tokens;
+                if !stays {
+                    slots.give_back(slot);
+                }
+                stays
+            });
+        }
+    }
+}
+
+/// What became of the attempt to make room for a running request.
+enum Room {
+    Made,
+    PreemptedItself,
+}
+
+fn rank_of(sequence: &Sequence) -> Rank {
+    (sequence.priority, sequence.arrival, sequence.id)
+}

@@ -1,0 +1,228 @@
+//! The loop: arrivals and step ends in order of time, and at one instant step ends first, then arrivals, then step
+//! starts, each by replica index.
+
+use crate::cost::CostModel;
+use crate::replica::{GapCounts, Replica, StepRecord, StepTotals};
+use crate::request::{Outcome, RequestTable};
+use crate::scheduler::{NewRequest, SchedulerConfig};
+use crate::units::{SimDuration, SimTime};
+use crate::workload::{Arrival, WorkloadGenerator};
+use std::sync::Arc;
+
+/// Watches a run.
+pub trait RunObserver {
+    /// A step starts.
+    fn step(&mut self, _step: &StepRecord<'_>) {}
+    /// The clock moved: so many requests have arrived and so many have left.
+    fn progress(&mut self, _now: SimTime, _arrived_requests: u64, _left_requests: u64) {}
+}
+
+/// Watches nothing.
+impl RunObserver for () {}
+
+/// A deployment under traffic.
+pub struct Simulation {
+    replicas: Vec<Replica>,
+    workload: WorkloadGenerator,
+    table: RequestTable,
+    next_replica: usize,
+    present: PresenceTotals,
+}
+
+/// How many requests were in the system, summed over time.
+#[derive(Debug, Default)]
+struct PresenceTotals {
+    requests: u64,
+    since: SimTime,
+    request_ns: u128,
+    left_requests: u64,
+}
+
+impl PresenceTotals {
+    fn change(&mut self, now: SimTime, arrived: u64, left: u64) {
+        self.request_ns += u128::from(self.requests) * u128::from((now - self.since).0);
+        self.since = now;
+        self.requests = self.requests + arrived - left;
+        self.left_requests += left;
+    }
+}
+
+/// What a run left behind.
+#[derive(Debug)]
+pub struct RunResult {
+    /// Every request.
+    pub table: RequestTable,
+    /// Sums over the steps, per replica.
+    pub replicas: Vec<StepTotals>,
+    /// KV blocks that requests can hold, per replica.
+    pub usable_blocks: u32,
+    /// Blocks still held at the end, over all replicas: zero when everything finished.
+    pub held_blocks: u64,
+    /// Gaps between tokens in ascending order with their counts, in ns.
+    pub token_gaps: Vec<(u64, u64)>,
+    /// When the last event happened.
+    pub end: SimTime,
+    /// Requests in the system summed over time, in request-nanoseconds.
+    pub request_ns: u128,
+}
+
+impl Simulation {
+    /// `replicas` equal engines, fed by `workload` in turn.
+    pub fn new(
+        replicas: u32,
+        config: SchedulerConfig,
+        cost: &Arc<dyn CostModel>,
+        workload: WorkloadGenerator,
+    ) -> Simulation {
+        Simulation {
+            replicas: (0..replicas).map(|index| Replica::new(index, config, Arc::clone(cost))).collect(),
+            workload,
+            table: RequestTable::default(),
+            next_replica: 0,
+            present: PresenceTotals::default(),
+        }
+    }
+
+    /// Runs until every request has left.
+    pub fn run(mut self, observer: &mut dyn RunObserver) -> RunResult {
+        let mut now = SimTime::ZERO;
+        while let Some(next) = self.next_event() {
+            now = next;
+            self.end_steps(now);
+            self.take_arrivals(now);
+            for replica in &mut self.replicas {
+                if let Some(step) = replica.start_step(now, &mut self.table) {
+                    observer.step(&step);
+                }
+            }
+            observer.progress(now, self.table.len() as u64, self.present.left_requests);
+        }
+        self.finish(now)
+    }
+
+    fn next_event(&self) -> Option<SimTime> {
+        let step_end = self.replicas.iter().map(Replica::step_end).min().unwrap_or(SimTime::NEVER);
+        let next = self.workload.next_at().map_or(step_end, |arrival| arrival.min(step_end));
+        (next != SimTime::NEVER).then_some(next)
+    }
+
+    fn end_steps(&mut self, now: SimTime) {
+        for replica in &mut self.replicas {
+            if replica.step_end() != now {
+                continue;
+            }
+            let finished = replica.end_step(now, &mut self.table);
+            if !finished.is_empty() {
+                self.present.change(now, 0, finished.len() as u64);
+                for _ in finished {
+                    self.workload.on_finish(now);
+                }
+            }
+        }
+    }
+
+    fn take_arrivals(&mut self, now: SimTime) {
+        while self.workload.next_at() == Some(now) {
+            let Some(arrival) = self.workload.next() else { return };
+            self.route(&arrival);
+        }
+    }
+
+    /// Round robin: requests go to the replicas in turn.
+    fn route(&mut self, arrival: &Arrival) {
+        let index = self.next_replica;
+        self.next_replica = (index + 1) % self.replicas.len();
+        let scheduler = &mut self.replicas[index].scheduler;
+        let admissible = scheduler.admissible_output_tokens(arrival.prompt_tokens, arrival.output_tokens);
+        let output_tokens = admissible.unwrap_or(arrival.output_tokens);
+        let id =
+            self.table.push(arrival.at, arrival.prompt_tokens, output_tokens, arrival.priority, index as u32);
+        if admissible.is_err() {
+            self.table.outcome[id.index()] = Outcome::Rejected;
+            self.present.left_requests += 1;
+            self.workload.on_finish(arrival.at);
+            return;
+        }
+        self.present.change(arrival.at, 1, 0);
+        scheduler.enqueue(&NewRequest {
+            id,
+            arrival: arrival.at,
+            priority: arrival.priority,
+            prompt_tokens: arrival.prompt_tokens,
+            output_tokens,
+            runs: &arrival.runs,
+            output_run: None,
+        });
+    }
+
+    fn finish(mut self, now: SimTime) -> RunResult {
+        self.present.change(now, 0, 0);
+        let totals = self.replicas.iter().map(|replica| replica.totals().clone()).collect();
+        let usable_blocks = self.replicas.first().map_or(0, |r| r.scheduler().pool().usable_blocks());
+        let held_blocks = self.replicas.iter().map(|r| u64::from(r.scheduler().pool().used_blocks())).sum();
+        let mut gaps = GapCounts::default();
+        for replica in self.replicas {
+            gaps.merge(replica.into_gaps());
+        }
+        RunResult {
+            table: self.table,
+            replicas: totals,
+            usable_blocks,
+            held_blocks,
+            token_gaps: gaps.into_sorted(),
+            end: now,
+            request_ns: self.present.request_ns,
+        }
+    }
+}
+
+impl RunResult {
+    /// Checks the laws that every run obeys; the text says which one broke. A broken law is a defect of the simulator.
+    pub fn check_laws(&self) -> Result<(), String> {
+        let table = &self.table;
+        let mut sojourn_ns: u128 = 0;
+        for id in table.ids() {
+            let i = id.index();
+            match table.outcome[i] {
+                Outcome::Rejected => continue,
+                Outcome::Unfinished => {
+                    return Err(format!("conservation: request {i} neither finished nor was rejected"));
+                }
+                Outcome::Finished => {}
+            }
+            let in_order = table.arrival[i] <= table.first_scheduled[i]
+                && table.first_scheduled[i] < table.first_token[i]
+                && table.first_token[i] <= table.last_token[i]
+                && table.last_token[i] <= self.end;
+            if !in_order {
+                return Err(format!(
+                    "causality: request {i} breaks arrival <= scheduled < first token <= last token"
+                ));
+            }
+            if table.generated_tokens[i] != table.output_tokens[i] {
+                let (made, asked) = (table.generated_tokens[i], table.output_tokens[i]);
+                return Err(format!("conservation: request {i} generated {made} of {asked} tokens"));
+            }
+            sojourn_ns += u128::from((table.last_token[i] - table.arrival[i]).0);
+        }
+        if sojourn_ns != self.request_ns {
+            return Err(format!("Little: {sojourn_ns} request-ns in sojourns, {} counted", self.request_ns));
+        }
+        if self.held_blocks != 0 {
+            return Err(format!("KV accounting: {} blocks are still held at the end", self.held_blocks));
+        }
+        let gaps: u64 = self.token_gaps.iter().map(|gap| gap.1).sum();
+        let tokens: u64 = table.generated_tokens.iter().map(|&n| u64::from(n)).sum();
+        let started = table.generated_tokens.iter().filter(|&&n| n > 0).count() as u64;
+        if gaps + started != tokens {
+            return Err(format!("conservation: {tokens} tokens, but {gaps} gaps and {started} first tokens"));
+        }
+        let span = SimDuration((self.end - SimTime::ZERO).0);
+        match self.replicas.iter().position(|r| r.busy > span || r.blocks_max > self.usable_blocks) {
+            Some(replica) => Err(format!(
+                "replica {replica} was busy longer than the run, or held more blocks than it has"
+            )),
+            None => Ok(()),
+        }
+    }
+}

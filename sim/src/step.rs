@@ -1,0 +1,109 @@
+//! One step of the engine: which requests run how many tokens, and the sums that its cost depends on.
+
+use crate::request::RequestId;
+
+/// One request's part in a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ScheduledRequest {
+    /// The request.
+    pub id: RequestId,
+    /// Where the scheduler keeps it.
+    pub slot: u32,
+    /// Tokens it computes in this step.
+    pub tokens: u32,
+    /// Tokens of it that were in the KV cache before this step.
+    pub context_tokens: u32,
+    /// Whether all its known tokens are computed by this step, so that it gets its next token at the step's end.
+    pub samples: bool,
+    /// Whether it computes prompt tokens, or tokens that a preemption threw away.
+    pub is_prefill: bool,
+}
+
+/// A request that entered the running set in a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Admission {
+    /// The request.
+    pub id: RequestId,
+    /// Tokens of it found in the prefix cache.
+    pub cached_tokens: u32,
+    /// Tokens of it that were looked up: all that are known.
+    pub known_tokens: u32,
+    /// Whether it is its first admission, not a return after preemption.
+    pub is_first: bool,
+}
+
+/// What the scheduler decided for one step.
+#[derive(Debug, Default, Clone)]
+pub struct ScheduledBatch {
+    /// The requests that run, in the engine's order.
+    pub requests: Vec<ScheduledRequest>,
+    /// Requests preempted while the batch was formed.
+    pub preempted: Vec<RequestId>,
+    /// Requests that entered the running set.
+    pub admitted: Vec<Admission>,
+}
+
+impl ScheduledBatch {
+    /// Empties the batch and keeps its memory.
+    pub fn clear(&mut self) {
+        self.requests.clear();
+        self.preempted.clear();
+        self.admitted.clear();
+    }
+
+    /// The sums over the batch.
+    pub fn shape(&self) -> StepShape {
+        let mut shape = StepShape::default();
+        for request in &self.requests {
+            shape.add(request.tokens, request.context_tokens, request.is_prefill, request.samples);
+        }
+        shape
+    }
+}
+
+/// What the cost of a step depends on: exact sums over its batch, so that a cost query does not depend on the batch
+/// size. The context of a request counts the tokens it has after the step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StepShape {
+    /// Requests that compute one token after their prompt.
+    pub decode_requests: u64,
+    /// Sum of their contexts, this step's token included.
+    pub decode_context_tokens: u64,
+    /// Requests that compute prompt tokens.
+    pub prefill_requests: u64,
+    /// Prompt tokens computed.
+    pub prefill_tokens: u64,
+    /// Sum of the contexts of those requests, this step's tokens included.
+    pub prefill_context_tokens: u64,
+    /// Pairs of a prompt token and a token that it attends to: for a chunk of q tokens after c tokens, q c + q (q + 1) / 2.
+    pub prefill_attention_pairs: u64,
+    /// Requests that get a token at the end of the step, for which logits are computed.
+    pub sampled_requests: u64,
+}
+
+impl StepShape {
+    /// Adds a request that computes `tokens` after `context_tokens` that it already had.
+    pub fn add(&mut self, tokens: u32, context_tokens: u32, is_prefill: bool, samples: bool) {
+        let (tokens, context_tokens) = (u64::from(tokens), u64::from(context_tokens));
+        self.sampled_requests += u64::from(samples);
+        if is_prefill {
+            self.prefill_requests += 1;
+            self.prefill_tokens += tokens;
+            self.prefill_context_tokens += context_tokens + tokens;
+            self.prefill_attention_pairs += tokens * context_tokens + tokens * (tokens + 1) / 2;
+        } else {
+            self.decode_requests += 1;
+            self.decode_context_tokens += context_tokens + tokens;
+        }
+    }
+
+    /// All tokens computed in the step.
+    pub fn new_tokens(&self) -> u64 {
+        self.decode_requests + self.prefill_tokens
+    }
+
+    /// Sum of the contexts of all requests of the step, this step's tokens included.
+    pub fn context_tokens(&self) -> u64 {
+        self.decode_context_tokens + self.prefill_context_tokens
+    }
+}

@@ -1,9 +1,11 @@
 //! The simulator: scenario -> requests -> schedulers -> steps -> metrics. No GPU, no plots, no terminal.
 #![forbid(unsafe_code)]
 
+pub mod catalogue;
 pub mod document;
 pub mod error;
 pub mod gpu;
+pub mod model;
 pub mod rng;
 pub mod units;
 

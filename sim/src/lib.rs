@@ -2,10 +2,13 @@
 #![forbid(unsafe_code)]
 
 pub mod block_pool;
+pub mod catalogue;
 pub mod cost;
 pub mod document;
 pub mod error;
+pub mod gpu;
 pub mod identity;
+pub mod model;
 pub mod replica;
 pub mod request;
 pub mod rng;

@@ -273,7 +273,7 @@ impl fmt::Display for ByteSize {
         let binary = [("B", 1.0), ("KiB", 1024.0), ("MiB", 1_048_576.0), ("GiB", 1_073_741_824.0)];
         let value = self.0 as f64;
         // Whichever reads shorter: 80GiB stays 80GiB, 141GB stays 141GB.
-        if self.0 != 0 && self.0 % (1 << 20) == 0 && self.0 % 1_000_000 != 0 {
+        if self.0 != 0 && self.0.is_multiple_of(1 << 20) && !self.0.is_multiple_of(1_000_000) {
             write_scaled(f, value, &binary)
         } else {
             write_scaled(f, value, &decimal)

@@ -1,2 +1,60 @@
 //! servesim: what an LLM serving deployment will do, before the hardware is bought.
-fn main() {}
+//!
+//! One file per command: parse arguments, call a library, print. Standard output is the answer and deterministic;
+//! progress and warnings go to standard error. Exit 0: done; 1: the answer is "no"; 2: bad input.
+#![forbid(unsafe_code)]
+
+mod check;
+mod list;
+mod output;
+mod rows;
+mod simulate;
+mod table;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Simulates LLM serving: TTFT, ITL, throughput, goodput, memory and cost of a model, a GPU, an engine and a traffic.
+#[derive(Parser)]
+#[command(version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// What will this deployment do under this traffic
+    Simulate(simulate::Arguments),
+    /// A scenario resolved: every default filled in, every number checked
+    Check(check::Arguments),
+    /// What is in the catalogue: models, gpus, profiles, scenarios, engines
+    List(list::Arguments),
+    /// The JSON schema of a scenario, for editors
+    Schema,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = match arguments.command {
+        Command::Simulate(arguments) => simulate::run(&arguments),
+        Command::Check(arguments) => check::run(&arguments),
+        Command::List(arguments) => list::run(&arguments),
+        Command::Schema => check::schema(),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("servesim: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// A reader that has seen enough, such as `head`, is no failure.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+    })
+}

@@ -11,6 +11,8 @@ use std::sync::Arc;
 
 /// Watches a run.
 pub trait RunObserver {
+    /// A request arrives.
+    fn arrival(&mut self, _arrival: &Arrival) {}
     /// A step starts.
     fn step(&mut self, _step: &StepRecord<'_>) {}
     /// The clock moved: so many requests have arrived and so many have left.
@@ -89,7 +91,7 @@ impl Simulation {
         while let Some(next) = self.next_event() {
             now = next;
             self.end_steps(now);
-            self.take_arrivals(now);
+            self.take_arrivals(now, observer);
             for replica in &mut self.replicas {
                 if let Some(step) = replica.start_step(now, &mut self.table) {
                     observer.step(&step);
@@ -121,9 +123,10 @@ impl Simulation {
         }
     }
 
-    fn take_arrivals(&mut self, now: SimTime) {
+    fn take_arrivals(&mut self, now: SimTime, observer: &mut dyn RunObserver) {
         while self.workload.next_at() == Some(now) {
             let Some(arrival) = self.workload.next() else { return };
+            observer.arrival(&arrival);
             self.route(&arrival);
         }
     }

@@ -1,7 +1,10 @@
 //! What a step costs. The scheduler never learns what a GPU is: it is told durations.
 
+mod datasheet;
 mod linear;
+pub mod operators;
 
+pub use datasheet::{DatasheetCost, experts_touched};
 pub use linear::LinearCost;
 
 use crate::step::StepShape;

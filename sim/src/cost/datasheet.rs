@@ -1,0 +1,162 @@
+//! The roofline of the GPU's data sheet over the model's operators: what the hardware could do at best, times assumed
+//! efficiencies. Nothing here is measured; a measured profile takes its place where there is one.
+
+use super::CostModel;
+use super::operators::{AttentionKernel, Experts, Gemm, Operator, Rows, Work};
+use crate::gpu::GpuSpec;
+use crate::model::WeightDtype;
+use crate::step::StepShape;
+use crate::units::SimDuration;
+
+/// Share of the peak compute rate that matrix units reach. Assumed: large bf16 products reach 70 to 80 % on H100.
+pub const COMPUTE_EFFICIENCY: f64 = 0.70;
+/// Share of the peak memory bandwidth. Assumed: large reads reach 85 to 92 % on H100 and H200.
+pub const MEMORY_EFFICIENCY: f64 = 0.85;
+/// Share of the peak link bandwidth. Assumed.
+pub const LINK_EFFICIENCY: f64 = 0.70;
+/// Least time of an operator inside a CUDA graph, in seconds. Assumed.
+pub const OPERATOR_FLOOR_S: f64 = 2e-6;
+/// Latency of an all-reduce, in seconds. Assumed.
+pub const ALL_REDUCE_LATENCY_S: f64 = 8e-6;
+
+/// Prices operators by the data sheet's limits.
+#[derive(Debug, Clone)]
+pub struct DatasheetCost {
+    operators: Vec<Operator>,
+    memory_bytes_per_s: f64,
+    link_bytes_per_s: f64,
+    ranks: f64,
+    bf16_per_s: f64,
+    int8_per_s: f64,
+    fp8_per_s: f64,
+}
+
+impl DatasheetCost {
+    /// For `operators` of one of `ranks` GPUs. 8-bit formats run at their own rate where the GPU has it and at the
+    /// 16-bit rate otherwise; 4-bit weights are expanded and run at the 16-bit rate.
+    pub fn new(operators: Vec<Operator>, gpu: &GpuSpec, ranks: u32) -> DatasheetCost {
+        let bf16_per_s = gpu.compute.bf16.0;
+        let link =
+            gpu.interconnect.peer_links.as_ref().map_or(gpu.interconnect.pcie.0, |links| links.bandwidth.0);
+        DatasheetCost {
+            operators,
+            memory_bytes_per_s: gpu.memory_bandwidth.0 * MEMORY_EFFICIENCY,
+            link_bytes_per_s: link * LINK_EFFICIENCY,
+            ranks: f64::from(ranks),
+            bf16_per_s: bf16_per_s * COMPUTE_EFFICIENCY,
+            int8_per_s: gpu.compute.int8.map_or(bf16_per_s, |rate| rate.0) * COMPUTE_EFFICIENCY,
+            fp8_per_s: gpu.compute.fp8.map_or(bf16_per_s, |rate| rate.0) * COMPUTE_EFFICIENCY,
+        }
+    }
+
+    /// What each operator costs for a step, all its runs together, in seconds.
+    pub fn operator_seconds<'a>(&'a self, shape: &'a StepShape) -> impl Iterator<Item = (&'a Operator, f64)> {
+        self.operators
+            .iter()
+            .map(move |operator| (operator, operator.count as f64 * self.seconds(&operator.work, shape)))
+    }
+
+    fn seconds(&self, work: &Work, shape: &StepShape) -> f64 {
+        match work {
+            Work::Gemm(gemm) => self.gemm(gemm, rows(gemm.rows, shape)),
+            Work::Experts(experts) => self.experts(experts, shape.new_tokens() as f64),
+            Work::PrefillAttention(kernel) => self.prefill_attention(kernel, shape),
+            Work::DecodeAttention(kernel) => self.decode_attention(kernel, shape),
+            Work::Elementwise { bytes_per_token } => {
+                self.roofline(0.0, 1.0, (bytes_per_token * shape.new_tokens()) as f64)
+            }
+            Work::AllReduce { bytes_per_token } => {
+                // A ring moves 2 (n - 1) / n of the bytes over each link.
+                let bytes = (bytes_per_token * shape.new_tokens()) as f64;
+                ALL_REDUCE_LATENCY_S + 2.0 * (self.ranks - 1.0) / self.ranks * bytes / self.link_bytes_per_s
+            }
+        }
+    }
+
+    fn roofline(&self, operations: f64, operations_per_s: f64, bytes: f64) -> f64 {
+        OPERATOR_FLOOR_S.max(operations / operations_per_s).max(bytes / self.memory_bytes_per_s)
+    }
+
+    fn rate(&self, dtype: WeightDtype) -> f64 {
+        match dtype {
+            WeightDtype::Fp8 | WeightDtype::Fp8Block => self.fp8_per_s,
+            WeightDtype::Int8 => self.int8_per_s,
+            _ => self.bf16_per_s,
+        }
+    }
+
+    fn gemm(&self, gemm: &Gemm, rows: f64) -> f64 {
+        if rows == 0.0 {
+            return 0.0;
+        }
+        let batch = gemm.batch as f64;
+        let weights = batch * gemm.dtype.matrix_bytes(gemm.outputs, gemm.inputs) as f64;
+        let activations = 2.0 * batch * rows * (gemm.outputs + gemm.inputs) as f64;
+        let operations = 2.0 * batch * rows * (gemm.outputs * gemm.inputs) as f64;
+        self.roofline(operations, self.rate(gemm.dtype), weights + activations)
+    }
+
+    fn experts(&self, experts: &Experts, tokens: f64) -> f64 {
+        let matrix = experts.dtype.matrix_bytes(experts.intermediate_size, experts.hidden_size) as f64;
+        let touched = experts_touched(experts.experts as f64, experts.experts_per_token as f64, tokens);
+        let weights = touched * experts.matrices as f64 * matrix;
+        let rows = tokens * experts.experts_per_token as f64;
+        let width = (experts.hidden_size + experts.intermediate_size) as f64;
+        let activations = 2.0 * rows * width * experts.matrices as f64;
+        let elements = (experts.hidden_size * experts.intermediate_size * experts.matrices) as f64;
+        self.roofline(2.0 * rows * elements, self.rate(experts.dtype), weights + activations)
+    }
+
+    fn prefill_attention(&self, kernel: &AttentionKernel, shape: &StepShape) -> f64 {
+        if shape.prefill_requests == 0 {
+            return 0.0;
+        }
+        let pairs = windowed(shape.prefill_attention_pairs, shape.prefill_tokens, kernel);
+        let context = windowed(shape.prefill_context_tokens, shape.prefill_requests, kernel)
+            .max(shape.prefill_tokens as f64);
+        self.attention(kernel, pairs, context, shape.prefill_tokens as f64)
+    }
+
+    fn decode_attention(&self, kernel: &AttentionKernel, shape: &StepShape) -> f64 {
+        if shape.decode_requests == 0 {
+            return 0.0;
+        }
+        let context = windowed(shape.decode_context_tokens, shape.decode_requests, kernel);
+        self.attention(kernel, context, context, shape.decode_requests as f64)
+    }
+
+    fn attention(&self, kernel: &AttentionKernel, pairs: f64, context: f64, tokens: f64) -> f64 {
+        let operations = pairs * (kernel.heads * kernel.flops_per_pair_and_head) as f64;
+        let cache = context * kernel.kv_bits_per_token as f64 / 8.0;
+        let activations = 2.0 * tokens * kernel.io_elements_per_token as f64;
+        self.roofline(operations, self.bf16_per_s, cache + activations)
+    }
+}
+
+impl CostModel for DatasheetCost {
+    fn step(&self, shape: &StepShape) -> SimDuration {
+        let seconds: f64 = self.operator_seconds(shape).map(|(_, seconds)| seconds).sum();
+        SimDuration(SimDuration::from_seconds(seconds).0.max(1))
+    }
+}
+
+fn rows(rows: Rows, shape: &StepShape) -> f64 {
+    (match rows {
+        Rows::Tokens => shape.new_tokens(),
+        Rows::Sampled => shape.sampled_requests,
+        Rows::PrefillTokens => shape.prefill_tokens,
+        Rows::DecodeRequests => shape.decode_requests,
+    }) as f64
+}
+
+/// Distinct experts that `tokens` tokens touch when each picks its experts uniformly:
+/// `experts (1 - (1 - picked/experts)^tokens)`.
+pub fn experts_touched(experts: f64, experts_per_token: f64, tokens: f64) -> f64 {
+    experts * (1.0 - libm::pow(1.0 - experts_per_token / experts, tokens))
+}
+
+/// A context sum with the window applied: never more than `parts` windows. With sums only this is an upper bound when
+/// some contexts are shorter than the window and others longer.
+fn windowed(sum: u64, parts: u64, kernel: &AttentionKernel) -> f64 {
+    kernel.window_tokens.map_or(sum, |window| sum.min(parts.saturating_mul(window))) as f64
+}

@@ -1,0 +1,189 @@
+//! The report of a run: plain numbers that serialise as they are. Every time is in milliseconds unless it says seconds.
+
+use crate::metrics::{self, Distribution, Limits};
+use crate::request::Outcome;
+use crate::simulation::RunResult;
+use serde::Serialize;
+
+/// How many requests there were and what became of them.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RequestCounts {
+    /// All that arrived.
+    pub arrived: u64,
+    /// Finished with all their tokens.
+    pub finished: u64,
+    /// Could never have run here.
+    pub rejected: u64,
+}
+
+/// What was produced per second, over the span from first arrival to last token.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Throughput {
+    /// Requests finished per second.
+    pub requests_per_s: f64,
+    /// Tokens generated per second.
+    pub output_tokens_per_s: f64,
+    /// Prompt and generated tokens per second.
+    pub total_tokens_per_s: f64,
+}
+
+/// Requests that met every limit of the SLO.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Goodput {
+    /// Good requests per second.
+    pub requests_per_s: f64,
+    /// Good requests as a share of all that arrived.
+    pub share: f64,
+}
+
+/// Use of the KV cache.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct KvUse {
+    /// Blocks that requests can hold, per replica.
+    pub usable_blocks: u32,
+    /// Tokens per block.
+    pub block_size: u32,
+    /// Share of blocks held, averaged over the whole span and all replicas.
+    pub mean_share: f64,
+    /// Largest share of blocks held by a replica.
+    pub peak_share: f64,
+}
+
+/// Use of the prefix cache, re-admissions after preemption included (V-31a).
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PrefixUse {
+    /// Tokens looked up.
+    pub queried_tokens: u64,
+    /// Tokens found.
+    pub hit_tokens: u64,
+    /// Found of looked up.
+    pub hit_rate: f64,
+}
+
+/// The steps that were run.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StepUse {
+    /// Steps of all replicas.
+    pub steps: u64,
+    /// Requests per step.
+    pub batch_requests_mean: f64,
+    /// Largest batch.
+    pub batch_requests_max: u64,
+    /// Mean duration of a step.
+    pub step_ms_mean: f64,
+    /// Share of the span that the replicas spent in steps.
+    pub busy_share: f64,
+    /// Preemptions.
+    pub preemptions: u64,
+    /// Tokens computed, those that a preemption made necessary again included.
+    pub computed_tokens: u64,
+}
+
+/// What a run says.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Metrics {
+    /// Requests by outcome.
+    pub requests: RequestCounts,
+    /// From first arrival to last token, in seconds.
+    pub duration_s: f64,
+    /// Production per second.
+    pub throughput: Throughput,
+    /// Time to first token.
+    pub ttft_ms: Option<Distribution>,
+    /// Gaps between tokens, pooled over all requests.
+    pub itl_ms: Option<Distribution>,
+    /// Mean time per output token after the first, per request with more than one.
+    pub tpot_ms: Option<Distribution>,
+    /// Time to last token.
+    pub e2el_ms: Option<Distribution>,
+    /// Time from arrival to the first step.
+    pub queue_ms: Option<Distribution>,
+    /// With an SLO: the requests that met it.
+    pub goodput: Option<Goodput>,
+    /// KV cache.
+    pub kv: KvUse,
+    /// With prefix caching: how much was found.
+    pub prefix_cache: Option<PrefixUse>,
+    /// Steps.
+    pub steps: StepUse,
+}
+
+impl Metrics {
+    /// Computes everything from what a run left behind.
+    pub fn new(run: &RunResult, block_size: u32, prefix_caching: bool, limits: &Limits) -> Metrics {
+        let table = &run.table;
+        let count = |outcome| table.outcome.iter().filter(|o| **o == outcome).count() as u64;
+        let span_ns = metrics::span(table).map_or(0, |(first, last)| (last - first).0);
+        let per_second = |amount: u64| if span_ns == 0 { 0.0 } else { amount as f64 * 1e9 / span_ns as f64 };
+        let sum =
+            |column: &[u32]| metrics::finished(table).map(|id| u64::from(column[id.index()])).sum::<u64>();
+        let (prompt_tokens, output_tokens) = (sum(&table.prompt_tokens), sum(&table.generated_tokens));
+        let finished = count(Outcome::Finished);
+        let of = |f: fn(&crate::request::RequestTable, crate::request::RequestId) -> u64| {
+            Distribution::of_values(metrics::finished(table).map(|id| f(table, id)).collect())
+        };
+        Metrics {
+            requests: RequestCounts {
+                arrived: table.len() as u64,
+                finished,
+                rejected: count(Outcome::Rejected),
+            },
+            duration_s: span_ns as f64 / 1e9,
+            throughput: Throughput {
+                requests_per_s: per_second(finished),
+                output_tokens_per_s: per_second(output_tokens),
+                total_tokens_per_s: per_second(prompt_tokens + output_tokens),
+            },
+            ttft_ms: of(metrics::ttft_ns),
+            itl_ms: Distribution::of_counts(&run.token_gaps),
+            tpot_ms: Distribution::of_values(
+                metrics::finished(table).filter_map(|id| metrics::tpot_ns(table, id)).collect(),
+            ),
+            e2el_ms: of(metrics::e2el_ns),
+            queue_ms: of(metrics::queue_ns),
+            goodput: (!limits.is_empty()).then(|| {
+                let good = table.ids().filter(|id| limits.met_by(table, *id)).count() as u64;
+                let share = if table.is_empty() { 0.0 } else { good as f64 / table.len() as f64 };
+                Goodput { requests_per_s: per_second(good), share }
+            }),
+            kv: kv_use(run, block_size, span_ns),
+            prefix_cache: prefix_caching.then(|| prefix_use(run)),
+            steps: step_use(run, span_ns),
+        }
+    }
+}
+
+fn kv_use(run: &RunResult, block_size: u32, span_ns: u64) -> KvUse {
+    let block_ns: u128 = run.replicas.iter().map(|r| r.block_ns).sum();
+    let most = run.replicas.iter().map(|r| r.blocks_max).max().unwrap_or(0);
+    let all_block_ns = f64::from(run.usable_blocks) * span_ns as f64 * run.replicas.len() as f64;
+    let usable = f64::from(run.usable_blocks.max(1));
+    KvUse {
+        usable_blocks: run.usable_blocks,
+        block_size,
+        mean_share: if all_block_ns > 0.0 { block_ns as f64 / all_block_ns } else { 0.0 },
+        peak_share: f64::from(most) / usable,
+    }
+}
+
+fn prefix_use(run: &RunResult) -> PrefixUse {
+    let queried_tokens: u64 = run.replicas.iter().map(|r| r.prefix_queried_tokens).sum();
+    let hit_tokens: u64 = run.replicas.iter().map(|r| r.prefix_hit_tokens).sum();
+    PrefixUse { queried_tokens, hit_tokens, hit_rate: hit_tokens as f64 / queried_tokens.max(1) as f64 }
+}
+
+fn step_use(run: &RunResult, span_ns: u64) -> StepUse {
+    let sum = |f: fn(&crate::replica::StepTotals) -> u64| run.replicas.iter().map(f).sum::<u64>();
+    let steps = sum(|r| r.steps);
+    let busy_ns = sum(|r| r.busy.0);
+    let each = |amount: u64| amount as f64 / steps.max(1) as f64;
+    StepUse {
+        steps,
+        batch_requests_mean: each(sum(|r| r.batch_requests)),
+        batch_requests_max: run.replicas.iter().map(|r| r.batch_requests_max).max().unwrap_or(0),
+        step_ms_mean: each(busy_ns) / 1e6,
+        busy_share: busy_ns as f64 / (span_ns.max(1) as f64 * run.replicas.len().max(1) as f64),
+        preemptions: sum(|r| r.preemptions),
+        computed_tokens: sum(|r| r.computed_tokens),
+    }
+}

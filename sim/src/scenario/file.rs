@@ -1,0 +1,219 @@
+//! The scenario as it is typed: strict sections, units in the text, defaults left open.
+
+use crate::scheduler::Policy;
+use crate::units::{HourlyPrice, Span};
+use crate::workload::WorkloadSpec;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// A scenario: one deployment of a model under one traffic.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ScenarioFile {
+    /// What the scenario is about, in a line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// A model of the catalogue, or the path of a Hugging Face config.json.
+    pub model: String,
+    /// What it runs on.
+    pub hardware: HardwareSection,
+    /// How many copies, and how each is spread over GPUs.
+    #[serde(default)]
+    pub deployment: DeploymentSection,
+    /// The serving engine and its settings.
+    #[serde(default)]
+    pub engine: EngineSection,
+    /// The traffic.
+    pub workload: WorkloadSpec,
+    /// Limits that a request must keep to count as good.
+    #[serde(default, skip_serializing_if = "SloSection::is_empty")]
+    pub slo: SloSection,
+    /// Where step times come from.
+    #[serde(default)]
+    pub cost: CostSection,
+    /// Seed of every random draw.
+    #[serde(default = "default_seed")]
+    pub seed: u64,
+}
+
+fn default_seed() -> u64 {
+    1
+}
+
+/// The GPUs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HardwareSection {
+    /// A GPU of the catalogue, or the path of a GPU file.
+    pub gpu: String,
+    /// What one GPU costs; without it no cost is reported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub price: Option<HourlyPrice>,
+}
+
+/// Copies of the model and how each is spread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DeploymentSection {
+    /// Independent engines behind a router.
+    #[serde(default = "one")]
+    pub replicas: u32,
+    /// GPUs that share each layer.
+    #[serde(default = "one")]
+    pub tensor_parallel: u32,
+    /// Stages that share the layers.
+    #[serde(default = "one")]
+    pub pipeline_parallel: u32,
+    /// Attention copies inside an engine, each with its own requests.
+    #[serde(default = "one")]
+    pub data_parallel: u32,
+    /// GPUs that share the experts: 1, or all the GPUs of the tensor and data parallel group.
+    #[serde(default = "one")]
+    pub expert_parallel: u32,
+}
+
+fn one() -> u32 {
+    1
+}
+
+impl Default for DeploymentSection {
+    fn default() -> Self {
+        DeploymentSection {
+            replicas: 1,
+            tensor_parallel: 1,
+            pipeline_parallel: 1,
+            data_parallel: 1,
+            expert_parallel: 1,
+        }
+    }
+}
+
+/// The engine, with the engine's own names for its settings; what is left out takes the preset's default.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, Default)]
+#[serde(deny_unknown_fields)]
+pub struct EngineSection {
+    /// Which engine and version, for example `vllm@0.33`.
+    #[serde(default)]
+    pub preset: EnginePreset,
+    /// Tokens per KV block.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block_size: Option<u32>,
+    /// KV blocks per replica, the reserved null block included, instead of deriving them from GPU memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub num_gpu_blocks_override: Option<u32>,
+    /// Share of GPU memory that the engine may use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu_memory_utilization: Option<f64>,
+    /// Requests that may run at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_num_seqs: Option<u32>,
+    /// Tokens that a step may compute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_num_batched_tokens: Option<u32>,
+    /// Tokens that a request may have, prompt and output together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_model_len: Option<u32>,
+    /// Whether the content of KV blocks is remembered and hit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enable_prefix_caching: Option<bool>,
+    /// Whether a prompt may be computed over several steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enable_chunked_prefill: Option<bool>,
+    /// Order of admission.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheduling_policy: Option<Policy>,
+    /// Most tokens of a long prompt per step; 0 is no cap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub long_prefill_token_threshold: Option<u32>,
+    /// Share of the KV blocks that an admission must leave free while others run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watermark: Option<f64>,
+    /// Whether an admission needs room for the whole prompt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheduler_reserve_full_isl: Option<bool>,
+    /// Data type of the weights: `auto` as the model states, or for example `fp8`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quantization: Option<String>,
+    /// Data type of the KV cache: `auto` as the weights' high precision, or for example `fp8`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kv_cache_dtype: Option<String>,
+}
+
+/// Engines whose scheduling is known rule by rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Default)]
+pub enum EnginePreset {
+    /// vLLM 0.26 with synchronous scheduling.
+    #[serde(rename = "vllm@0.26")]
+    Vllm026,
+    /// vLLM 0.33 with synchronous scheduling.
+    #[default]
+    #[serde(rename = "vllm@0.33")]
+    Vllm033,
+}
+
+impl EnginePreset {
+    /// All presets.
+    pub const ALL: [EnginePreset; 2] = [EnginePreset::Vllm026, EnginePreset::Vllm033];
+
+    /// As scenarios write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            EnginePreset::Vllm026 => "vllm@0.26",
+            EnginePreset::Vllm033 => "vllm@0.33",
+        }
+    }
+
+    /// What it is and how far it is verified.
+    pub fn description(self) -> &'static str {
+        match self {
+            EnginePreset::Vllm026 => {
+                "vLLM V1 0.26, synchronous scheduling; equals 14 recorded workloads step by step"
+            }
+            EnginePreset::Vllm033 => {
+                "vLLM V1 0.33, synchronous scheduling; equals 11 recorded scenarios step by step"
+            }
+        }
+    }
+}
+
+/// Limits per request; a request that keeps all of them counts for goodput.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema, Default)]
+#[serde(deny_unknown_fields)]
+pub struct SloSection {
+    /// Time to the first token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttft: Option<Span>,
+    /// Mean time per output token after the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tpot: Option<Span>,
+    /// Largest gap between two tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub itl: Option<Span>,
+    /// Time to the last token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub e2el: Option<Span>,
+}
+
+impl SloSection {
+    fn is_empty(&self) -> bool {
+        *self == SloSection::default()
+    }
+}
+
+/// Where the duration of a step comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema, Default)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum CostSection {
+    /// A roofline from the GPU's data sheet over the model's operators, with assumed efficiencies.
+    #[default]
+    Datasheet,
+    /// Linear in the step's tokens.
+    Linear {
+        /// Time of every step.
+        base: Span,
+        /// Time per token computed.
+        per_token: Span,
+        /// Time per token of context, this step's tokens included.
+        per_context_token: Span,
+    },
+}

@@ -1,0 +1,292 @@
+//! What a scenario says of itself, and the report of its run with provenance and warnings.
+
+use super::{CostSection, DeploymentSection, Scenario, SloSection};
+use crate::memory::MemoryPlan;
+use crate::metrics;
+use crate::report::Metrics;
+use crate::request::{Outcome, RequestId};
+use crate::scheduler::Policy;
+use crate::simulation::RunResult;
+use crate::workload::WorkloadSpec;
+use serde::Serialize;
+
+/// A scenario with every default filled in.
+#[derive(Serialize)]
+pub struct Resolved<'a> {
+    scenario: &'a str,
+    model: ResolvedModel,
+    hardware: ResolvedHardware,
+    deployment: &'a DeploymentSection,
+    engine: ResolvedEngine,
+    memory: Option<&'a MemoryPlan>,
+    workload: &'a WorkloadSpec,
+    slo: &'a SloSection,
+    cost: &'a CostSection,
+    step_times: &'static str,
+    seed: u64,
+}
+
+#[derive(Serialize)]
+struct ResolvedModel {
+    name: String,
+    source: String,
+    licence: String,
+    architecture: String,
+    layers: u32,
+    parameters: u64,
+    active_parameters: u64,
+    weight_bytes_per_gpu: u64,
+    kv_cache_bytes_per_token_and_gpu: u64,
+    not_counted: String,
+}
+
+#[derive(Serialize)]
+struct ResolvedHardware {
+    gpu: String,
+    source: String,
+    gpus: u32,
+    memory: String,
+    memory_bandwidth: String,
+    bf16: String,
+    price: Option<String>,
+}
+
+#[derive(Serialize)]
+struct ResolvedEngine {
+    preset: &'static str,
+    block_size: u32,
+    num_gpu_blocks: u32,
+    kv_cache_tokens: u64,
+    max_num_seqs: u32,
+    max_num_batched_tokens: u32,
+    max_model_len: u32,
+    enable_prefix_caching: bool,
+    enable_chunked_prefill: bool,
+    scheduling_policy: Policy,
+    long_prefill_token_threshold: u32,
+    watermark_blocks: u32,
+    scheduler_reserve_full_isl: bool,
+    gpu_memory_utilization: f64,
+    kv_cache_dtype: &'static str,
+}
+
+impl<'a> Resolved<'a> {
+    pub(super) fn new(scenario: &'a Scenario) -> Resolved<'a> {
+        let Scenario { model, gpu, engine, file, .. } = scenario;
+        let ranks = file.deployment.tensor_parallel;
+        let mut placement = model.whole();
+        placement.tensor_parallel = ranks;
+        let counts = model.parameter_counts();
+        let s = &engine.scheduler;
+        Resolved {
+            scenario: &scenario.label,
+            model: ResolvedModel {
+                name: model.name.clone(),
+                source: model.source.clone(),
+                licence: model.licence.clone(),
+                architecture: model.architecture.clone(),
+                layers: model.layers(),
+                parameters: counts.total(),
+                active_parameters: counts.active(),
+                weight_bytes_per_gpu: model.weight_bytes(&engine.weights, &placement).total(),
+                kv_cache_bytes_per_token_and_gpu: model
+                    .kv_bytes_per_token(engine.kv, ranks, model.all_layers())
+                    .unwrap_or(0),
+                not_counted: model.not_counted().join(", "),
+            },
+            hardware: ResolvedHardware {
+                gpu: gpu.name.clone(),
+                source: gpu.source.clone(),
+                gpus: scenario.gpus(),
+                memory: gpu.memory.to_string(),
+                memory_bandwidth: gpu.memory_bandwidth.to_string(),
+                bf16: gpu.compute.bf16.to_string(),
+                price: scenario.gpu_price().map(|price| price.to_string()),
+            },
+            deployment: &file.deployment,
+            engine: ResolvedEngine {
+                preset: engine.preset.name(),
+                block_size: s.block_size,
+                num_gpu_blocks: s.total_blocks,
+                kv_cache_tokens: u64::from(s.total_blocks.saturating_sub(1)) * u64::from(s.block_size),
+                max_num_seqs: s.max_num_seqs,
+                max_num_batched_tokens: s.max_num_batched_tokens,
+                max_model_len: s.max_model_len,
+                enable_prefix_caching: s.prefix_caching,
+                enable_chunked_prefill: s.chunked_prefill,
+                scheduling_policy: s.policy,
+                long_prefill_token_threshold: s.long_prefill_token_threshold,
+                watermark_blocks: s.watermark_blocks,
+                scheduler_reserve_full_isl: s.reserve_full_prompt,
+                gpu_memory_utilization: engine.gpu_memory_utilization,
+                kv_cache_dtype: engine.kv.name(),
+            },
+            memory: engine.memory.as_ref(),
+            workload: &file.workload,
+            slo: &file.slo,
+            cost: &file.cost,
+            step_times: provenance(&file.cost),
+            seed: file.seed,
+        }
+    }
+}
+
+/// Where the step times come from, in words.
+fn provenance(cost: &CostSection) -> &'static str {
+    match cost {
+        CostSection::Datasheet => {
+            "assumed: roofline of the GPU's data sheet with assumed efficiencies, no measurement"
+        }
+        CostSection::Linear { .. } => "given: linear in the tokens of a step, as the scenario states",
+    }
+}
+
+/// What the deployment costs.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Money {
+    /// All GPUs.
+    pub usd_per_hour: f64,
+    /// At the throughput of this run; none when nothing was generated.
+    pub usd_per_million_output_tokens: Option<f64>,
+}
+
+/// The report of a run.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    /// Version of the program.
+    pub servesim: &'static str,
+    /// The scenario's name or file.
+    pub scenario: String,
+    /// The model.
+    pub model: String,
+    /// The GPU.
+    pub gpu: String,
+    /// GPUs of the whole deployment.
+    pub gpus: u32,
+    /// Engines behind the router.
+    pub replicas: u32,
+    /// Engine and version.
+    pub engine: &'static str,
+    /// Seed of every draw.
+    pub seed: u64,
+    /// Where the step times come from.
+    pub step_times: &'static str,
+    /// What the run says.
+    pub metrics: Metrics,
+    /// With a price: what it costs.
+    pub money: Option<Money>,
+    /// What to keep in mind, each with a remedy.
+    pub warnings: Vec<String>,
+}
+
+impl Report {
+    pub(super) fn new(scenario: &Scenario, run: &RunResult) -> Report {
+        let config = &scenario.engine.scheduler;
+        let metrics = Metrics::new(run, config.block_size, config.prefix_caching, &scenario.limits);
+        let money = scenario.gpu_price().map(|price| {
+            let usd_per_hour = price.0 * f64::from(scenario.gpus());
+            let tokens_per_s = metrics.throughput.output_tokens_per_s;
+            let per_million = usd_per_hour / 3600.0 / tokens_per_s * 1e6;
+            Money { usd_per_hour, usd_per_million_output_tokens: (tokens_per_s > 0.0).then_some(per_million) }
+        });
+        Report {
+            servesim: env!("CARGO_PKG_VERSION"),
+            scenario: scenario.label.clone(),
+            model: scenario.model.name.clone(),
+            gpu: scenario.gpu.name.clone(),
+            gpus: scenario.gpus(),
+            replicas: scenario.file.deployment.replicas,
+            engine: scenario.engine.preset.name(),
+            seed: scenario.file.seed,
+            step_times: provenance(&scenario.file.cost),
+            warnings: warnings(scenario, run, &metrics),
+            metrics,
+            money,
+        }
+    }
+}
+
+/// Requests below which a 99th percentile rests on fewer than ten requests.
+const REQUESTS_FOR_P99: u64 = 1000;
+
+fn warnings(scenario: &Scenario, run: &RunResult, metrics: &Metrics) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let config = &scenario.engine.scheduler;
+    let counts = &metrics.requests;
+    if counts.rejected > 0 {
+        let longest = rejected_tokens(run);
+        warnings.push(format!(
+            "{} of {} requests were rejected: the longest has {longest} tokens, but a request can have {} \
+             (engine.max_model_len) and all KV blocks together hold {}; raise the limit that binds, or cap the \
+             workload's lengths",
+            counts.rejected,
+            counts.arrived,
+            config.max_model_len,
+            u64::from(run.usable_blocks) * u64::from(config.block_size),
+        ));
+    }
+    let skipped = scenario.skipped_rows();
+    if skipped > 0 {
+        warnings.push(format!("{skipped} malformed rows of the trace were skipped (on_error: skip)"));
+    }
+    if is_saturated(run) {
+        warnings.push(
+            "the deployment could not keep up: requests that arrived late waited far longer than early ones, so \
+             latencies grow with the length of the run; lower the rate, add replicas, or read only the throughput"
+                .to_string(),
+        );
+    }
+    if metrics.steps.preemptions * 100 > counts.finished && counts.finished > 0 {
+        warnings.push(format!(
+            "{} preemptions for {} requests: the KV cache is too small for this traffic; lower engine.max_num_seqs, \
+             quantise the KV cache, or add GPUs",
+            metrics.steps.preemptions, counts.finished
+        ));
+    }
+    if counts.finished > 0 && counts.finished < REQUESTS_FOR_P99 {
+        warnings.push(format!(
+            "p99 over {} requests rests on {} of them and moves with the seed; simulate at least {REQUESTS_FOR_P99}",
+            counts.finished,
+            counts.finished.div_ceil(100)
+        ));
+    }
+    if let Some(plan) = &scenario.engine.memory
+        && plan.blocks_per_position > 1
+    {
+        warnings.push(format!(
+            "{} has layers with a limited attention span: each block of a sequence is charged for all {} groups of \
+             layers, also where the window has passed, so fewer requests fit than on the engine",
+            scenario.model.name, plan.blocks_per_position
+        ));
+    }
+    warnings
+}
+
+fn rejected_tokens(run: &RunResult) -> u64 {
+    let table = &run.table;
+    let tokens = |i: usize| u64::from(table.prompt_tokens[i]) + u64::from(table.output_tokens[i]);
+    table
+        .ids()
+        .map(RequestId::index)
+        .filter(|&i| table.outcome[i] == Outcome::Rejected)
+        .map(tokens)
+        .max()
+        .unwrap_or(0)
+}
+
+/// Whether queueing grew over the run: the last quarter of the requests waited, in the median, more than three times as
+/// long as the first quarter, and more than a second.
+fn is_saturated(run: &RunResult) -> bool {
+    let waits: Vec<u64> = metrics::finished(&run.table).map(|id| metrics::queue_ns(&run.table, id)).collect();
+    let quarter = waits.len() / 4;
+    if quarter < 25 {
+        return false;
+    }
+    let median = |part: &[u64]| {
+        let mut part = part.to_vec();
+        part.sort_unstable();
+        part[part.len() / 2]
+    };
+    let (first, last) = (median(&waits[..quarter]), median(&waits[waits.len() - quarter..]));
+    last > 1_000_000_000 && last > first.saturating_mul(3)
+}

@@ -1,0 +1,132 @@
+//! `servesim list`: what is in the catalogue.
+
+use crate::output::{self, Format};
+use crate::table::grouped;
+use anyhow::Result;
+use clap::ValueEnum;
+use comfy_table::{Table, TableStyle};
+use serde_json::{Value, json};
+use sim::catalogue;
+use sim::document::Document;
+use sim::gpu::GpuSpec;
+use sim::model::{KvDtype, ModelSpec};
+use sim::scenario::EnginePreset;
+use std::process::ExitCode;
+
+/// Arguments of `list`.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// What to list
+    #[arg(value_enum)]
+    kind: Kind,
+    /// Form of the answer
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Kind {
+    Models,
+    Gpus,
+    Profiles,
+    Scenarios,
+    Engines,
+}
+
+/// Runs the command.
+pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let (header, rows): (&[&str], Vec<Vec<Value>>) = match arguments.kind {
+        Kind::Models => (
+            &[
+                "name",
+                "parameters_billion",
+                "active_billion",
+                "kv_bytes_per_token_bf16",
+                "max_positions",
+                "licence",
+            ],
+            models()?,
+        ),
+        Kind::Gpus => (&["name", "memory", "memory_bandwidth", "bf16", "fp8", "tdp", "source"], gpus()?),
+        Kind::Profiles => (&["name", "description"], described(&catalogue::profiles())?),
+        Kind::Scenarios => (&["name", "description"], described(&catalogue::scenarios())?),
+        Kind::Engines => (
+            &["name", "description"],
+            EnginePreset::ALL.map(|preset| vec![json!(preset.name()), json!(preset.description())]).into(),
+        ),
+    };
+    match arguments.format {
+        Format::Json => {
+            let object = |row: Vec<Value>| -> Value {
+                header.iter().map(|key| (*key).to_string()).zip(row).collect::<serde_json::Map<_, _>>().into()
+            };
+            output::print_json(&rows.into_iter().map(object).collect::<Vec<_>>())?;
+        }
+        Format::Text => output::print(&text(header, &rows))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn text(header: &[&str], rows: &[Vec<Value>]) -> String {
+    let mut table = Table::new();
+    table.load_style(TableStyle::new()).set_header(header.iter().map(|key| key.replace('_', " ")));
+    for row in rows {
+        table.add_row(row.iter().map(|value| match value {
+            Value::String(text) => text.clone(),
+            Value::Number(number) => number.as_u64().map_or_else(|| format!("{number:.1}"), grouped),
+            Value::Null => "-".to_string(),
+            other => other.to_string(),
+        }));
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table.lines().map(|line| line.trim_end().to_string() + "\n").collect()
+}
+
+fn models() -> Result<Vec<Vec<Value>>> {
+    let row = |entry: catalogue::Entry| -> Result<Vec<Value>> {
+        let model = ModelSpec::from_catalogue_yaml(entry.text, entry.name)?;
+        let counts = model.parameter_counts();
+        let billions = |count: u64| json!((count as f64 / 1e8).round() / 10.0);
+        Ok(vec![
+            json!(model.name),
+            billions(counts.total()),
+            billions(counts.active()),
+            json!(model.kv_bytes_per_token(KvDtype::Bf16, 1, model.all_layers())?),
+            json!(model.max_positions),
+            json!(model.licence),
+        ])
+    };
+    catalogue::models().into_iter().map(row).collect()
+}
+
+fn gpus() -> Result<Vec<Vec<Value>>> {
+    let row = |entry: catalogue::Entry| -> Result<Vec<Value>> {
+        let gpu = GpuSpec::from_yaml(entry.text, entry.name)?;
+        Ok(vec![
+            json!(gpu.name),
+            json!(gpu.memory.to_string()),
+            json!(gpu.memory_bandwidth.to_string()),
+            json!(gpu.compute.bf16.to_string()),
+            gpu.compute.fp8.map_or(Value::Null, |rate| json!(rate.to_string())),
+            json!(gpu.tdp.to_string()),
+            json!(gpu.source),
+        ])
+    };
+    catalogue::gpus().into_iter().map(row).collect()
+}
+
+/// Name and the `description` key of each entry.
+fn described(entries: &[catalogue::Entry]) -> Result<Vec<Vec<Value>>> {
+    #[derive(serde::Deserialize)]
+    struct Described {
+        #[serde(default)]
+        description: String,
+    }
+    let row = |entry: &catalogue::Entry| -> Result<Vec<Value>> {
+        let described: Described = Document::parse(entry.name, entry.text)?.resolve()?;
+        Ok(vec![json!(entry.name), json!(described.description)])
+    };
+    entries.iter().map(row).collect()
+}

@@ -1,0 +1,84 @@
+//! Writing the answer: text or JSON to standard output, files whole or not at all.
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+use serde::Serialize;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+/// Form of the answer on standard output.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// Writes `text` to standard output.
+pub fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()?;
+    Ok(())
+}
+
+/// Writes `value` as indented JSON to standard output.
+pub fn print_json<T: Serialize>(value: &T) -> Result<()> {
+    print(&(serde_json::to_string_pretty(value)? + "\n"))
+}
+
+/// A file that appears under its name only when it is complete.
+pub struct WholeFile {
+    target: PathBuf,
+    partial: PathBuf,
+    writer: Option<BufWriter<File>>,
+}
+
+impl WholeFile {
+    /// Starts the file, so that a bad path fails before the work does.
+    pub fn create(target: &Path) -> Result<WholeFile> {
+        if target.is_dir() {
+            anyhow::bail!("{}: is a directory, expected a file to write", target.display());
+        }
+        let mut name = target.file_name().unwrap_or_default().to_os_string();
+        name.push(".partial");
+        let partial = target.with_file_name(name);
+        let file =
+            File::create(&partial).with_context(|| format!("{}: cannot be written", target.display()))?;
+        Ok(WholeFile { target: target.to_path_buf(), partial, writer: Some(BufWriter::new(file)) })
+    }
+
+    /// Gives the file its name.
+    pub fn finish(mut self) -> Result<()> {
+        if let Some(mut writer) = self.writer.take() {
+            let context = || format!("{}: cannot be written", self.target.display());
+            writer.flush().with_context(context)?;
+            std::fs::rename(&self.partial, &self.target).with_context(context)?;
+        }
+        Ok(())
+    }
+}
+
+impl Write for WholeFile {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        match &mut self.writer {
+            Some(writer) => writer.write(bytes),
+            None => Err(std::io::ErrorKind::BrokenPipe.into()),
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.writer.as_mut().map_or(Ok(()), Write::flush)
+    }
+}
+
+impl Drop for WholeFile {
+    /// What was not finished leaves nothing behind.
+    fn drop(&mut self) {
+        if self.writer.take().is_some() {
+            let _ = std::fs::remove_file(&self.partial);
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! The report of a run as people read it.
+
+use comfy_table::{CellAlignment, Table, TableStyle};
+use sim::metrics::Distribution;
+use sim::report::Metrics;
+use sim::scenario::Report;
+use std::fmt::Write;
+
+/// A number with thousands separated.
+pub fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// A value with three significant digits or no decimals, thousands separated.
+fn short(value: f64) -> String {
+    match value {
+        v if v >= 1000.0 => grouped(v.round() as u64),
+        v if v >= 100.0 => format!("{v:.0}"),
+        v if v >= 10.0 => format!("{v:.1}"),
+        v if v >= 1.0 => format!("{v:.2}"),
+        v => format!("{v:.3}"),
+    }
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.1} %", share * 100.0)
+}
+
+/// The whole report.
+pub fn report(report: &Report) -> String {
+    let metrics = &report.metrics;
+    let mut text = String::new();
+    let gpus = if report.gpus == 1 { "1 GPU".to_string() } else { format!("{} GPUs", report.gpus) };
+    let replicas =
+        if report.replicas == 1 { String::new() } else { format!(", {} replicas", report.replicas) };
+    let _ = writeln!(
+        text,
+        "{}: {} on {} ({gpus}{replicas}), {}, seed {}\n",
+        report.scenario, report.model, report.gpu, report.engine, report.seed
+    );
+    for (name, value) in summary(report) {
+        let _ = writeln!(text, "{name:<13} {value}");
+    }
+    let _ = writeln!(text, "\n{}\n", latencies(metrics));
+    for (name, value) in usage(metrics) {
+        let _ = writeln!(text, "{name:<13} {value}");
+    }
+    let _ = writeln!(text, "{:<13} {}", "Step times", report.step_times);
+    text
+}
+
+fn summary(report: &Report) -> Vec<(&'static str, String)> {
+    let metrics = &report.metrics;
+    let counts = &metrics.requests;
+    let mut rows = vec![
+        (
+            "Requests",
+            format!(
+                "{} arrived, {} finished, {} rejected; {} s from first arrival to last token",
+                grouped(counts.arrived),
+                grouped(counts.finished),
+                grouped(counts.rejected),
+                short(metrics.duration_s)
+            ),
+        ),
+        (
+            "Throughput",
+            format!(
+                "{} requests/s, {} output tokens/s, {} tokens/s with prompts",
+                short(metrics.throughput.requests_per_s),
+                short(metrics.throughput.output_tokens_per_s),
+                short(metrics.throughput.total_tokens_per_s)
+            ),
+        ),
+    ];
+    if let Some(goodput) = &metrics.goodput {
+        let value = format!(
+            "{} requests/s met the SLO, {} of all",
+            short(goodput.requests_per_s),
+            percent(goodput.share)
+        );
+        rows.push(("Goodput", value));
+    }
+    if let Some(money) = &report.money {
+        let per_million = money.usd_per_million_output_tokens;
+        let per_million =
+            per_million.map_or(String::new(), |usd| format!(", {usd:.2} USD per million output tokens"));
+        rows.push(("Cost", format!("{:.2} USD/h{per_million}", money.usd_per_hour)));
+    }
+    rows
+}
+
+fn latencies(metrics: &Metrics) -> Table {
+    let mut table = Table::new();
+    table.load_style(TableStyle::new());
+    table.set_header(["ms", "mean", "p50", "p90", "p95", "p99", "max"]);
+    let rows: [(&str, &Option<Distribution>); 5] = [
+        ("TTFT", &metrics.ttft_ms),
+        ("ITL", &metrics.itl_ms),
+        ("TPOT", &metrics.tpot_ms),
+        ("E2EL", &metrics.e2el_ms),
+        ("Queue", &metrics.queue_ms),
+    ];
+    for (name, distribution) in rows {
+        match distribution {
+            Some(d) => {
+                let values = [d.mean, d.p50, d.p90, d.p95, d.p99, d.max].map(short);
+                table.add_row(std::iter::once(name.to_string()).chain(values));
+            }
+            None => {
+                table.add_row([name, "-", "-", "-", "-", "-", "-"]);
+            }
+        }
+    }
+    for (index, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((if index == 0 { 0 } else { 2 }, 1));
+        if index > 0 {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
+}
+
+fn usage(metrics: &Metrics) -> Vec<(&'static str, String)> {
+    let (kv, steps) = (&metrics.kv, &metrics.steps);
+    let mut rows = vec![(
+        "KV cache",
+        format!(
+            "{} used on average, {} at peak, of {} blocks of {} tokens per replica",
+            percent(kv.mean_share),
+            percent(kv.peak_share),
+            grouped(u64::from(kv.usable_blocks)),
+            kv.block_size
+        ),
+    )];
+    if let Some(prefix) = &metrics.prefix_cache {
+        let hits = grouped(prefix.hit_tokens);
+        rows.push((
+            "Prefix cache",
+            format!("{} hit: {hits} of {} tokens", percent(prefix.hit_rate), grouped(prefix.queried_tokens)),
+        ));
+    }
+    rows.push((
+        "Batch",
+        format!(
+            "{} requests per step on average, {} at most",
+            short(steps.batch_requests_mean),
+            steps.batch_requests_max
+        ),
+    ));
+    rows.push((
+        "Steps",
+        format!(
+            "{} of {} ms on average, busy {}, {} preemptions",
+            grouped(steps.steps),
+            short(steps.step_ms_mean),
+            percent(steps.busy_share),
+            grouped(steps.preemptions)
+        ),
+    ));
+    rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{grouped, short};
+
+    #[test]
+    fn numbers_are_short_and_grouped() {
+        assert_eq!(grouped(0), "0");
+        assert_eq!(grouped(1_234_567), "1,234,567");
+        assert_eq!(
+            [0.12345, 1.234, 12.34, 123.4, 1234.5].map(short),
+            ["0.123", "1.23", "12.3", "123", "1,235"].map(String::from)
+        );
+    }
+}

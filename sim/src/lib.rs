@@ -3,6 +3,7 @@
 
 pub mod document;
 pub mod error;
+pub mod profile;
 pub mod rng;
 pub mod units;
 

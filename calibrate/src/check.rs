@@ -44,6 +44,36 @@ pub struct VariantCheck {
 }
 
 impl VariantCheck {
+    fn empty(family: Family, variant: &str, hold_out: HoldOut) -> VariantCheck {
+        VariantCheck {
+            family,
+            variant: variant.to_string(),
+            hold_out,
+            training: 0,
+            shapes: Vec::new(),
+            measured: Vec::new(),
+            fitted: Vec::new(),
+            roofline: Vec::new(),
+            interpolated: Vec::new(),
+        }
+    }
+
+    /// Adds the held-out points of one fit.
+    fn extend(
+        &mut self,
+        fit: &KernelFit,
+        training: &[&Measurement],
+        held_out: &[&Measurement],
+        gpu: &GpuLimits,
+    ) {
+        self.training += training.len();
+        self.shapes.extend(held_out.iter().map(|row| shape_key(&row.operation)));
+        self.measured.extend(held_out.iter().map(|row| row.seconds));
+        self.fitted.extend(held_out.iter().map(|row| fit.evaluate(&row.operation, gpu).seconds));
+        self.roofline.extend(roofline(training, held_out, gpu));
+        self.interpolated.extend(interpolation(training, held_out, gpu));
+    }
+
     /// Error of the fit, when anything was held out.
     pub fn error(&self) -> Option<HeldOutError> {
         let shapes: BTreeSet<&String> = self.shapes.iter().collect();
@@ -73,8 +103,17 @@ fn quantile(mut values: Vec<f64>, share: f64) -> f64 {
     values[((values.len() - 1) as f64 * share).round() as usize]
 }
 
-/// Fits a variant to the rows that `hold_out` leaves and checks it on the rest. A variant with too few shapes to hold
-/// any out is checked on held-out points instead. `provenance` goes into the fit.
+/// Variants of fewer rows than this are cross-validated over whole shapes, and their fit uses all rows.
+pub const FEWEST_ROWS_TO_SPLIT: usize = 400;
+/// Parts of that cross-validation.
+const FOLDS: u64 = 8;
+
+/// Fits a variant and checks it on what `hold_out` keeps from the fit. A variant with too few shapes to hold any out
+/// is checked on held-out points instead. A variant of fewer than [`FEWEST_ROWS_TO_SPLIT`] rows is checked by
+/// cross-validation. `provenance` goes into the fit.
+///
+/// # Errors
+/// When no rows are left to fit.
 pub fn fit_and_check(
     family: Family,
     variant: &str,
@@ -83,47 +122,58 @@ pub fn fit_and_check(
     hold_out: HoldOut,
     provenance: Provenance,
 ) -> Result<(KernelFit, VariantCheck)> {
-    let split = |hold_out: HoldOut| -> (Vec<&Measurement>, Vec<&Measurement>) {
-        rows.iter().copied().partition(|row| hold_out.holds(row))
-    };
-    let (mut held_out, mut training) = split(hold_out);
-    let mut used = hold_out;
-    if held_out.is_empty() || training.is_empty() {
-        used = HoldOut::Points;
-        (held_out, training) = split(used);
+    let mut check = VariantCheck::empty(family, variant, hold_out);
+    if rows.len() < FEWEST_ROWS_TO_SPLIT {
+        for fold in 0..FOLDS {
+            let (held_out, training): (Vec<&Measurement>, Vec<&Measurement>) =
+                rows.iter().copied().partition(|row| hold_out.fold(row, FOLDS) == fold);
+            if !training.is_empty() && !held_out.is_empty() {
+                let fit = fit_variant(family, variant, &training, gpu, Provenance::Datasheet);
+                check.extend(&fit, &training, &held_out, gpu);
+            }
+        }
+        check.training = rows.len();
+        let mut fit = fit_variant(family, variant, rows, gpu, provenance);
+        fit.held_out = check.error();
+        return Ok((fit, check));
     }
+    let (held_out, training) = split(rows, &mut check.hold_out);
     if training.is_empty() {
         let message = format!("{} `{variant}` has {} rows, too few to fit", family.name(), rows.len());
         return Err(Error::new(message));
     }
     let mut fit = fit_variant(family, variant, &training, gpu, provenance);
-    let check = VariantCheck {
-        family,
-        variant: variant.to_string(),
-        hold_out: used,
-        training: training.len(),
-        shapes: held_out.iter().map(|row| shape_key(&row.operation)).collect(),
-        measured: held_out.iter().map(|row| row.seconds).collect(),
-        fitted: held_out.iter().map(|row| fit.evaluate(&row.operation, gpu).seconds).collect(),
-        roofline: roofline(&training, &held_out, gpu),
-        interpolated: interpolation(&training, &held_out, gpu),
-    };
+    check.extend(&fit, &training, &held_out, gpu);
     fit.held_out = check.error();
     Ok((fit, check))
 }
 
-/// Checks a finished profile on the rows of `table` that were held out of its fit.
+/// Held-out rows and the rest. When whole shapes cannot be held out, `hold_out` becomes points.
+fn split<'a>(
+    rows: &[&'a Measurement],
+    hold_out: &mut HoldOut,
+) -> (Vec<&'a Measurement>, Vec<&'a Measurement>) {
+    let parts = |hold_out: HoldOut| rows.iter().copied().partition(|row| hold_out.holds(row));
+    let (held_out, training): (Vec<_>, Vec<_>) = parts(*hold_out);
+    if !held_out.is_empty() && !training.is_empty() {
+        return (held_out, training);
+    }
+    *hold_out = HoldOut::Points;
+    parts(HoldOut::Points)
+}
+
+/// Checks a finished profile on the rows of `table` that were held out of its fit. Variants of fewer than
+/// [`FEWEST_ROWS_TO_SPLIT`] rows were fitted to all of them and are left out.
 ///
 /// # Errors
 /// When the profile has no fit for a variant of the table.
 pub fn check_profile(profile: &CostProfile, table: &MeasurementTable) -> Result<Vec<(Family, HeldOutError)>> {
     let mut by_family: BTreeMap<Family, (BTreeSet<String>, Vec<f64>, Vec<f64>)> = BTreeMap::new();
     for ((family, variant), rows) in by_variant(table) {
-        let mut held_out: Vec<&&Measurement> =
-            rows.iter().filter(|row| HoldOut::WholeShapes.holds(row)).collect();
-        if held_out.is_empty() || held_out.len() == rows.len() {
-            held_out = rows.iter().filter(|row| HoldOut::Points.holds(row)).collect();
+        if rows.len() < FEWEST_ROWS_TO_SPLIT {
+            continue;
         }
+        let (held_out, _) = split(&rows, &mut HoldOut::WholeShapes.clone());
         let entry = by_family.entry(family).or_default();
         for row in held_out {
             entry.0.insert(format!("{variant}: {}", shape_key(&row.operation)));

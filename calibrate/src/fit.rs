@@ -6,7 +6,8 @@ use crate::recipe::{TableRecipe, tables};
 use crate::search::simplex;
 use crate::table_fit::{Smoothing, fit_table};
 use sim::profile::{
-    ClosedForm, Family, GpuLimits, KernelFit, Provenance, ResidualTable, Work, log_features, sample_operations,
+    ClosedForm, Family, GpuLimits, KernelFit, Provenance, ResidualTable, Work, log_features,
+    sample_operations,
 };
 
 /// Factors on the recipe's smoothing that are tried.

@@ -60,13 +60,22 @@ pub fn shape_key(operation: &Operation) -> String {
 }
 
 impl HoldOut {
-    /// Whether the fit may not see this measurement.
-    pub fn holds(self, measurement: &Measurement) -> bool {
-        let key = match self {
+    /// What is held out together with this measurement.
+    fn key(self, measurement: &Measurement) -> String {
+        match self {
             HoldOut::WholeShapes => shape_key(&measurement.operation),
             HoldOut::Points => format!("{:?}", measurement.operation),
-        };
-        hash(&key, 0) % 1000 < HELD_OUT_PER_MILLE
+        }
+    }
+
+    /// Whether the fit may not see this measurement.
+    pub fn holds(self, measurement: &Measurement) -> bool {
+        hash(&self.key(measurement), 0) % 1000 < HELD_OUT_PER_MILLE
+    }
+
+    /// Which of `folds` parts this measurement is held out in, in a cross-validation.
+    pub fn fold(self, measurement: &Measurement, folds: u64) -> u64 {
+        hash(&self.key(measurement), 2) % folds
     }
 }
 

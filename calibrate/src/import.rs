@@ -79,8 +79,16 @@ const TENSORRT_LLM: &[Source] = &[
     source("attention__trtllm-1.3.0rc20__generation_attention_perf", Kind::Decode, "TensorRT-LLM 1.3.0rc20"),
     source("mla__trtllm-1.3.0rc20__context_mla_perf", Kind::LatentPrefill, "TensorRT-LLM 1.3.0rc20"),
     source("mla__trtllm-1.3.0rc20__generation_mla_perf", Kind::LatentDecode, "TensorRT-LLM 1.3.0rc20"),
-    source("mla__trtllm-1.3.0rc20__mla_context_module_perf", Kind::LatentPrefillModule, "TensorRT-LLM 1.3.0rc20"),
-    source("mla__trtllm-1.3.0rc20__mla_generation_module_perf", Kind::LatentDecodeModule, "TensorRT-LLM 1.3.0rc20"),
+    source(
+        "mla__trtllm-1.3.0rc20__mla_context_module_perf",
+        Kind::LatentPrefillModule,
+        "TensorRT-LLM 1.3.0rc20",
+    ),
+    source(
+        "mla__trtllm-1.3.0rc20__mla_generation_module_perf",
+        Kind::LatentDecodeModule,
+        "TensorRT-LLM 1.3.0rc20",
+    ),
     source("moe__trtllm-1.3.0rc20__moe_perf", Kind::Moe, "TensorRT-LLM 1.3.0rc20"),
     source("comm__trtllm-1.3.0rc20__custom_allreduce_perf", Kind::CustomAllReduce, "TensorRT-LLM 1.3.0rc20"),
     source("comm__nccl-2.29.2__nccl_perf", Kind::Nccl, "NCCL 2.29.2"),

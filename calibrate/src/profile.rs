@@ -4,9 +4,7 @@ use crate::check::{VariantCheck, by_variant, fit_and_check};
 use crate::holdout::HoldOut;
 use crate::measurement::{Measurement, MeasurementTable};
 use sim::Result;
-use sim::profile::{
-    ClosedForm, CostProfile, Dtype, Family, GpuLimits, HeldOutError, KernelFit, Provenance,
-};
+use sim::profile::{ClosedForm, CostProfile, Dtype, Family, GpuLimits, HeldOutError, KernelFit, Provenance};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Fits every variant of `table` for `gpu` and checks each on what `hold_out` keeps from the fit. The profile is as

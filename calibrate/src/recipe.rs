@@ -25,9 +25,8 @@ pub struct TableRecipe {
 }
 
 /// Weights of a matrix product: dense where models have them.
-const WEIGHT_KNOTS: &[f64] = &[
-    32.0, 128.0, 512.0, 1024.0, 2048.0, 3072.0, 4096.0, 6144.0, 8192.0, 12288.0, 16384.0, 65536.0,
-];
+const WEIGHT_KNOTS: &[f64] =
+    &[32.0, 128.0, 512.0, 1024.0, 2048.0, 3072.0, 4096.0, 6144.0, 8192.0, 12288.0, 16384.0, 65536.0];
 /// The same, coarse.
 const COARSE_WEIGHT_KNOTS: &[f64] = &[32.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0];
 /// Token counts of a matrix product where regimes change.
@@ -56,11 +55,7 @@ const GEMM: &[TableRecipe] = &[
 
 /// Parallel work, loop length and query heads per KV head.
 const PREFILL: &[TableRecipe] = &[TableRecipe {
-    axes: &[
-        (0, Knots::Octaves(1.0), 0.05),
-        (1, Knots::Octaves(1.0), 0.05),
-        (2, Knots::Octaves(2.0), 0.05),
-    ],
+    axes: &[(0, Knots::Octaves(1.0), 0.05), (1, Knots::Octaves(1.0), 0.05), (2, Knots::Octaves(2.0), 0.05)],
     size: 0.001,
 }];
 
@@ -74,21 +69,13 @@ const DECODE: &[TableRecipe] = &[
         size: 0.001,
     },
     TableRecipe {
-        axes: &[
-            (0, Knots::Octaves(2.0), 0.3),
-            (1, Knots::Octaves(2.0), 0.3),
-            (3, Knots::Octaves(2.0), 0.3),
-        ],
+        axes: &[(0, Knots::Octaves(2.0), 0.3), (1, Knots::Octaves(2.0), 0.3), (3, Knots::Octaves(2.0), 0.3)],
         size: 0.01,
     },
 ];
 
 const LATENT: &[TableRecipe] = &[TableRecipe {
-    axes: &[
-        (0, Knots::Octaves(1.0), 0.03),
-        (1, Knots::Octaves(1.0), 0.03),
-        (2, Knots::Octaves(1.0), 0.03),
-    ],
+    axes: &[(0, Knots::Octaves(1.0), 0.03), (1, Knots::Octaves(1.0), 0.03), (2, Knots::Octaves(1.0), 0.03)],
     size: 0.001,
 }];
 
@@ -113,10 +100,8 @@ const MOE: &[TableRecipe] = &[
     },
 ];
 
-const COLLECTIVE: &[TableRecipe] = &[TableRecipe {
-    axes: &[(0, Knots::Octaves(1.0), 0.003), (1, Knots::Measured, 0.001)],
-    size: 0.0001,
-}];
+const COLLECTIVE: &[TableRecipe] =
+    &[TableRecipe { axes: &[(0, Knots::Octaves(1.0), 0.003), (1, Knots::Measured, 0.001)], size: 0.0001 }];
 
 const EXCHANGE: &[TableRecipe] = &[TableRecipe {
     axes: &[(0, Knots::Octaves(1.0), 0.01), (1, Knots::Octaves(1.0), 0.03), (2, Knots::Octaves(0.5), 0.03)],

@@ -74,9 +74,8 @@ mod tests {
 
     #[test]
     fn finds_the_minimum_of_a_curved_valley() {
-        let best = simplex(&[-1.2, 1.0], 0.5, 2000, |p| {
-            (1.0 - p[0]).powi(2) + 100.0 * (p[1] - p[0] * p[0]).powi(2)
-        });
+        let best =
+            simplex(&[-1.2, 1.0], 0.5, 2000, |p| (1.0 - p[0]).powi(2) + 100.0 * (p[1] - p[0] * p[0]).powi(2));
         assert!((best[0] - 1.0).abs() < 1e-3 && (best[1] - 1.0).abs() < 1e-3, "{best:?}");
     }
 

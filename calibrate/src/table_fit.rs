@@ -22,13 +22,19 @@ const TOLERANCE: f64 = 1e-5;
 
 /// Fits the values of `table` (its axes stay) to `targets`, logarithms of measured over predicted, at points given by
 /// the base-2 logarithms of their features.
-pub(crate) fn fit_table(table: &mut ResidualTable, points: &[Vec<f64>], targets: &[f64], smoothing: &Smoothing) {
+pub(crate) fn fit_table(
+    table: &mut ResidualTable,
+    points: &[Vec<f64>],
+    targets: &[f64],
+    smoothing: &Smoothing,
+) {
     let corners: Vec<Corners> = points.iter().map(|point| table.corners(point)).collect();
     let stencils = bend_stencils(table, &smoothing.bend);
     let mut values = vec![0.0; table.values.len()];
     let mut weights = vec![1.0; points.len()];
     for _ in 0..ROUNDS {
-        let system = System { corners: &corners, weights: &weights, stencils: &stencils, size: smoothing.size };
+        let system =
+            System { corners: &corners, weights: &weights, stencils: &stencils, size: smoothing.size };
         let mut right = vec![0.0; values.len()];
         for ((corner, weight), target) in corners.iter().zip(&weights).zip(targets) {
             scatter(corner, weight * target, &mut right);
@@ -42,7 +48,9 @@ pub(crate) fn fit_table(table: &mut ResidualTable, points: &[Vec<f64>], targets:
         let mean = total / weights.len().max(1) as f64;
         weights.iter_mut().for_each(|weight| *weight /= mean);
     }
-    table.values = values;
+    // Nodes without data continue the slope of their neighbours: no further than the data goes.
+    let (low, high) = targets.iter().fold((0.0_f64, 0.0_f64), |(low, high), t| (low.min(*t), high.max(*t)));
+    table.values = values.into_iter().map(|value| value.clamp(low, high)).collect();
 }
 
 fn gather(corners: &Corners, values: &[f64]) -> f64 {
@@ -71,7 +79,8 @@ fn bend_stencils(table: &ResidualTable, bend: &[f64]) -> Vec<Stencil> {
             if position == 0 || position + 1 == knots.len() {
                 continue;
             }
-            let (before, after) = (knots[position] - knots[position - 1], knots[position + 1] - knots[position]);
+            let (before, after) =
+                (knots[position] - knots[position - 1], knots[position + 1] - knots[position]);
             let scale = weight.sqrt();
             stencils.push(Stencil {
                 nodes: [node - stride, node, node + stride],

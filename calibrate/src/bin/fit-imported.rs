@@ -32,7 +32,10 @@ fn main() -> ExitCode {
     }
 }
 
-fn run([rows, profiles, reports]: [&Path; 3], wanted: Option<&str>) -> Result<(), Box<dyn std::error::Error>> {
+fn run(
+    [rows, profiles, reports]: [&Path; 3],
+    wanted: Option<&str>,
+) -> Result<(), Box<dyn std::error::Error>> {
     let all = [
         ("h200-sxm-vllm", "h200_sxm", GpuLimits::h200_sxm(), Engine::Vllm),
         ("h100-sxm-vllm", "h100_sxm", GpuLimits::h100_sxm(), Engine::Vllm),

@@ -78,16 +78,20 @@ impl Record<'_> {
             },
             Kind::Prefill => self.prefill()?,
             Kind::Decode => self.decode()?,
-            Kind::LatentPrefill | Kind::LatentPrefillModule | Kind::LatentDecode | Kind::LatentDecodeModule => {
-                self.latent(kind)?
-            }
+            Kind::LatentPrefill
+            | Kind::LatentPrefillModule
+            | Kind::LatentDecode
+            | Kind::LatentDecodeModule => self.latent(kind)?,
             Kind::Moe => self.moe()?,
             Kind::CustomAllReduce => self.custom_all_reduce()?,
             Kind::Nccl => match self.nccl()? {
                 Some(operation) => operation,
                 None => return Ok(None),
             },
-            Kind::Exchange => return Ok(Some((self.exchange()?, self.number("latency")? * 1e-6))),
+            Kind::Exchange => {
+                let microseconds = self.number("latency")? * 1e-6;
+                return Ok(self.exchange()?.map(|operation| (operation, microseconds)));
+            }
             Kind::Quantize => {
                 // 16-bit in, 8-bit out.
                 Operation::Elementwise { bytes: 3.0 * self.number("m")? * self.number("k")? }
@@ -191,21 +195,23 @@ impl Record<'_> {
         Ok(Some(Operation::Collective { family, bytes, ranks, route: Route::Nccl }))
     }
 
-    fn exchange(&self) -> Result<Operation> {
+    /// Rows of DeepEP's second version exist for one GPU only, slower than the first, and are not taken.
+    fn exchange(&self) -> Result<Option<Operation>> {
         let (backend, phase) = (self.text("comm_backend")?, self.text("phase")?);
         let exchange = match (backend, phase) {
+            ("deepep_v2_context" | "deepep_v2_generation", _) => return Ok(None),
             ("deepep_ll", "dispatch") => Exchange::LowLatencyDispatch,
             ("deepep_ll", "combine") => Exchange::LowLatencyCombine,
             ("deepep_ht", "dispatch") => Exchange::HighThroughputDispatch,
             ("deepep_ht", "combine") => Exchange::HighThroughputCombine,
             _ => return Err(self.fail("phase", format!("found the unknown exchange `{backend} {phase}`"))),
         };
-        Ok(Operation::ExpertExchange {
+        Ok(Some(Operation::ExpertExchange {
             tokens: self.number("num_tokens")?,
             hidden: self.count("hidden_size")?,
             topk: self.count("topk")?,
             exchange,
-        })
+        }))
     }
 }
 

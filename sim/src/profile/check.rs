@@ -24,7 +24,8 @@ pub(super) fn check_fit(family: Family, fit: &KernelFit) -> Result<(), Complaint
         ("form.memory_efficiency", form.memory_efficiency),
     ] {
         if !(efficiency > 0.0 && efficiency <= 1.0) {
-            let message = format!("found {efficiency}, a share of the data sheet's rate is above 0, at most 1");
+            let message =
+                format!("found {efficiency}, a share of the data sheet's rate is above 0, at most 1");
             return complain(key, message);
         }
     }
@@ -45,7 +46,8 @@ pub(super) fn check_fit(family: Family, fit: &KernelFit) -> Result<(), Complaint
         }
     }
     for (number, table) in fit.tables.iter().enumerate() {
-        if let Some(value) = table.values.iter().find(|value| value.is_nan() || value.abs() > MAX_LOG_CORRECTION)
+        if let Some(value) =
+            table.values.iter().find(|value| value.is_nan() || value.abs() > MAX_LOG_CORRECTION)
         {
             let message = format!("found {}, corrections lie within +-5000 per mille", value * 1000.0);
             return complain(&format!("tables.{number}.log_per_mille"), message);
@@ -55,7 +57,10 @@ pub(super) fn check_fit(family: Family, fit: &KernelFit) -> Result<(), Complaint
         let shares = [("median", error.median), ("p90", error.p90), ("bias", error.bias)];
         for (key, share) in shares {
             if !share.is_finite() || (key != "bias" && share < 0.0) {
-                return complain(&format!("held_out.{key}"), format!("found {share}, expected a finite share"));
+                return complain(
+                    &format!("held_out.{key}"),
+                    format!("found {share}, expected a finite share"),
+                );
             }
         }
     }

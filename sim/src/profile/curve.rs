@@ -104,9 +104,7 @@ impl Surface {
         let columns = Scale { octaves: column_octaves.clamp(1, 40), parts: 8 };
         let mut table = Vec::with_capacity(rows.len() * columns.len());
         for row in 0..rows.len() {
-            table.extend(
-                (0..columns.len()).map(|column| seconds(rows.value(row), columns.value(column))),
-            );
+            table.extend((0..columns.len()).map(|column| seconds(rows.value(row), columns.value(column))));
         }
         Surface { rows, columns, seconds: table }
     }

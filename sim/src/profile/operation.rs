@@ -221,9 +221,7 @@ impl Operation {
             Operation::Moe { tokens, experts, dtype, routing } => {
                 work::moe(tokens, &experts, dtype, routing, gpu)
             }
-            Operation::Collective { bytes, ranks, .. } => {
-                work::collective(bytes, f64::from(ranks), gpu)
-            }
+            Operation::Collective { bytes, ranks, .. } => work::collective(bytes, f64::from(ranks), gpu),
             Operation::ExpertExchange { tokens, hidden, topk, .. } => {
                 work::exchange(tokens, f64::from(hidden), f64::from(topk), gpu)
             }

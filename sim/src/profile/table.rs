@@ -68,8 +68,7 @@ impl ResidualTable {
 
     /// The corners around a point given by the base-2 logarithms of the features.
     pub fn corners(&self, log_features: &[f64]) -> Corners {
-        let mut corners =
-            Corners { index: [0; 1 << MAX_AXES], weight: [0.0; 1 << MAX_AXES], count: 1 };
+        let mut corners = Corners { index: [0; 1 << MAX_AXES], weight: [0.0; 1 << MAX_AXES], count: 1 };
         corners.weight[0] = 1.0;
         for axis in &self.axes {
             let (cell, fraction) = axis.locate(log_features[axis.feature]);

@@ -14,7 +14,8 @@ pub struct Work {
     pub memory_seconds: f64,
     /// Nothing may run faster than this, seconds.
     pub light_seconds: f64,
-    /// Things that cost time one by one: sequences x KV heads in decode attention, experts hit in an MoE layer.
+    /// Things that cost time one by one: sequences x KV heads in decode attention, experts hit in an MoE layer, other
+    /// ranks of a collective.
     pub items: f64,
     /// Steps that cannot overlap: keys that one query visits, assignments that are sorted.
     pub chain: f64,
@@ -132,10 +133,8 @@ pub fn moe(tokens: f64, experts: &Experts, dtype: Dtype, routing: Routing, gpu: 
         Routing::Balanced => assignments.min(local),
         Routing::PowerLaw101 | Routing::PowerLaw120 => local * (1.0 - libm::pow(1.0 - topk / count, tokens)),
     };
-    let hit_at_least = match routing {
-        Routing::Balanced => hit,
-        Routing::PowerLaw101 | Routing::PowerLaw120 => (topk / ranks).min(hit),
-    };
+    // Tokens may share all their experts, whatever the routing is called.
+    let hit_at_least = (topk / ranks).min(hit);
     let matrices = if experts.gated { 3.0 } else { 2.0 };
     let expert_bytes = matrices * hidden * inter * dtype.weight_bytes();
     let flops = 2.0 * matrices * assignments * hidden * inter;
@@ -152,7 +151,7 @@ pub fn moe(tokens: f64, experts: &Experts, dtype: Dtype, routing: Routing, gpu: 
 /// that reduces in flight makes the same true for all-reduce.
 pub fn collective(bytes: f64, ranks: f64, gpu: &GpuLimits) -> Work {
     let seconds = bytes * (ranks - 1.0) / ranks / gpu.link_bytes_per_second;
-    Work { memory_seconds: seconds, light_seconds: seconds, ..Work::default() }
+    Work { memory_seconds: seconds, light_seconds: seconds, items: ranks - 1.0, ..Work::default() }
 }
 
 /// Dispatch or combine: every token leaves its rank, in 8 bits at least, once per rank of its experts; the bound

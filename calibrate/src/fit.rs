@@ -1,8 +1,8 @@
 //! Fitting one variant: closed form, residual tables, smoothing chosen inside the training rows, and the guard.
 
-use crate::holdout::inner_group;
+use crate::holdout::inner_judges;
 use crate::measurement::Measurement;
-use crate::recipe::{TableRecipe, tables};
+use crate::recipe::{TableRecipe, alternatives};
 use crate::search::simplex;
 use crate::table_fit::{Smoothing, fit_table};
 use sim::profile::{
@@ -12,8 +12,6 @@ use sim::profile::{
 
 /// Factors on the recipe's smoothing that are tried.
 const SMOOTHING_FACTORS: [f64; 3] = [0.1, 1.0, 10.0];
-/// The training rows are cut into this many groups of whole shapes; one of them judges the smoothing.
-const INNER_PARTS: u64 = 5;
 /// At most this many rows steer the search for the closed form; they are taken evenly.
 const FORM_ROWS: usize = 6000;
 const FORM_EVALUATIONS: usize = 1500;
@@ -48,10 +46,9 @@ pub fn fit_variant(
 ) -> KernelFit {
     let points = points(rows, gpu);
     let form = fit_form(&points);
-    let recipes = tables(family);
     let mut fitted = Vec::new();
     if points.len() >= FEWEST_ROWS
-        && let Some(factor) = choose_smoothing(family, rows, &points, &form, recipes)
+        && let Some((recipes, factor)) = choose_tables(family, rows, &points, &form)
     {
         fitted = fit_tables(family, &points.iter().collect::<Vec<_>>(), &form, recipes, factor);
     }
@@ -143,22 +140,22 @@ fn round_figure(value: f64) -> f64 {
     if (value - value.round()).abs() < 1e-6 * value { value.round() } else { value }
 }
 
-/// The smoothing with the least median error on shapes kept out of the training rows, or none when no table is
-/// better than the closed form alone.
-fn choose_smoothing(
+/// The tables and the factor on their smoothing with the least median error on rows kept out of the training rows,
+/// or none when no table is better than the closed form alone.
+fn choose_tables(
     family: Family,
     rows: &[&Measurement],
     points: &[Point],
     form: &ClosedForm,
-    recipes: &[TableRecipe],
-) -> Option<f64> {
-    let judges: Vec<bool> = rows.iter().map(|row| inner_group(row, INNER_PARTS) == 0).collect();
-    let training: Vec<&Point> =
-        points.iter().zip(&judges).filter(|(_, judge)| !**judge).map(|(point, _)| point).collect();
-    let judging: Vec<&Point> =
-        points.iter().zip(&judges).filter(|(_, judge)| **judge).map(|(point, _)| point).collect();
+) -> Option<(&'static [TableRecipe], f64)> {
+    let judges = inner_judges(rows);
+    let pick = |judge: bool| -> Vec<&Point> {
+        points.iter().zip(&judges).filter(|(_, other)| **other == judge).map(|(point, _)| point).collect()
+    };
+    let (training, judging) = (pick(false), pick(true));
+    let alternatives = alternatives(family);
     if training.len() < FEWEST_ROWS || judging.is_empty() {
-        return Some(1.0);
+        return alternatives.first().map(|recipes| (*recipes, 1.0));
     }
     let error = |tables: &[ResidualTable]| {
         let mut errors: Vec<f64> = judging
@@ -172,10 +169,12 @@ fn choose_smoothing(
         errors[errors.len() / 2]
     };
     let mut best = (error(&[]), None);
-    for factor in SMOOTHING_FACTORS {
-        let value = error(&fit_tables(family, &training, form, recipes, factor));
-        if value < best.0 {
-            best = (value, Some(factor));
+    for recipes in alternatives {
+        for factor in SMOOTHING_FACTORS {
+            let value = error(&fit_tables(family, &training, form, recipes, factor));
+            if value < best.0 {
+                best = (value, Some((*recipes, factor)));
+            }
         }
     }
     best.1

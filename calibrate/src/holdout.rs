@@ -3,6 +3,7 @@
 
 use crate::measurement::Measurement;
 use sim::profile::Operation;
+use std::collections::BTreeSet;
 
 /// Shapes held out of the fit, of a thousand.
 const HELD_OUT_PER_MILLE: u64 = 150;
@@ -79,9 +80,16 @@ impl HoldOut {
     }
 }
 
-/// One of `parts` groups of shapes, for choosing the smoothing inside the training rows.
-pub(crate) fn inner_group(measurement: &Measurement, parts: u64) -> u64 {
-    hash(&shape_key(&measurement.operation), 1) % parts
+/// Of this many parts of the training rows, one judges which tables serve best.
+const INNER_PARTS: u64 = 5;
+/// With fewer shapes than this, single points judge: one shape would speak for all.
+const FEWEST_INNER_SHAPES: usize = 16;
+
+/// Which training rows judge the choice of tables: whole shapes, or single points where there are few shapes.
+pub(crate) fn inner_judges(rows: &[&Measurement]) -> Vec<bool> {
+    let shapes: BTreeSet<String> = rows.iter().map(|row| shape_key(&row.operation)).collect();
+    let unit = if shapes.len() < FEWEST_INNER_SHAPES { HoldOut::Points } else { HoldOut::WholeShapes };
+    rows.iter().map(|row| hash(&unit.key(row), 1) % INNER_PARTS == 0).collect()
 }
 
 /// FNV-1a, 64 bits, with a final mix so that low bits spread; `stream` keeps uses apart.

@@ -59,20 +59,27 @@ const PREFILL: &[TableRecipe] = &[TableRecipe {
     size: 0.001,
 }];
 
-const DECODE: &[TableRecipe] = &[
-    TableRecipe {
-        axes: &[
-            (0, Knots::Octaves(1.0), 0.03),
-            (1, Knots::Octaves(1.0), 0.03),
-            (2, Knots::Octaves(1.0), 0.03),
-        ],
-        size: 0.001,
-    },
-    TableRecipe {
-        axes: &[(0, Knots::Octaves(2.0), 0.3), (1, Knots::Octaves(2.0), 0.3), (3, Knots::Octaves(2.0), 0.3)],
-        size: 0.01,
-    },
-];
+const DECODE_HEADS: TableRecipe = TableRecipe {
+    axes: &[(0, Knots::Octaves(1.0), 0.03), (1, Knots::Octaves(1.0), 0.03), (2, Knots::Octaves(1.0), 0.03)],
+    size: 0.001,
+};
+const DECODE_GROUPS: TableRecipe = TableRecipe {
+    axes: &[(0, Knots::Octaves(1.0), 0.03), (1, Knots::Octaves(1.0), 0.03), (3, Knots::Measured, 0.001)],
+    size: 0.01,
+};
+const DECODE_COARSE_GROUPS: TableRecipe = TableRecipe {
+    axes: &[(0, Knots::Octaves(2.0), 0.3), (1, Knots::Octaves(2.0), 0.3), (3, Knots::Octaves(2.0), 0.3)],
+    size: 0.01,
+};
+const DECODE_ALL: TableRecipe = TableRecipe {
+    axes: &[
+        (0, Knots::Octaves(1.0), 0.03),
+        (1, Knots::Octaves(1.0), 0.03),
+        (2, Knots::Octaves(2.0), 0.03),
+        (3, Knots::Octaves(2.0), 0.03),
+    ],
+    size: 0.001,
+};
 
 const LATENT: &[TableRecipe] = &[TableRecipe {
     axes: &[(0, Knots::Octaves(1.0), 0.03), (1, Knots::Octaves(1.0), 0.03), (2, Knots::Octaves(1.0), 0.03)],
@@ -110,17 +117,28 @@ const EXCHANGE: &[TableRecipe] = &[TableRecipe {
 
 const STREAM: &[TableRecipe] = &[TableRecipe { axes: &[(0, Knots::Octaves(1.0), 0.01)], size: 0.001 }];
 
-/// The tables of a family, in the order in which they are fitted.
-pub fn tables(family: Family) -> &'static [TableRecipe] {
+/// The tables that a family may get: alternatives, each a list in the order of fitting. The fit takes the one that
+/// serves shapes outside its training rows best.
+///
+/// In decode attention, KV heads share the machine and query heads per KV head select the kernel. One engine keeps one
+/// kernel, so a coarse table of groups suffices; another switches kernels with the group, whose measured values then
+/// come first.
+pub fn alternatives(family: Family) -> &'static [&'static [TableRecipe]] {
     match family {
-        Family::Gemm => GEMM,
-        Family::AttentionPrefill => PREFILL,
-        Family::AttentionDecode => DECODE,
-        Family::MlaPrefill | Family::MlaDecode | Family::MlaModulePrefill | Family::MlaModuleDecode => LATENT,
-        Family::Moe => MOE,
-        Family::AllReduce | Family::AllGather | Family::ReduceScatter | Family::AllToAll => COLLECTIVE,
-        Family::ExpertExchange => EXCHANGE,
-        Family::Elementwise => STREAM,
+        Family::Gemm => &[GEMM],
+        Family::AttentionPrefill => &[PREFILL],
+        Family::AttentionDecode => &[
+            &[DECODE_HEADS, DECODE_COARSE_GROUPS],
+            &[DECODE_GROUPS, DECODE_HEADS],
+            &[DECODE_GROUPS, DECODE_ALL],
+        ],
+        Family::MlaPrefill | Family::MlaDecode | Family::MlaModulePrefill | Family::MlaModuleDecode => {
+            &[LATENT]
+        }
+        Family::Moe => &[MOE],
+        Family::AllReduce | Family::AllGather | Family::ReduceScatter | Family::AllToAll => &[COLLECTIVE],
+        Family::ExpertExchange => &[EXCHANGE],
+        Family::Elementwise => &[STREAM],
     }
 }
 

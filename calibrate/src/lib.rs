@@ -15,3 +15,6 @@ mod search;
 mod table_fit;
 
 pub use sim::{Error, Result};
+
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,7 @@
 
 mod check;
 mod curve;
+mod derive;
 mod evaluate;
 mod file;
 mod form;

@@ -197,7 +197,7 @@ impl Replica {
 
     fn launch(&mut self, now: SimTime) -> StepRecord<'_> {
         let shape = self.batch.shape();
-        let duration = self.cost.step(&shape);
+        let duration = self.cost.step(&shape) + self.cost.host(&shape);
         self.step_end = now + duration;
         let held_blocks = self.scheduler.pool().used_blocks();
         let batch_requests = self.batch.requests.len() as u64;

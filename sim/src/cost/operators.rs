@@ -56,6 +56,12 @@ pub struct Experts {
 pub struct AttentionKernel {
     /// Query heads on this rank.
     pub heads: u64,
+    /// Key and value heads on this rank; 1 for latent attention.
+    pub kv_heads: u64,
+    /// Elements of a head.
+    pub head_dim: u64,
+    /// Whether it is multi-head latent attention.
+    pub is_latent: bool,
     /// Multiply-adds per head for one pair of a query and a context token, times 2.
     pub flops_per_pair_and_head: u64,
     /// Bits of KV cache that one context token has in one layer on this rank.
@@ -174,6 +180,9 @@ impl Walk<'_> {
                 );
                 self.attention(AttentionKernel {
                     heads,
+                    kv_heads,
+                    head_dim,
+                    is_latent: false,
                     flops_per_pair_and_head: 4 * head_dim,
                     kv_bits_per_token,
                     io_elements_per_token: 2 * heads * head_dim,
@@ -225,6 +234,9 @@ impl Walk<'_> {
             "prefill attention",
             Work::PrefillAttention(AttentionKernel {
                 heads,
+                kv_heads: 1,
+                head_dim: nope + rope,
+                is_latent: true,
                 flops_per_pair_and_head: 2 * (nope + rope) + 2 * value,
                 kv_bits_per_token,
                 io_elements_per_token: heads * (nope + rope + value),
@@ -240,6 +252,9 @@ impl Walk<'_> {
             "decode attention",
             Work::DecodeAttention(AttentionKernel {
                 heads,
+                kv_heads: 1,
+                head_dim: latent + rope,
+                is_latent: true,
                 flops_per_pair_and_head: 2 * (latent + rope) + 2 * latent,
                 kv_bits_per_token,
                 io_elements_per_token: heads * (2 * latent + rope),

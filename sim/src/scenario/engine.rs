@@ -1,6 +1,7 @@
 //! Engine presets: the defaults of each version (section A.2 of the rules) under what the scenario sets.
 
 use super::file::{EnginePreset, EngineSection, ScenarioFile};
+use crate::cost::HostTime;
 use crate::document::Document;
 use crate::error::{Error, Result};
 use crate::gpu::GpuSpec;
@@ -19,6 +20,8 @@ pub struct Engine {
     pub weights: WeightPlan,
     /// Format of the KV cache.
     pub kv: KvDtype,
+    /// Time of the engine on the CPU per step.
+    pub host: HostTime,
     /// Share of GPU memory that the engine may use.
     pub gpu_memory_utilization: f64,
     /// Where the memory goes; none when the number of blocks was given.
@@ -100,7 +103,8 @@ pub(super) fn resolve(
         watermark_blocks: (section.watermark.unwrap_or(0.0) * f64::from(total_blocks)) as u32,
         reserve_full_prompt: section.scheduler_reserve_full_isl.unwrap_or(true),
     };
-    Ok(Engine { preset: section.preset, scheduler, weights, kv, gpu_memory_utilization, memory })
+    let host = super::cost::host_time(file);
+    Ok(Engine { preset: section.preset, scheduler, weights, kv, host, gpu_memory_utilization, memory })
 }
 
 fn weight_plan(document: &Document, section: &EngineSection, model: &ModelSpec) -> Result<WeightPlan> {

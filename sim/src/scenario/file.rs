@@ -137,6 +137,9 @@ pub struct EngineSection {
     /// Data type of the KV cache: `auto` as the weights' high precision, or for example `fp8`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kv_cache_dtype: Option<String>,
+    /// Time of the engine on the CPU per step, with a profile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_time: Option<HostTimeSection>,
 }
 
 /// Engines whose scheduling is known rule by rule.
@@ -160,6 +163,13 @@ impl EnginePreset {
         match self {
             EnginePreset::Vllm026 => "vllm@0.26",
             EnginePreset::Vllm033 => "vllm@0.33",
+        }
+    }
+
+    /// How the names of its profiles end.
+    pub(super) fn profile_suffix(self) -> &'static str {
+        match self {
+            EnginePreset::Vllm026 | EnginePreset::Vllm033 => "vllm",
         }
     }
 
@@ -200,12 +210,26 @@ impl SloSection {
     }
 }
 
+/// Time of the engine on the CPU per step.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HostTimeSection {
+    /// Time of every step.
+    pub base: Span,
+    /// Time per request in the batch.
+    pub per_request: Span,
+}
+
 /// Where the duration of a step comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema, Default)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, Default)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum CostSection {
-    /// A roofline from the GPU's data sheet over the model's operators, with assumed efficiencies.
+    /// The profile of the GPU and engine; for a GPU without one, the nearest profile scaled by the data sheets.
     #[default]
+    Auto,
+    /// A profile of the catalogue, or the path of a profile file.
+    Profile(String),
+    /// A roofline from the GPU's data sheet over the model's operators, with assumed efficiencies.
     Datasheet,
     /// Linear in the step's tokens.
     Linear {

@@ -1,9 +1,11 @@
 //! A scenario: what the user typed, resolved against the catalogue, with every number checked; ready to be simulated.
 
+mod cost;
 mod engine;
 mod file;
 mod summary;
 
+pub use cost::Pricing;
 pub use engine::Engine;
 pub use file::{
     CostSection, DeploymentSection, EnginePreset, EngineSection, HardwareSection, ScenarioFile, SloSection,
@@ -11,8 +13,6 @@ pub use file::{
 pub use summary::{Report, Resolved};
 
 use crate::catalogue;
-use crate::cost::operators::operators;
-use crate::cost::{CostModel, DatasheetCost, LinearCost};
 use crate::document::Document;
 use crate::error::{Error, Result};
 use crate::gpu::GpuSpec;
@@ -22,7 +22,6 @@ use crate::simulation::{RunObserver, RunResult, Simulation};
 use crate::units::HourlyPrice;
 use crate::workload::WorkloadGenerator;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 /// A scenario with everything found and checked.
 pub struct Scenario {
@@ -38,7 +37,8 @@ pub struct Scenario {
     pub engine: Engine,
     /// Limits that a request must keep to count as good.
     pub limits: Limits,
-    cost: Arc<dyn CostModel>,
+    /// Where step times come from.
+    pub pricing: Pricing,
     workload: WorkloadGenerator,
     refusal: Option<Error>,
 }
@@ -75,7 +75,7 @@ impl Scenario {
             catalogue::find_gpu(&in_folder(folder, &file.hardware.gpu)).map_err(located("hardware.gpu"))?;
         check_deployment(document, &file.deployment, &model)?;
         let engine = engine::resolve(document, &file, &model, &gpu)?;
-        let cost = cost_model(&file, &model, &gpu, &engine);
+        let pricing = cost::resolve(document, &file, &model, &gpu, &engine, folder)?;
         let locate = |key: &str, message: String| document.error(key, message);
         let workload = WorkloadGenerator::new(&file.workload, file.seed, folder, &locate)?;
         let limits = Limits {
@@ -85,7 +85,7 @@ impl Scenario {
             e2el_ns: file.slo.e2el.map(|span| span.0),
         };
         let refusal = refuse_to_simulate(document, &file.deployment);
-        Ok(Scenario { label: label.to_string(), file, model, gpu, engine, limits, cost, workload, refusal })
+        Ok(Scenario { label: label.to_string(), file, model, gpu, engine, limits, pricing, workload, refusal })
     }
 
     /// Requests that will arrive, when the scenario says.
@@ -110,7 +110,7 @@ impl Scenario {
             return Err(refusal.clone());
         }
         let replicas = self.file.deployment.replicas;
-        let simulation = Simulation::new(replicas, self.engine.scheduler, &self.cost, self.workload.clone());
+        let simulation = Simulation::new(replicas, self.engine.scheduler, &self.pricing.model, self.workload.clone());
         let run = simulation.run(observer);
         match run.check_laws() {
             Ok(()) => Ok(run),
@@ -200,18 +200,4 @@ fn refuse_to_simulate(document: &Document, deployment: &DeploymentSection) -> Op
     let (key, value) = degrees.into_iter().find(|(_, value)| *value != 1)?;
     let message = format!("found {value}; its step time is not modelled yet, only 1 can be simulated");
     Some(document.error(&format!("deployment.{key}"), message))
-}
-
-fn cost_model(file: &ScenarioFile, model: &ModelSpec, gpu: &GpuSpec, engine: &Engine) -> Arc<dyn CostModel> {
-    match file.cost {
-        CostSection::Datasheet => {
-            let ranks = file.deployment.tensor_parallel;
-            Arc::new(DatasheetCost::new(operators(model, &engine.weights, engine.kv, ranks), gpu, ranks))
-        }
-        CostSection::Linear { base, per_token, per_context_token } => Arc::new(LinearCost {
-            base_ns: base.0,
-            per_token_ns: per_token.0,
-            per_context_token_ns: per_context_token.0,
-        }),
-    }
 }

@@ -22,7 +22,7 @@ pub struct Resolved<'a> {
     workload: &'a WorkloadSpec,
     slo: &'a SloSection,
     cost: &'a CostSection,
-    step_times: &'static str,
+    step_times: &'a str,
     seed: u64,
 }
 
@@ -125,19 +125,9 @@ impl<'a> Resolved<'a> {
             workload: &file.workload,
             slo: &file.slo,
             cost: &file.cost,
-            step_times: provenance(&file.cost),
+            step_times: &scenario.pricing.provenance,
             seed: file.seed,
         }
-    }
-}
-
-/// Where the step times come from, in words.
-fn provenance(cost: &CostSection) -> &'static str {
-    match cost {
-        CostSection::Datasheet => {
-            "assumed: roofline of the GPU's data sheet with assumed efficiencies, no measurement"
-        }
-        CostSection::Linear { .. } => "given: linear in the tokens of a step, as the scenario states",
     }
 }
 
@@ -170,7 +160,7 @@ pub struct Report {
     /// Seed of every draw.
     pub seed: u64,
     /// Where the step times come from.
-    pub step_times: &'static str,
+    pub step_times: String,
     /// What the run says.
     pub metrics: Metrics,
     /// With a price: what it costs.
@@ -198,7 +188,7 @@ impl Report {
             replicas: scenario.file.deployment.replicas,
             engine: scenario.engine.preset.name(),
             seed: scenario.file.seed,
-            step_times: provenance(&scenario.file.cost),
+            step_times: scenario.pricing.provenance.clone(),
             warnings: warnings(scenario, run, &metrics),
             metrics,
             money,

@@ -1,0 +1,338 @@
+//! Step times from a fitted profile: each operator of the model is tabulated once as a function of a sum of the step,
+//! and the operators that share a sum are added up, so that a query is a handful of look-ups.
+
+use super::CostModel;
+use super::graphs::CudaGraphs;
+use super::host::HostTime;
+use super::operators::{AttentionKernel, Gemm, Operator, Rows, Work};
+use crate::error::{Error, Result};
+use crate::model::{KvDtype, WeightDtype};
+use crate::profile::{CostProfile, Curve, Dtype, Estimate, Experts, Family, Heads, Operation, Routing, Surface};
+use crate::step::StepShape;
+use crate::units::SimDuration;
+
+/// Kernels that one operator launches on average when the step does not run from a graph. Assumed.
+const LAUNCHES_PER_OPERATOR: f64 = 1.2;
+/// Time to launch a kernel without a graph, in seconds: the middle of 5 to 10 us. Assumed.
+const LAUNCH_SECONDS: f64 = 7e-6;
+
+/// Attention of all layers of one kind.
+#[derive(Debug, Clone)]
+struct Attention {
+    surface: Surface,
+    layers: f64,
+    window_tokens: Option<u64>,
+}
+
+/// Prices steps by a profile.
+#[derive(Debug, Clone)]
+pub struct ProfiledCost {
+    profile: CostProfile,
+    operators: Vec<Operator>,
+    context: Context,
+    /// Functions of the padded tokens, the sampled requests, the prompt tokens and the decoding requests.
+    tokens: Curve,
+    sampled: Curve,
+    prefill_tokens: Curve,
+    decode_requests: Curve,
+    prefill_attention: Vec<Attention>,
+    decode_attention: Vec<Attention>,
+    launches: f64,
+    graphs: CudaGraphs,
+    host: HostTime,
+}
+
+/// What turns an operator into calls of the profile's kernels.
+#[derive(Debug, Clone, Copy)]
+pub struct Context {
+    /// Ranks that share each layer.
+    pub ranks: u32,
+    /// Format of the KV cache.
+    pub kv: KvDtype,
+    /// How tokens spread over experts.
+    pub routing: Routing,
+}
+
+impl ProfiledCost {
+    /// Tabulates `operators` by `profile`.
+    ///
+    /// # Errors
+    /// When the profile has no kernel for one of them; the message names it and what the profile has.
+    pub fn new(
+        profile: CostProfile,
+        operators: Vec<Operator>,
+        context: Context,
+        graphs: CudaGraphs,
+        host: HostTime,
+    ) -> Result<ProfiledCost> {
+        let mut cost = ProfiledCost {
+            tokens: Curve::zero(),
+            sampled: Curve::zero(),
+            prefill_tokens: Curve::zero(),
+            decode_requests: Curve::zero(),
+            prefill_attention: Vec::new(),
+            decode_attention: Vec::new(),
+            launches: operators.iter().map(|operator| operator.count as f64).sum::<f64>() * LAUNCHES_PER_OPERATOR,
+            profile,
+            operators: Vec::new(),
+            context,
+            graphs,
+            host,
+        };
+        for operator in &operators {
+            cost.add(operator)?;
+        }
+        cost.operators = operators;
+        Ok(cost)
+    }
+
+    fn add(&mut self, operator: &Operator) -> Result<()> {
+        let times = operator.count as f64;
+        match operator.work {
+            Work::PrefillAttention(kernel) => {
+                self.check(&call(&operator.work, &self.context, 1.0, 1.0)?)?;
+                let surface = Surface::tabulate(17, 21, |tokens, mean| self.attention_seconds(operator, tokens, mean));
+                self.prefill_attention.push(Attention { surface, layers: times, window_tokens: kernel.window_tokens });
+            }
+            Work::DecodeAttention(kernel) => {
+                self.check(&call(&operator.work, &self.context, 1.0, 1.0)?)?;
+                let surface = Surface::tabulate(13, 21, |requests, mean| self.attention_seconds(operator, requests, mean));
+                self.decode_attention.push(Attention { surface, layers: times, window_tokens: kernel.window_tokens });
+            }
+            work => {
+                self.check(&call(&work, &self.context, 1.0, 1.0)?)?;
+                let curve = Curve::tabulate(|rows| self.seconds(&work, rows, 1.0));
+                let sum = match rows_of(&work) {
+                    Rows::Tokens => &mut self.tokens,
+                    Rows::Sampled => &mut self.sampled,
+                    Rows::PrefillTokens => &mut self.prefill_tokens,
+                    Rows::DecodeRequests => &mut self.decode_requests,
+                };
+                sum.add(&curve, times);
+            }
+        }
+        Ok(())
+    }
+
+    fn check(&self, operation: &Operation) -> Result<Estimate> {
+        self.estimate(operation)
+    }
+
+    /// The engine takes the faster of its own all-reduce and NCCL.
+    fn estimate(&self, operation: &Operation) -> Result<Estimate> {
+        match operation {
+            Operation::Collective { family: Family::AllReduce, bytes, ranks, .. } => {
+                self.profile.all_reduce(*bytes, *ranks)
+            }
+            operation => self.profile.evaluate(operation),
+        }
+    }
+
+    fn seconds(&self, work: &Work, rows: f64, mean: f64) -> f64 {
+        let estimate = call(work, &self.context, rows, mean).and_then(|operation| self.estimate(&operation));
+        estimate.map_or(0.0, |estimate| estimate.seconds)
+    }
+
+    fn attention_seconds(&self, operator: &Operator, rows: f64, mean: f64) -> f64 {
+        self.seconds(&operator.work, rows, mean)
+    }
+
+    /// GPU time of a step, in seconds.
+    pub fn gpu_seconds(&self, shape: &StepShape) -> f64 {
+        let (tokens, from_graph) = self.graphs.of(shape);
+        let mut seconds = self.tokens.seconds(tokens)
+            + self.sampled.seconds(shape.sampled_requests)
+            + self.prefill_tokens.seconds(shape.prefill_tokens)
+            + self.decode_requests.seconds(shape.decode_requests);
+        if shape.prefill_tokens > 0 {
+            let rows = shape.prefill_tokens as f64;
+            for attention in &self.prefill_attention {
+                let pairs = attention.visible(shape.prefill_attention_pairs, shape.prefill_tokens);
+                seconds += attention.layers * attention.surface.seconds(rows, pairs / rows);
+            }
+        }
+        if shape.decode_requests > 0 {
+            let rows = shape.decode_requests as f64;
+            for attention in &self.decode_attention {
+                let context = attention.visible(shape.decode_context_tokens, shape.decode_requests);
+                seconds += attention.layers * attention.surface.seconds(rows, context / rows);
+            }
+        }
+        if from_graph { seconds } else { seconds.max(self.launches * LAUNCH_SECONDS) }
+    }
+
+    /// The calls of the profile's kernels that make up a step, each with how often it runs; calls of nothing are left out.
+    pub fn calls(&self, shape: &StepShape) -> Result<Vec<(&Operator, Operation)>> {
+        let (tokens, _) = self.graphs.of(shape);
+        let mut calls = Vec::with_capacity(self.operators.len());
+        for operator in &self.operators {
+            let (rows, mean) = match operator.work {
+                Work::PrefillAttention(kernel) => {
+                    part(shape.prefill_tokens, shape.prefill_attention_pairs, kernel.window_tokens)
+                }
+                Work::DecodeAttention(kernel) => {
+                    part(shape.decode_requests, shape.decode_context_tokens, kernel.window_tokens)
+                }
+                work => {
+                    let rows = match rows_of(&work) {
+                        Rows::Tokens => tokens,
+                        Rows::Sampled => shape.sampled_requests,
+                        Rows::PrefillTokens => shape.prefill_tokens,
+                        Rows::DecodeRequests => shape.decode_requests,
+                    };
+                    (rows as f64, 1.0)
+                }
+            };
+            if rows > 0.0 {
+                calls.push((operator, call(&operator.work, &self.context, rows, mean)?));
+            }
+        }
+        Ok(calls)
+    }
+
+    /// The profile behind it.
+    pub fn profile(&self) -> &CostProfile {
+        &self.profile
+    }
+
+    /// Time of one call, with how far outside the measured range it lies.
+    pub fn estimate_call(&self, operation: &Operation) -> Result<Estimate> {
+        self.estimate(operation)
+    }
+}
+
+impl Attention {
+    /// Pairs or context with the window applied: never more than `rows` windows.
+    fn visible(&self, sum: u64, rows: u64) -> f64 {
+        self.window_tokens.map_or(sum, |window| sum.min(rows.saturating_mul(window))) as f64
+    }
+}
+
+/// Rows and mean pairs per row, windowed.
+fn part(rows: u64, sum: u64, window_tokens: Option<u64>) -> (f64, f64) {
+    let visible = window_tokens.map_or(sum, |window| sum.min(rows.saturating_mul(window)));
+    (rows as f64, visible as f64 / (rows.max(1)) as f64)
+}
+
+fn rows_of(work: &Work) -> Rows {
+    match work {
+        Work::Gemm(gemm) => gemm.rows,
+        Work::PrefillAttention(_) => Rows::PrefillTokens,
+        Work::DecodeAttention(_) => Rows::DecodeRequests,
+        Work::Experts(_) | Work::Elementwise { .. } | Work::AllReduce { .. } => Rows::Tokens,
+    }
+}
+
+/// The kernel call of `work` on `rows` rows; `mean` is the mean number of pairs per row of attention.
+fn call(work: &Work, context: &Context, rows: f64, mean: f64) -> Result<Operation> {
+    let ranks = context.ranks;
+    Ok(match work {
+        Work::Gemm(gemm) => gemm_call(gemm, rows)?,
+        Work::Experts(experts) => Operation::Moe {
+            tokens: rows,
+            experts: Experts {
+                hidden: narrow(experts.hidden_size),
+                inter: narrow(experts.intermediate_size * u64::from(ranks)),
+                count: narrow(experts.experts),
+                topk: narrow(experts.experts_per_token),
+                tensor_ranks: ranks,
+                expert_ranks: 1,
+                gated: experts.matrices == 3,
+            },
+            dtype: weight_dtype(experts.dtype)?,
+            routing: context.routing,
+        },
+        Work::PrefillAttention(kernel) if kernel.is_latent => Operation::MlaPrefill {
+            tokens: rows,
+            pairs: rows * mean,
+            heads: narrow(kernel.heads),
+            cache: cache_dtype(context.kv)?,
+        },
+        Work::DecodeAttention(kernel) if kernel.is_latent => Operation::MlaDecode {
+            sequences: rows,
+            context: rows * mean,
+            heads: narrow(kernel.heads),
+            cache: cache_dtype(context.kv)?,
+        },
+        Work::PrefillAttention(kernel) => Operation::AttentionPrefill {
+            tokens: rows,
+            pairs: rows * mean,
+            heads: heads(kernel),
+            compute: Dtype::Bfloat16,
+            cache: cache_dtype(context.kv)?,
+        },
+        Work::DecodeAttention(kernel) => Operation::AttentionDecode {
+            sequences: rows,
+            context: rows * mean,
+            heads: heads(kernel),
+            cache: cache_dtype(context.kv)?,
+        },
+        Work::Elementwise { bytes_per_token } => Operation::Elementwise { bytes: rows * *bytes_per_token as f64 },
+        Work::AllReduce { bytes_per_token } => Operation::Collective {
+            family: Family::AllReduce,
+            bytes: rows * *bytes_per_token as f64,
+            ranks,
+            route: crate::profile::Route::Nccl,
+        },
+    })
+}
+
+/// One product per head is priced as one product with as many rows: the same operations, the same rows in all.
+fn gemm_call(gemm: &Gemm, rows: f64) -> Result<Operation> {
+    Ok(Operation::Gemm {
+        m: rows * gemm.batch as f64,
+        n: narrow(gemm.outputs),
+        k: narrow(gemm.inputs),
+        dtype: weight_dtype(gemm.dtype)?,
+    })
+}
+
+fn heads(kernel: &AttentionKernel) -> Heads {
+    Heads {
+        query: narrow(kernel.heads),
+        kv: narrow(kernel.kv_heads),
+        dim: narrow(kernel.head_dim),
+        window: narrow(kernel.window_tokens.unwrap_or(0)),
+    }
+}
+
+fn narrow(size: u64) -> u32 {
+    u32::try_from(size).unwrap_or(u32::MAX)
+}
+
+/// The profile's name of a weight format; 4-bit formats share one kernel family (weights expanded on the fly).
+fn weight_dtype(dtype: WeightDtype) -> Result<Dtype> {
+    Ok(match dtype {
+        WeightDtype::Bf16 | WeightDtype::Fp16 => Dtype::Bfloat16,
+        WeightDtype::Fp8 => Dtype::Fp8,
+        WeightDtype::Fp8Block => Dtype::Fp8Block,
+        WeightDtype::Int8 => Dtype::Int8,
+        WeightDtype::Int4Awq { .. } | WeightDtype::Int4Gptq { .. } | WeightDtype::Int4Packed { .. } => {
+            Dtype::Int4Weights
+        }
+        WeightDtype::Mxfp4 => Dtype::Mxfp4Weights,
+        WeightDtype::Fp32 | WeightDtype::Nvfp4 => {
+            return Err(Error::new(format!("no measured kernel multiplies {dtype:?} weights")));
+        }
+    })
+}
+
+fn cache_dtype(kv: KvDtype) -> Result<Dtype> {
+    match kv {
+        KvDtype::Auto | KvDtype::Bf16 => Ok(Dtype::Bfloat16),
+        KvDtype::Fp8 | KvDtype::Fp8PerTokenHead | KvDtype::Fp8DsMla => Ok(Dtype::Fp8),
+        KvDtype::Int8 | KvDtype::Int4 | KvDtype::Nvfp4 => {
+            Err(Error::new(format!("no measured attention kernel reads a KV cache of {}", kv.name())))
+        }
+    }
+}
+
+impl CostModel for ProfiledCost {
+    fn step(&self, shape: &StepShape) -> SimDuration {
+        SimDuration(SimDuration::from_seconds(self.gpu_seconds(shape)).0.max(1))
+    }
+
+    fn host(&self, shape: &StepShape) -> SimDuration {
+        self.host.of(shape)
+    }
+}

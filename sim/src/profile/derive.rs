@@ -1,0 +1,50 @@
+//! A profile for a GPU that nobody measured: the nearest measured one with its limits replaced.
+
+use super::{CostProfile, GpuLimits, Provenance};
+
+impl GpuLimits {
+    /// How unlike two GPUs are: the sum of the logarithms of the ratios of their memory bandwidths and matrix rates.
+    pub fn distance(&self, other: &GpuLimits) -> f64 {
+        let ratio = |a: f64, b: f64| libm::fabs(libm::log(a / b));
+        ratio(self.bytes_per_second, other.bytes_per_second)
+            + ratio(self.bfloat16_flops_per_second, other.bfloat16_flops_per_second)
+    }
+}
+
+impl CostProfile {
+    /// The same efficiencies, floors and corrections on another GPU's limits. Everything in it is assumed from then on,
+    /// and its held-out errors no longer apply.
+    pub fn scaled_to(mut self, limits: GpuLimits) -> CostProfile {
+        let reason = format!("{} scaled to the data sheet of {}", self.name, limits.name);
+        for fit in self.families.values_mut().flatten() {
+            fit.provenance = Provenance::Assumed(reason.clone());
+            fit.held_out = None;
+        }
+        self.name = format!("{} for {}", self.name, limits.name);
+        self.gpu = limits;
+        self
+    }
+
+    /// What the profile rests on, in a line: the kinds of provenance of its kernels, and the GPU.
+    pub fn basis(&self) -> String {
+        let mut kinds: Vec<String> = Vec::new();
+        for fit in self.families.values().flatten() {
+            let kind = match &fit.provenance {
+                Provenance::Measured => "measured".to_string(),
+                Provenance::Imported(_) => format!("imported ({})", first_words(&self.attribution)),
+                Provenance::Datasheet => "data sheet".to_string(),
+                Provenance::Assumed(_) => "assumed".to_string(),
+            };
+            if !kinds.contains(&kind) {
+                kinds.push(kind);
+            }
+        }
+        format!("kernels {} on {}", kinds.join(", "), self.gpu.name)
+    }
+}
+
+/// The attribution up to its first comma, without how it was made.
+fn first_words(attribution: &str) -> &str {
+    let start = attribution.strip_prefix("Fitted from kernel measurements of ").unwrap_or(attribution);
+    start.split(" (").next().unwrap_or(start).trim()
+}

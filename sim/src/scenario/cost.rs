@@ -1,0 +1,140 @@
+//! Which cost model a scenario gets, and what it rests on.
+
+use super::file::{CostSection, ScenarioFile};
+use super::{Engine, EnginePreset};
+use crate::catalogue;
+use crate::cost::operators::operators;
+use crate::cost::{Context, CostModel, CudaGraphs, DatasheetCost, HostTime, LinearCost, ProfiledCost};
+use crate::document::Document;
+use crate::error::{Error, Result};
+use crate::gpu::GpuSpec;
+use crate::model::ModelSpec;
+use crate::profile::{CostProfile, GpuLimits, Routing};
+use std::path::Path;
+use std::sync::Arc;
+
+/// The cost model of a scenario with where its times come from.
+#[derive(Clone)]
+pub struct Pricing {
+    /// Gives each step its time.
+    pub model: Arc<dyn CostModel>,
+    /// The measured kernels behind it, when it rests on a profile.
+    pub profiled: Option<Arc<ProfiledCost>>,
+    /// Where the step times come from, in words.
+    pub provenance: String,
+}
+
+/// Makes the cost model.
+pub(super) fn resolve(
+    document: &Document,
+    file: &ScenarioFile,
+    model: &ModelSpec,
+    gpu: &GpuSpec,
+    engine: &Engine,
+    folder: &Path,
+) -> Result<Pricing> {
+    let ranks = file.deployment.tensor_parallel;
+    match &file.cost {
+        CostSection::Linear { base, per_token, per_context_token } => Ok(Pricing {
+            model: Arc::new(LinearCost {
+                base_ns: base.0,
+                per_token_ns: per_token.0,
+                per_context_token_ns: per_context_token.0,
+            }),
+            profiled: None,
+            provenance: "given: linear in the tokens of a step, as the scenario states".to_string(),
+        }),
+        CostSection::Datasheet => Ok(Pricing {
+            model: Arc::new(DatasheetCost::new(operators(model, &engine.weights, engine.kv, ranks), gpu, ranks)),
+            profiled: None,
+            provenance: "assumed: roofline of the GPU's data sheet with assumed efficiencies, no measurement"
+                .to_string(),
+        }),
+        CostSection::Auto | CostSection::Profile(_) => {
+            let name = match &file.cost {
+                CostSection::Profile(name) => Some(name.as_str()),
+                _ => None,
+            };
+            let (profile, provenance) = find_profile(name, gpu, engine.preset, folder)
+                .map_err(|e| if e.place().is_some() { e } else { document.error("cost", e.message()) })?;
+            let context = Context { ranks, kv: engine.kv, routing: Routing::Balanced };
+            let graphs = CudaGraphs::vllm(engine.scheduler.max_num_seqs, engine.scheduler.max_num_batched_tokens);
+            let operators = operators(model, &engine.weights, engine.kv, ranks);
+            let cost = ProfiledCost::new(profile, operators, context, graphs, engine.host)
+                .map_err(|e| document.error("cost", format!("{}; `cost: datasheet` needs no kernels", e.message())))?;
+            let cost = Arc::new(cost);
+            Ok(Pricing { model: cost.clone(), profiled: Some(cost), provenance })
+        }
+    }
+}
+
+/// The profile of that name or file; without a name the one of the GPU, or the nearest one scaled to it.
+fn find_profile(
+    name: Option<&str>,
+    gpu: &GpuSpec,
+    preset: EnginePreset,
+    folder: &Path,
+) -> Result<(CostProfile, String)> {
+    let entries = catalogue::profiles();
+    let named = |wanted: &str| entries.iter().find(|entry| entry.name.eq_ignore_ascii_case(wanted));
+    if let Some(name) = name {
+        let profile = match named(name) {
+            Some(entry) => CostProfile::parse(entry.name, entry.text)?,
+            None if name.ends_with(".yaml") => CostProfile::read(&folder.join(name))?,
+            None => {
+                let names: Vec<&str> = entries.iter().map(|entry| entry.name).collect();
+                let hint = crate::document::hint(name, &names);
+                return Err(Error::new(format!(
+                    "unknown profile `{name}`{hint}; see `servesim list profiles`, or give the path of a .yaml file"
+                )));
+            }
+        };
+        let provenance = format!("profile {}: {}", profile.name, profile.basis());
+        return Ok((profile, provenance));
+    }
+    let engine = preset.profile_suffix();
+    if let Some(entry) = named(&format!("{}-{engine}", gpu.name)) {
+        let profile = CostProfile::parse(entry.name, entry.text)?;
+        let provenance = format!("profile {}: {}", profile.name, profile.basis());
+        return Ok((profile, provenance));
+    }
+    let limits = limits_of(gpu);
+    let mut nearest: Option<(f64, CostProfile)> = None;
+    for entry in entries.iter().filter(|entry| entry.name.ends_with(engine)) {
+        let profile = CostProfile::parse(entry.name, entry.text)?;
+        let distance = profile.gpu.distance(&limits);
+        if nearest.as_ref().is_none_or(|(least, _)| distance < *least) {
+            nearest = Some((distance, profile));
+        }
+    }
+    let Some((_, profile)) = nearest else {
+        return Err(Error::new(format!("no profile for {}; `cost: datasheet` needs none", gpu.name)));
+    };
+    let provenance = format!(
+        "assumed: kernels of {} scaled to the data sheet of {}; nobody measured this GPU for the profile",
+        profile.name, gpu.name
+    );
+    Ok((profile.scaled_to(limits), provenance))
+}
+
+/// The data-sheet limits of a GPU. Without 8-bit matrix units 8-bit weights run at the 16-bit rate.
+fn limits_of(gpu: &GpuSpec) -> GpuLimits {
+    let bfloat16 = gpu.compute.bf16.0;
+    let eight_bit = gpu.compute.fp8.or(gpu.compute.int8).map_or(bfloat16, |rate| rate.0);
+    let link = gpu.interconnect.peer_links.as_ref().map_or(gpu.interconnect.pcie.0, |links| links.bandwidth.0);
+    GpuLimits {
+        name: gpu.name.clone(),
+        bytes_per_second: gpu.memory_bandwidth.0,
+        bfloat16_flops_per_second: bfloat16,
+        fp8_flops_per_second: eight_bit,
+        link_bytes_per_second: link,
+    }
+}
+
+/// The host time of an engine: the scenario's, or the preset's.
+pub(super) fn host_time(file: &ScenarioFile) -> HostTime {
+    match &file.engine.host_time {
+        Some(given) => HostTime { base_ns: given.base.0, per_request_ns: given.per_request.0 },
+        None => HostTime::VLLM_V1,
+    }
+}

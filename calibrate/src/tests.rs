@@ -91,7 +91,10 @@ fn all_families() -> MeasurementTable {
             let heads = Heads { query, kv, dim: 128, window: 0 };
             let (compute, cache) = (Dtype::Bfloat16, Dtype::Bfloat16);
             let pairs = size * (size + 1.0) / 2.0;
-            add(Operation::AttentionPrefill { tokens: size, pairs, heads, compute, cache }, 9e-6);
+            add(
+                Operation::AttentionPrefill { tokens: size, pairs, chunks: 1.0, heads, compute, cache },
+                9e-6,
+            );
             let context = size * 700.0;
             add(Operation::AttentionDecode { sequences: size, context, heads, cache }, 8e-6);
         }

@@ -17,7 +17,7 @@ pub struct Work {
     /// Things that cost time one by one: sequences x KV heads in decode attention, experts hit in an MoE layer, other
     /// ranks of a collective.
     pub items: f64,
-    /// Steps that cannot overlap: keys that one query visits, assignments that are sorted.
+    /// Steps that cannot overlap: keys that the last query visits, assignments that are sorted.
     pub chain: f64,
 }
 
@@ -57,14 +57,21 @@ pub fn gemm(m: f64, n: f64, k: f64, dtype: Dtype, gpu: &GpuLimits) -> Work {
     Work::new(2.0 * m * n * k, gpu.flops_per_second(dtype), bytes, gpu)
 }
 
+/// Keys that the last query of a mean chunk visits: the longest chain of a causal call. A chunk of `q` tokens after
+/// `c` tokens of context has `c + (q + 1) / 2` pairs per token and ends at `c + q` keys.
+pub fn longest_loop(tokens: f64, pairs: f64, chunks: f64, window: u32) -> f64 {
+    let longest = (pairs / tokens + (tokens / chunks - 1.0) / 2.0).max(1.0);
+    if window == 0 { longest } else { longest.min(f64::from(window)) }
+}
+
 /// Causal attention: 4 operations per pair, head and width; Q and O in 16 bits, K and V read once.
-pub fn prefill(tokens: f64, pairs: f64, heads: Heads, compute: Dtype, gpu: &GpuLimits) -> Work {
+pub fn prefill(tokens: f64, pairs: f64, chunks: f64, heads: Heads, compute: Dtype, gpu: &GpuLimits) -> Work {
     let (query, kv, dim) = (f64::from(heads.query), f64::from(heads.kv), f64::from(heads.dim));
     let flops = 4.0 * pairs * query * dim;
     let bytes = 2.0 * tokens * dim * (2.0 * query + 2.0 * kv);
     let mut work = Work::new(flops, gpu.flops_per_second(compute), bytes, gpu);
     work.items = query * (tokens / PREFILL_QUERY_TILE).ceil();
-    work.chain = pairs / tokens;
+    work.chain = longest_loop(tokens, pairs, chunks, heads.window);
     work
 }
 
@@ -91,12 +98,12 @@ const MLA_QUERY_RANK: f64 = 1536.0;
 const MLA_HIDDEN: f64 = 7168.0;
 
 /// Latent attention in prefill runs as ordinary attention: keys of 192, values of 128 per head.
-pub fn mla_prefill(tokens: f64, pairs: f64, heads: f64, gpu: &GpuLimits) -> Work {
+pub fn mla_prefill(tokens: f64, pairs: f64, chunks: f64, heads: f64, gpu: &GpuLimits) -> Work {
     let width = 2.0 * MLA_HEAD + MLA_ROTARY;
     let bytes = 2.0 * tokens * heads * 2.0 * width;
     let rate = gpu.flops_per_second(Dtype::Bfloat16);
     let mut work = Work::new(2.0 * pairs * heads * width, rate, bytes, gpu);
-    work.chain = pairs / tokens;
+    work.chain = longest_loop(tokens, pairs, chunks, 0);
     work
 }
 

@@ -251,11 +251,7 @@ fn a_prefill_chunk_ends_at_its_context_and_its_own_length() {
         assert!((cost.seconds(tokens, pairs, chunks) / exact - 1.0).abs() < 1e-3, "{tokens}");
     }
     assert_eq!(cost.seconds(0.0, 0.0, 0.0), 0.0);
-    let decode = Operation::AttentionDecode {
-        sequences: 1.0,
-        context: 1.0,
-        heads: HEADS,
-        cache: Dtype::Bfloat16,
-    };
+    let decode =
+        Operation::AttentionDecode { sequences: 1.0, context: 1.0, heads: HEADS, cache: Dtype::Bfloat16 };
     assert!(profile.prefill(decode).is_err());
 }

@@ -8,7 +8,8 @@ use super::operation::{Experts, Heads};
 /// Work of one kernel call in terms of a GPU's data sheet.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Work {
-    /// Floating-point operations over the data sheet's rate for their type, seconds.
+    /// Floating-point operations over the data sheet's rate for their type, seconds; in prefill attention at least
+    /// those of the slowest tile at one multiprocessor's rate.
     pub compute_seconds: f64,
     /// Bytes over the data sheet's memory or link bandwidth, seconds.
     pub memory_seconds: f64,
@@ -37,6 +38,12 @@ impl Work {
     /// A kernel that only moves `bytes` through memory.
     pub fn memory(bytes: f64, gpu: &GpuLimits) -> Work {
         Work::new(0.0, gpu.flops_per_second(Dtype::Bfloat16), bytes, gpu)
+    }
+
+    /// Few thread blocks do not share one tile's work: the slowest tile takes `flops` at one multiprocessor's rate.
+    fn slowest_tile(&mut self, flops: f64, flops_per_second: f64, gpu: &GpuLimits) {
+        let seconds = flops * f64::from(gpu.multiprocessors) / flops_per_second;
+        self.compute_seconds = self.compute_seconds.max(seconds);
     }
 
     /// Two parts that run one after the other.
@@ -72,6 +79,8 @@ pub fn prefill(tokens: f64, pairs: f64, chunks: f64, heads: Heads, compute: Dtyp
     let mut work = Work::new(flops, gpu.flops_per_second(compute), bytes, gpu);
     work.items = query * (tokens / PREFILL_QUERY_TILE).ceil();
     work.chain = longest_loop(tokens, pairs, chunks, heads.window);
+    let tile = 4.0 * PREFILL_QUERY_TILE * dim * work.chain;
+    work.slowest_tile(tile, gpu.flops_per_second(compute), gpu);
     work
 }
 
@@ -104,6 +113,7 @@ pub fn mla_prefill(tokens: f64, pairs: f64, chunks: f64, heads: f64, gpu: &GpuLi
     let rate = gpu.flops_per_second(Dtype::Bfloat16);
     let mut work = Work::new(2.0 * pairs * heads * width, rate, bytes, gpu);
     work.chain = longest_loop(tokens, pairs, chunks, 0);
+    work.slowest_tile(2.0 * PREFILL_QUERY_TILE * width * work.chain, rate, gpu);
     work
 }
 

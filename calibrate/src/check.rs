@@ -162,29 +162,38 @@ fn split<'a>(
     parts(HoldOut::Points)
 }
 
+/// Held-out points of one family.
+#[derive(Default)]
+struct HeldOutPoints {
+    shapes: BTreeSet<String>,
+    measured: Vec<f64>,
+    predicted: Vec<f64>,
+}
+
 /// Checks a finished profile on the rows of `table` that were held out of its fit. Variants of fewer than
 /// [`FEWEST_ROWS_TO_SPLIT`] rows were fitted to all of them and are left out.
 ///
 /// # Errors
 /// When the profile has no fit for a variant of the table.
 pub fn check_profile(profile: &CostProfile, table: &MeasurementTable) -> Result<Vec<(Family, HeldOutError)>> {
-    let mut by_family: BTreeMap<Family, (BTreeSet<String>, Vec<f64>, Vec<f64>)> = BTreeMap::new();
+    let mut by_family: BTreeMap<Family, HeldOutPoints> = BTreeMap::new();
     for ((family, variant), rows) in by_variant(table) {
         if rows.len() < FEWEST_ROWS_TO_SPLIT {
             continue;
         }
-        let (held_out, _) = split(&rows, &mut HoldOut::WholeShapes.clone());
-        let entry = by_family.entry(family).or_default();
+        let mut hold_out = HoldOut::WholeShapes;
+        let (held_out, _) = split(&rows, &mut hold_out);
+        let points = by_family.entry(family).or_default();
         for row in held_out {
-            entry.0.insert(format!("{variant}: {}", shape_key(&row.operation)));
-            entry.1.push(row.seconds);
-            entry.2.push(profile.evaluate(&row.operation)?.seconds);
+            points.shapes.insert(format!("{variant}: {}", shape_key(&row.operation)));
+            points.measured.push(row.seconds);
+            points.predicted.push(profile.evaluate(&row.operation)?.seconds);
         }
     }
     Ok(by_family
         .into_iter()
-        .filter_map(|(family, (shapes, measured, predicted))| {
-            Some((family, summarize(&measured, &predicted, shapes.len())?))
+        .filter_map(|(family, points)| {
+            Some((family, summarize(&points.measured, &points.predicted, points.shapes.len())?))
         })
         .collect())
 }

@@ -34,10 +34,8 @@ pub fn shape_key(operation: &Operation) -> String {
         Operation::AttentionPrefill { heads, .. } | Operation::AttentionDecode { heads, .. } => {
             format!("{}/{} heads of {}", heads.query, heads.kv, heads.dim)
         }
-        Operation::MlaPrefill { tokens, pairs, heads, .. }
-        | Operation::MlaModulePrefill { tokens, pairs, heads, .. } => {
-            let sequences = tokens / (2.0 * pairs / tokens - 1.0);
-            format!("{heads} heads, {sequences:.0} sequences")
+        Operation::MlaPrefill { chunks, heads, .. } | Operation::MlaModulePrefill { chunks, heads, .. } => {
+            format!("{heads} heads, {chunks:.0} sequences")
         }
         Operation::MlaDecode { sequences, heads, .. }
         | Operation::MlaModuleDecode { sequences, heads, .. } => {

@@ -42,7 +42,7 @@ pub struct MeasurementTable {
 }
 
 /// Every column that a measurement file may have.
-const COLUMNS: [&str; 33] = [
+const COLUMNS: [&str; 34] = [
     "family",
     "dtype",
     "cache",
@@ -51,6 +51,7 @@ const COLUMNS: [&str; 33] = [
     "k",
     "tokens",
     "pairs",
+    "chunks",
     "sequences",
     "context",
     "heads",
@@ -281,7 +282,8 @@ impl Row<'_> {
             Family::AttentionPrefill => {
                 let (tokens, pairs) = self.pairs()?;
                 let (compute, cache) = (self.dtype("dtype")?, self.dtype("cache")?);
-                Operation::AttentionPrefill { tokens, pairs, heads: self.heads()?, compute, cache }
+                let chunks = self.number("chunks")?;
+                Operation::AttentionPrefill { tokens, pairs, chunks, heads: self.heads()?, compute, cache }
             }
             Family::AttentionDecode => {
                 let (sequences, context) = self.contexts()?;
@@ -289,12 +291,13 @@ impl Row<'_> {
                 Operation::AttentionDecode { sequences, context, heads: self.heads()?, cache }
             }
             Family::MlaPrefill | Family::MlaModulePrefill => {
-                let (tokens, pairs) = self.pairs()?;
+                let ((tokens, pairs), chunks) = (self.pairs()?, self.number("chunks")?);
                 let (heads, cache) = (self.count("heads")?, self.dtype("cache")?);
                 if family == Family::MlaPrefill {
-                    Operation::MlaPrefill { tokens, pairs, heads, cache }
+                    Operation::MlaPrefill { tokens, pairs, chunks, heads, cache }
                 } else {
-                    Operation::MlaModulePrefill { tokens, pairs, heads, cache, dtype: self.dtype("dtype")? }
+                    let dtype = self.dtype("dtype")?;
+                    Operation::MlaModulePrefill { tokens, pairs, chunks, heads, cache, dtype }
                 }
             }
             Family::MlaDecode | Family::MlaModuleDecode => {

@@ -3,6 +3,7 @@ use crate::holdout::{HoldOut, shape_key};
 use crate::import::{Engine, import_aiconfigurator};
 use crate::measurement::{Measurement, MeasurementTable, Origin};
 use crate::profile::fit_profile;
+use crate::report::target;
 use sim::profile::{CostProfile, Dtype, Family, GpuLimits, Heads, Operation, Provenance, Route};
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -91,7 +92,10 @@ fn all_families() -> MeasurementTable {
             let heads = Heads { query, kv, dim: 128, window: 0 };
             let (compute, cache) = (Dtype::Bfloat16, Dtype::Bfloat16);
             let pairs = size * (size + 1.0) / 2.0;
-            add(Operation::AttentionPrefill { tokens: size, pairs, heads, compute, cache }, 9e-6);
+            add(
+                Operation::AttentionPrefill { tokens: size, pairs, chunks: 1.0, heads, compute, cache },
+                9e-6,
+            );
             let context = size * 700.0;
             add(Operation::AttentionDecode { sequences: size, context, heads, cache }, 8e-6);
         }
@@ -238,17 +242,43 @@ fn bad_collector_files_are_one_error_with_file_and_row() {
     assert!(error.contains("cannot be unpacked"), "{error}");
 }
 
-#[test]
-fn the_committed_profiles_pass_their_checks_and_meet_their_targets() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scenarios/profiles");
-    for name in ["h200-sxm-vllm", "h100-sxm-vllm", "h200-sxm-trtllm", "h100-sxm-trtllm"] {
-        let path = folder.join(format!("{name}.yaml"));
-        let profile = CostProfile::read(&path).unwrap_or_else(|error| panic!("{error}"));
-        assert_eq!(profile.name, name);
-        assert!(profile.attribution.contains("Apache-2.0"));
-        for dtype in [Dtype::Bfloat16, Dtype::Fp8, Dtype::Fp8Block, Dtype::Int8, Dtype::Int4Weights] {
-            let estimate = profile.gemm(512.0, 8192, 8192, dtype).unwrap_or_else(|error| panic!("{error}"));
-            assert!((4e-5..2e-4).contains(&estimate.seconds), "{name} {dtype:?}: {estimate:?}");
+/// A committed profile passes the checks of loading, and its stated errors, weighted by points, meet the targets.
+fn check_committed(name: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../scenarios/profiles/{name}.yaml"));
+    let profile = CostProfile::read(&path).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(profile.name, name);
+    assert!(profile.attribution.contains("Apache-2.0"));
+    for dtype in [Dtype::Bfloat16, Dtype::Fp8, Dtype::Fp8Block, Dtype::Int8, Dtype::Int4Weights] {
+        let estimate = profile.gemm(512.0, 8192, 8192, dtype).unwrap_or_else(|error| panic!("{error}"));
+        assert!((4e-5..2e-4).contains(&estimate.seconds), "{name} {dtype:?}: {estimate:?}");
+    }
+    for (family, fits) in &profile.families {
+        let errors = fits.iter().filter_map(|fit| fit.held_out);
+        let (points, total) = errors.fold((0.0, 0.0), |(points, total), error| {
+            (points + f64::from(error.points), total + f64::from(error.points) * error.median)
+        });
+        if let Some(target) = target(*family) {
+            assert!(points > 0.0 && total / points <= target, "{name} {family:?}: {}", total / points);
         }
     }
+}
+
+#[test]
+fn the_committed_profile_of_h200_under_vllm_meets_its_targets() {
+    check_committed("h200-sxm-vllm");
+}
+
+#[test]
+fn the_committed_profile_of_h100_under_vllm_meets_its_targets() {
+    check_committed("h100-sxm-vllm");
+}
+
+#[test]
+fn the_committed_profile_of_h200_under_tensorrt_llm_meets_its_targets() {
+    check_committed("h200-sxm-trtllm");
+}
+
+#[test]
+fn the_committed_profile_of_h100_under_tensorrt_llm_meets_its_targets() {
+    check_committed("h100-sxm-trtllm");
 }

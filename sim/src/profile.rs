@@ -20,6 +20,7 @@ mod work;
 mod write;
 
 pub use curve::{Curve, Surface};
+pub use evaluate::PrefillCost;
 pub use form::{ClosedForm, Estimate, HeldOutError, KernelFit, Provenance, log_features};
 pub use gpu::GpuLimits;
 pub use names::{Dtype, Exchange, Family, Route, Routing};

@@ -118,6 +118,7 @@ impl Record<'_> {
         Ok(Operation::AttentionPrefill {
             tokens: batch * length,
             pairs: batch * causal_pairs(length, heads.window),
+            chunks: batch,
             heads,
             compute: self.dtype("attn_dtype")?,
             cache: self.dtype("kv_cache_dtype")?,
@@ -141,10 +142,10 @@ impl Record<'_> {
             let length = self.number("isl")?;
             let (tokens, pairs) = (batch * length, batch * causal_pairs(length, 0));
             if kind == Kind::LatentPrefill {
-                return Ok(Operation::MlaPrefill { tokens, pairs, heads, cache });
+                return Ok(Operation::MlaPrefill { tokens, pairs, chunks: batch, heads, cache });
             }
             let dtype = self.dtype("gemm_type")?;
-            return Ok(Operation::MlaModulePrefill { tokens, pairs, heads, cache, dtype });
+            return Ok(Operation::MlaModulePrefill { tokens, pairs, chunks: batch, heads, cache, dtype });
         }
         let context = batch * (self.number("step")? + 1.0);
         if kind == Kind::LatentDecode {

@@ -80,6 +80,9 @@ pub(super) fn check_profile(profile: &CostProfile) -> Result<(), Complaint> {
             return Err((format!("gpu.{key}"), format!("found {rate}, expected a positive rate")));
         }
     }
+    if gpu.multiprocessors == 0 {
+        return Err(("gpu.multiprocessors".to_string(), "found 0, expected one or more".to_string()));
+    }
     for family in Family::REQUIRED {
         if profile.families.get(&family).is_none_or(Vec::is_empty) {
             let needed: Vec<&str> = Family::REQUIRED.iter().map(|family| family.name()).collect();

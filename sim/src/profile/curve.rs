@@ -55,13 +55,13 @@ impl Curve {
     }
 }
 
-/// Seconds as a function of two sums, bilinear between the nodes of a grid with a fixed number of values per
+/// Seconds, or a correction, as a function of two figures, bilinear between the nodes of a grid with a fixed number of values per
 /// doubling; beyond the grid the last slope goes on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Surface {
     rows: Scale,
     columns: Scale,
-    seconds: Vec<f64>,
+    values: Vec<f64>,
 }
 
 /// Values 1 to 2^octaves with `parts` per doubling.
@@ -93,29 +93,29 @@ impl Scale {
 }
 
 impl Surface {
-    /// Tabulates `seconds(row, column)` for rows of 1 to `2^row_octaves` and columns of 1 to `2^column_octaves`,
+    /// Tabulates `value(row, column)` for rows of 1 to `2^row_octaves` and columns of 1 to `2^column_octaves`,
     /// with eight rows and eight columns per doubling.
     pub fn tabulate(
         row_octaves: usize,
         column_octaves: usize,
-        mut seconds: impl FnMut(f64, f64) -> f64,
+        mut value: impl FnMut(f64, f64) -> f64,
     ) -> Surface {
         let rows = Scale { octaves: row_octaves.clamp(1, 40), parts: 8 };
         let columns = Scale { octaves: column_octaves.clamp(1, 40), parts: 8 };
         let mut table = Vec::with_capacity(rows.len() * columns.len());
         for row in 0..rows.len() {
-            table.extend((0..columns.len()).map(|column| seconds(rows.value(row), columns.value(column))));
+            table.extend((0..columns.len()).map(|column| value(rows.value(row), columns.value(column))));
         }
-        Surface { rows, columns, seconds: table }
+        Surface { rows, columns, values: table }
     }
 
-    /// Time at (`row`, `column`), seconds.
-    pub fn seconds(&self, row: f64, column: f64) -> f64 {
+    /// Value at (`row`, `column`).
+    pub fn at(&self, row: f64, column: f64) -> f64 {
         let (row, row_fraction) = self.rows.locate(row);
         let (column, column_fraction) = self.columns.locate(column);
         let width = self.columns.len();
         let at = row * width + column;
-        let (low, high) = (&self.seconds[at..at + 2], &self.seconds[at + width..at + width + 2]);
+        let (low, high) = (&self.values[at..at + 2], &self.values[at + width..at + width + 2]);
         let low = low[0] + column_fraction * (low[1] - low[0]);
         let high = high[0] + column_fraction * (high[1] - high[0]);
         low + row_fraction * (high - low)

@@ -1,9 +1,10 @@
 //! Pricing by kernel: named functions over [`CostProfile::evaluate`], and the tables that a step's query reads.
 
 use super::{
-    CostProfile, Curve, Dtype, Estimate, Exchange, Experts, Family, Heads, Operation, Route, Routing, Surface,
+    ClosedForm, CostProfile, Curve, Dtype, Estimate, Exchange, Experts, Family, GpuLimits, Heads, Operation,
+    Route, Routing, Surface, work,
 };
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Doublings of the grids of [`Surface`]s: sequences up to 8,192, tokens up to 131,072, lengths up to 2,097,152.
 const SEQUENCE_OCTAVES: usize = 13;
@@ -16,16 +17,17 @@ impl CostProfile {
         self.evaluate(&Operation::Gemm { m, n, k, dtype })
     }
 
-    /// Causal attention over `tokens` query tokens with `pairs` unmasked query-key pairs in total.
+    /// Causal attention over `tokens` query tokens of `chunks` sequences with `pairs` unmasked query-key pairs.
     pub fn attention_prefill(
         &self,
         tokens: f64,
         pairs: f64,
+        chunks: f64,
         heads: Heads,
         compute: Dtype,
         cache: Dtype,
     ) -> Result<Estimate> {
-        self.evaluate(&Operation::AttentionPrefill { tokens, pairs, heads, compute, cache })
+        self.evaluate(&Operation::AttentionPrefill { tokens, pairs, chunks, heads, compute, cache })
     }
 
     /// Attention of one new token for each of `sequences`, whose keys sum to `context`.
@@ -40,8 +42,15 @@ impl CostProfile {
     }
 
     /// Core of latent attention (DeepSeek-V3 sizes) in prefill, `heads` on this rank.
-    pub fn mla_prefill(&self, tokens: f64, pairs: f64, heads: u32, cache: Dtype) -> Result<Estimate> {
-        self.evaluate(&Operation::MlaPrefill { tokens, pairs, heads, cache })
+    pub fn mla_prefill(
+        &self,
+        tokens: f64,
+        pairs: f64,
+        chunks: f64,
+        heads: u32,
+        cache: Dtype,
+    ) -> Result<Estimate> {
+        self.evaluate(&Operation::MlaPrefill { tokens, pairs, chunks, heads, cache })
     }
 
     /// Core of latent attention (DeepSeek-V3 sizes) in decode, `heads` on this rank.
@@ -140,16 +149,30 @@ impl CostProfile {
         self.surface(SEQUENCE_OCTAVES, LENGTH_OCTAVES, operation)
     }
 
-    /// Prefill attention as a function of (query tokens, mean pairs per query token).
-    pub fn prefill_surface(&self, heads: Heads, compute: Dtype, cache: Dtype) -> Result<Surface> {
-        let operation = |tokens: f64, mean: f64| Operation::AttentionPrefill {
-            tokens,
-            pairs: tokens * mean,
-            heads,
-            compute,
-            cache,
+    /// Prefill attention with its corrections tabulated.
+    pub fn prefill_cost(&self, heads: Heads, compute: Dtype, cache: Dtype) -> Result<PrefillCost> {
+        let (tokens, pairs, chunks) = (1.0, 1.0, 1.0);
+        self.prefill(Operation::AttentionPrefill { tokens, pairs, chunks, heads, compute, cache })
+    }
+
+    /// Any of the three prefill attentions with its corrections tabulated; the sums in `template` do not count.
+    ///
+    /// # Errors
+    /// When `template` is another operation, or the profile has no fit for it.
+    pub fn prefill(&self, template: Operation) -> Result<PrefillCost> {
+        // A causal call without context whose last query visits `longest` keys.
+        let at = |tokens: f64, longest: f64| {
+            with_sums(&template, tokens, tokens * (longest + 1.0) / 2.0, tokens / longest)
         };
-        self.surface(TOKEN_OCTAVES, LENGTH_OCTAVES, operation)
+        let Some(first) = at(1.0, 1.0) else {
+            return Err(Error::new(format!("{} is no prefill attention", template.family().name())));
+        };
+        self.evaluate(&first)?;
+        let fit = self.fit(&first)?;
+        let correction = Surface::tabulate(TOKEN_OCTAVES, LENGTH_OCTAVES, |tokens, longest| {
+            at(tokens, longest).map_or(1.0, |operation| fit.correction(&operation))
+        });
+        Ok(PrefillCost { template, form: fit.form, gpu: self.gpu.clone(), correction })
     }
 
     /// Any operation as a function of two sums, each from one to a power of two.
@@ -165,4 +188,49 @@ impl CostProfile {
             fit.evaluate(&operation(row, column), &self.gpu).seconds
         }))
     }
+}
+
+/// Prefill attention of one operator: the closed form is evaluated, its corrections are read from a table.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PrefillCost {
+    template: Operation,
+    form: ClosedForm,
+    gpu: GpuLimits,
+    correction: Surface,
+}
+
+impl PrefillCost {
+    /// Time of `tokens` query tokens of `chunks` sequences with `pairs` unmasked query-key pairs, seconds. No tokens
+    /// take no time.
+    pub fn seconds(&self, tokens: f64, pairs: f64, chunks: f64) -> f64 {
+        let Some(operation) = with_sums(&self.template, tokens, pairs, chunks) else {
+            return 0.0;
+        };
+        if tokens <= 0.0 {
+            return 0.0;
+        }
+        let window = match operation {
+            Operation::AttentionPrefill { heads, .. } => heads.window,
+            _ => 0,
+        };
+        let work = operation.work(&self.gpu);
+        let longest = work::longest_loop(tokens, pairs, chunks, window);
+        (self.form.seconds(&work) * self.correction.at(tokens, longest)).max(work.light_seconds)
+    }
+}
+
+/// The prefill attention with other sums; nothing for another operation.
+fn with_sums(template: &Operation, tokens: f64, pairs: f64, chunks: f64) -> Option<Operation> {
+    Some(match *template {
+        Operation::AttentionPrefill { heads, compute, cache, .. } => {
+            Operation::AttentionPrefill { tokens, pairs, chunks, heads, compute, cache }
+        }
+        Operation::MlaPrefill { heads, cache, .. } => {
+            Operation::MlaPrefill { tokens, pairs, chunks, heads, cache }
+        }
+        Operation::MlaModulePrefill { heads, cache, dtype, .. } => {
+            Operation::MlaModulePrefill { tokens, pairs, chunks, heads, cache, dtype }
+        }
+        _ => return None,
+    })
 }

@@ -30,6 +30,7 @@ struct FileGpu {
     bytes_per_second: f64,
     bfloat16_flops_per_second: f64,
     fp8_flops_per_second: f64,
+    multiprocessors: u32,
     link_bytes_per_second: f64,
 }
 
@@ -109,6 +110,7 @@ impl CostProfile {
             bytes_per_second: file.gpu.bytes_per_second,
             bfloat16_flops_per_second: file.gpu.bfloat16_flops_per_second,
             fp8_flops_per_second: file.gpu.fp8_flops_per_second,
+            multiprocessors: file.gpu.multiprocessors,
             link_bytes_per_second: file.gpu.link_bytes_per_second,
         };
         let mut families = BTreeMap::new();

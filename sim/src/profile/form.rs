@@ -98,9 +98,13 @@ pub struct KernelFit {
 impl KernelFit {
     /// Predicted time of `operation` before the guard, seconds: form times corrections.
     pub fn unguarded_seconds(&self, operation: &Operation, work: &Work) -> f64 {
+        self.form.seconds(work) * self.correction(operation)
+    }
+
+    /// The factor by which the tables correct the closed form.
+    pub fn correction(&self, operation: &Operation) -> f64 {
         let logs = log_features(operation);
-        let correction: f64 = self.tables.iter().map(|table| table.log_correction(&logs)).sum();
-        self.form.seconds(work) * correction.exp()
+        self.tables.iter().map(|table| table.log_correction(&logs)).sum::<f64>().exp()
     }
 
     /// Predicted time of `operation` on `gpu`; never faster than the data sheet allows.

@@ -13,6 +13,8 @@ pub struct GpuLimits {
     pub bfloat16_flops_per_second: f64,
     /// Dense 8-bit matrix rate, operations per second (float and integer are equal on Hopper).
     pub fp8_flops_per_second: f64,
+    /// Streaming multiprocessors.
+    pub multiprocessors: u32,
     /// GPU-to-GPU bandwidth inside a node, bytes per second in one direction.
     pub link_bytes_per_second: f64,
 }
@@ -26,6 +28,7 @@ impl GpuLimits {
             bytes_per_second: 3.35e12,
             bfloat16_flops_per_second: 989e12,
             fp8_flops_per_second: 1979e12,
+            multiprocessors: 132,
             link_bytes_per_second: 450e9,
         }
     }

@@ -60,28 +60,23 @@ impl Features {
     }
 }
 
-/// Length of the loop over keys that a causal sequence without context would need for the same mean number of pairs
-/// per query token: `pairs / tokens = (length + 1) / 2`.
-fn loop_length(tokens: f64, pairs: f64) -> f64 {
-    (2.0 * pairs / tokens - 1.0).max(1.0)
-}
-
 /// One kernel call. Token, pair and context figures are sums over the sequences of the call.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[expect(missing_docs, reason = "each value's text names its fields")]
 pub enum Operation {
     /// `C[m, n] = A[m, k] B[k, n]`.
     Gemm { m: f64, n: u32, k: u32, dtype: Dtype },
-    /// Causal attention: `tokens` query tokens, `pairs` query-key pairs that are not masked.
-    AttentionPrefill { tokens: f64, pairs: f64, heads: Heads, compute: Dtype, cache: Dtype },
+    /// Causal attention: `tokens` query tokens, of `chunks` sequences, `pairs` query-key pairs that are not
+    /// masked.
+    AttentionPrefill { tokens: f64, pairs: f64, chunks: f64, heads: Heads, compute: Dtype, cache: Dtype },
     /// One query token for each of `sequences`, whose cached tokens (the new one included) sum to `context`.
     AttentionDecode { sequences: f64, context: f64, heads: Heads, cache: Dtype },
     /// Latent attention core, prefill.
-    MlaPrefill { tokens: f64, pairs: f64, heads: u32, cache: Dtype },
+    MlaPrefill { tokens: f64, pairs: f64, chunks: f64, heads: u32, cache: Dtype },
     /// Latent attention core, decode.
     MlaDecode { sequences: f64, context: f64, heads: u32, cache: Dtype },
     /// Latent attention block with projections, prefill; `heads` on this rank, weights of type `dtype`.
-    MlaModulePrefill { tokens: f64, pairs: f64, heads: u32, cache: Dtype, dtype: Dtype },
+    MlaModulePrefill { tokens: f64, pairs: f64, chunks: f64, heads: u32, cache: Dtype, dtype: Dtype },
     /// Latent attention block with projections, decode; `heads` on this rank, weights of type `dtype`.
     MlaModuleDecode { sequences: f64, context: f64, heads: u32, cache: Dtype, dtype: Dtype },
     /// Routed experts; `tokens` of all ranks that share the experts, before top-k expansion.
@@ -163,17 +158,19 @@ impl Operation {
     pub fn features(&self) -> Features {
         match *self {
             Operation::Gemm { m, n, k, .. } => Features::new(&[m, f64::from(n), f64::from(k)]),
-            Operation::AttentionPrefill { tokens, pairs, heads, .. } => {
+            Operation::AttentionPrefill { tokens, pairs, chunks, heads, .. } => {
+                let longest = work::longest_loop(tokens, pairs, chunks, heads.window);
                 let (query, kv) = (f64::from(heads.query), f64::from(heads.kv));
-                Features::new(&[tokens * query, loop_length(tokens, pairs), query / kv, kv])
+                Features::new(&[tokens * query, longest, query / kv, kv])
             }
             Operation::AttentionDecode { sequences, context, heads, .. } => {
                 let kv = f64::from(heads.kv);
                 Features::new(&[sequences, context / sequences, kv, f64::from(heads.query) / kv])
             }
-            Operation::MlaPrefill { tokens, pairs, heads, .. }
-            | Operation::MlaModulePrefill { tokens, pairs, heads, .. } => {
-                Features::new(&[tokens, loop_length(tokens, pairs), f64::from(heads)])
+            Operation::MlaPrefill { tokens, pairs, chunks, heads, .. }
+            | Operation::MlaModulePrefill { tokens, pairs, chunks, heads, .. } => {
+                let longest = work::longest_loop(tokens, pairs, chunks, 0);
+                Features::new(&[tokens, longest, f64::from(heads)])
             }
             Operation::MlaDecode { sequences, context, heads, .. }
             | Operation::MlaModuleDecode { sequences, context, heads, .. } => {
@@ -198,20 +195,20 @@ impl Operation {
     pub fn work(&self, gpu: &GpuLimits) -> Work {
         match *self {
             Operation::Gemm { m, n, k, dtype } => work::gemm(m, f64::from(n), f64::from(k), dtype, gpu),
-            Operation::AttentionPrefill { tokens, pairs, heads, compute, .. } => {
-                work::prefill(tokens, pairs, heads, compute, gpu)
+            Operation::AttentionPrefill { tokens, pairs, chunks, heads, compute, .. } => {
+                work::prefill(tokens, pairs, chunks, heads, compute, gpu)
             }
             Operation::AttentionDecode { sequences, context, heads, cache } => {
                 work::decode(sequences, context, heads, cache, gpu)
             }
-            Operation::MlaPrefill { tokens, pairs, heads, .. } => {
-                work::mla_prefill(tokens, pairs, f64::from(heads), gpu)
+            Operation::MlaPrefill { tokens, pairs, chunks, heads, .. } => {
+                work::mla_prefill(tokens, pairs, chunks, f64::from(heads), gpu)
             }
             Operation::MlaDecode { sequences, context, heads, cache } => {
                 work::mla_decode(sequences, context, f64::from(heads), cache, gpu)
             }
-            Operation::MlaModulePrefill { tokens, pairs, heads, dtype, .. } => {
-                let core = work::mla_prefill(tokens, pairs, f64::from(heads), gpu);
+            Operation::MlaModulePrefill { tokens, pairs, chunks, heads, dtype, .. } => {
+                let core = work::mla_prefill(tokens, pairs, chunks, f64::from(heads), gpu);
                 core.then(work::mla_projections(tokens, f64::from(heads), dtype, gpu))
             }
             Operation::MlaModuleDecode { sequences, context, heads, cache, dtype } => {

@@ -52,15 +52,18 @@ fn templates(family: Family, variant: &str) -> Option<Vec<Operation>> {
         Family::Gemm => vec![Operation::Gemm { m, n: 1, k: 1, dtype: first? }],
         Family::AttentionPrefill => {
             let (heads, compute, cache) = (heads()?, first?, cache?);
-            vec![Operation::AttentionPrefill { tokens, pairs, heads, compute, cache }]
+            vec![Operation::AttentionPrefill { tokens, pairs, chunks: 1.0, heads, compute, cache }]
         }
         Family::AttentionDecode => {
             vec![Operation::AttentionDecode { sequences, context, heads: heads()?, cache: cache? }]
         }
-        Family::MlaPrefill => vec![Operation::MlaPrefill { tokens, pairs, heads: 1, cache: cache? }],
+        Family::MlaPrefill => {
+            vec![Operation::MlaPrefill { tokens, pairs, chunks: 1.0, heads: 1, cache: cache? }]
+        }
         Family::MlaDecode => vec![Operation::MlaDecode { sequences, context, heads: 1, cache: cache? }],
         Family::MlaModulePrefill => {
-            vec![Operation::MlaModulePrefill { tokens, pairs, heads: 1, cache: cache?, dtype: first? }]
+            let (cache, dtype) = (cache?, first?);
+            vec![Operation::MlaModulePrefill { tokens, pairs, chunks: 1.0, heads: 1, cache, dtype }]
         }
         Family::MlaModuleDecode => {
             vec![Operation::MlaModuleDecode { sequences, context, heads: 1, cache: cache?, dtype: first? }]
@@ -106,7 +109,7 @@ fn with_features(template: &Operation, values: &[f64]) -> Operation {
             let tokens = values[0] / f64::from(query);
             let pairs = tokens * (values[1] + 1.0) / 2.0;
             let heads = Heads { query, kv, ..heads };
-            Operation::AttentionPrefill { tokens, pairs, heads, compute, cache }
+            Operation::AttentionPrefill { tokens, pairs, chunks: tokens / values[1], heads, compute, cache }
         }
         Operation::AttentionDecode { heads, cache, .. } => {
             let kv = whole(values[2]);
@@ -116,11 +119,13 @@ fn with_features(template: &Operation, values: &[f64]) -> Operation {
         }
         Operation::MlaPrefill { cache, .. } => {
             let pairs = values[0] * (values[1] + 1.0) / 2.0;
-            Operation::MlaPrefill { tokens: values[0], pairs, heads: whole(values[2]), cache }
+            let (tokens, chunks) = (values[0], values[0] / values[1]);
+            Operation::MlaPrefill { tokens, pairs, chunks, heads: whole(values[2]), cache }
         }
         Operation::MlaModulePrefill { cache, dtype, .. } => {
             let pairs = values[0] * (values[1] + 1.0) / 2.0;
-            Operation::MlaModulePrefill { tokens: values[0], pairs, heads: whole(values[2]), cache, dtype }
+            let (tokens, chunks) = (values[0], values[0] / values[1]);
+            Operation::MlaModulePrefill { tokens, pairs, chunks, heads: whole(values[2]), cache, dtype }
         }
         Operation::MlaDecode { cache, .. } => {
             let context = values[0] * values[1];

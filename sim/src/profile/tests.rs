@@ -124,7 +124,7 @@ fn curves_and_surfaces_agree_with_the_profile() {
     for (sequences, mean) in [(1.0, 1.0), (3.0, 700.5), (250.0, 4097.0), (8192.0, 12.0), (1.0, 4e6)] {
         let exact = profile.attention_decode(sequences, sequences * mean, HEADS, Dtype::Bfloat16);
         let exact = exact.expect("it is priced").seconds;
-        let read = surface.seconds(sequences, mean);
+        let read = surface.at(sequences, mean);
         assert!((read / exact - 1.0).abs() < 5e-3, "{sequences} x {mean}: {read} {exact}");
     }
 }
@@ -228,4 +228,30 @@ fn balanced_experts_are_hit_one_by_one_and_random_ones_by_the_formula() {
     assert_eq!(hit(1000.0, Routing::Balanced), 64.0);
     let expected = 64.0 * (1.0 - (60.0_f64 / 64.0).powi(2));
     assert!((hit(2.0, Routing::PowerLaw120) - expected).abs() < 1e-9);
+}
+
+#[test]
+fn a_prefill_chunk_ends_at_its_context_and_its_own_length() {
+    let profile = plain_profile();
+    let (query, context) = (512.0, 8192.0);
+    let pairs = query * (query + 1.0) / 2.0 + query * context;
+    let operation = |tokens: f64, pairs: f64, chunks: f64| Operation::AttentionPrefill {
+        tokens,
+        pairs,
+        chunks,
+        heads: HEADS,
+        compute: Dtype::Bfloat16,
+        cache: Dtype::Bfloat16,
+    };
+    assert!((operation(query, pairs, 1.0).work(&profile.gpu).chain - (query + context)).abs() < 1e-9);
+    assert!((operation(3.0 * query, 3.0 * pairs, 3.0).work(&profile.gpu).chain - 8704.0).abs() < 1e-9);
+    let cost = profile.prefill_cost(HEADS, Dtype::Bfloat16, Dtype::Bfloat16).expect("it has the attention");
+    for (tokens, pairs, chunks) in [(1.0, 1.0, 1.0), (query, pairs, 1.0), (3.0 * query, 3.0 * pairs, 3.0)] {
+        let exact = profile.evaluate(&operation(tokens, pairs, chunks)).expect("it is priced").seconds;
+        assert!((cost.seconds(tokens, pairs, chunks) / exact - 1.0).abs() < 1e-3, "{tokens}");
+    }
+    assert_eq!(cost.seconds(0.0, 0.0, 0.0), 0.0);
+    let decode =
+        Operation::AttentionDecode { sequences: 1.0, context: 1.0, heads: HEADS, cache: Dtype::Bfloat16 };
+    assert!(profile.prefill(decode).is_err());
 }

@@ -8,7 +8,8 @@ use super::operation::{Experts, Heads};
 /// Work of one kernel call in terms of a GPU's data sheet.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Work {
-    /// Floating-point operations over the data sheet's rate for their type, seconds.
+    /// Floating-point operations over the data sheet's rate for their type, seconds; in prefill attention at least
+    /// those of the slowest tile at one multiprocessor's rate.
     pub compute_seconds: f64,
     /// Bytes over the data sheet's memory or link bandwidth, seconds.
     pub memory_seconds: f64,
@@ -17,7 +18,7 @@ pub struct Work {
     /// Things that cost time one by one: sequences x KV heads in decode attention, experts hit in an MoE layer, other
     /// ranks of a collective.
     pub items: f64,
-    /// Steps that cannot overlap: keys that one query visits, assignments that are sorted.
+    /// Steps that cannot overlap: keys that the last query visits, assignments that are sorted.
     pub chain: f64,
 }
 
@@ -39,6 +40,12 @@ impl Work {
         Work::new(0.0, gpu.flops_per_second(Dtype::Bfloat16), bytes, gpu)
     }
 
+    /// Few thread blocks do not share one tile's work: the slowest tile takes `flops` at one multiprocessor's rate.
+    fn slowest_tile(&mut self, flops: f64, flops_per_second: f64, gpu: &GpuLimits) {
+        let seconds = flops * f64::from(gpu.multiprocessors) / flops_per_second;
+        self.compute_seconds = self.compute_seconds.max(seconds);
+    }
+
     /// Two parts that run one after the other.
     pub fn then(self, next: Work) -> Work {
         Work {
@@ -57,14 +64,23 @@ pub fn gemm(m: f64, n: f64, k: f64, dtype: Dtype, gpu: &GpuLimits) -> Work {
     Work::new(2.0 * m * n * k, gpu.flops_per_second(dtype), bytes, gpu)
 }
 
+/// Keys that the last query of a mean chunk visits: the longest chain of a causal call. A chunk of `q` tokens after
+/// `c` tokens of context has `c + (q + 1) / 2` pairs per token and ends at `c + q` keys.
+pub fn longest_loop(tokens: f64, pairs: f64, chunks: f64, window: u32) -> f64 {
+    let longest = (pairs / tokens + (tokens / chunks - 1.0) / 2.0).max(1.0);
+    if window == 0 { longest } else { longest.min(f64::from(window)) }
+}
+
 /// Causal attention: 4 operations per pair, head and width; Q and O in 16 bits, K and V read once.
-pub fn prefill(tokens: f64, pairs: f64, heads: Heads, compute: Dtype, gpu: &GpuLimits) -> Work {
+pub fn prefill(tokens: f64, pairs: f64, chunks: f64, heads: Heads, compute: Dtype, gpu: &GpuLimits) -> Work {
     let (query, kv, dim) = (f64::from(heads.query), f64::from(heads.kv), f64::from(heads.dim));
     let flops = 4.0 * pairs * query * dim;
     let bytes = 2.0 * tokens * dim * (2.0 * query + 2.0 * kv);
     let mut work = Work::new(flops, gpu.flops_per_second(compute), bytes, gpu);
     work.items = query * (tokens / PREFILL_QUERY_TILE).ceil();
-    work.chain = pairs / tokens;
+    work.chain = longest_loop(tokens, pairs, chunks, heads.window);
+    let tile = 4.0 * PREFILL_QUERY_TILE * dim * work.chain;
+    work.slowest_tile(tile, gpu.flops_per_second(compute), gpu);
     work
 }
 
@@ -91,12 +107,13 @@ const MLA_QUERY_RANK: f64 = 1536.0;
 const MLA_HIDDEN: f64 = 7168.0;
 
 /// Latent attention in prefill runs as ordinary attention: keys of 192, values of 128 per head.
-pub fn mla_prefill(tokens: f64, pairs: f64, heads: f64, gpu: &GpuLimits) -> Work {
+pub fn mla_prefill(tokens: f64, pairs: f64, chunks: f64, heads: f64, gpu: &GpuLimits) -> Work {
     let width = 2.0 * MLA_HEAD + MLA_ROTARY;
     let bytes = 2.0 * tokens * heads * 2.0 * width;
     let rate = gpu.flops_per_second(Dtype::Bfloat16);
     let mut work = Work::new(2.0 * pairs * heads * width, rate, bytes, gpu);
-    work.chain = pairs / tokens;
+    work.chain = longest_loop(tokens, pairs, chunks, 0);
+    work.slowest_tile(2.0 * PREFILL_QUERY_TILE * width * work.chain, rate, gpu);
     work
 }
 

@@ -23,6 +23,7 @@ impl CostProfile {
         let _ = writeln!(out, "  bytes_per_second: {}", figure(gpu.bytes_per_second));
         let _ = writeln!(out, "  bfloat16_flops_per_second: {}", figure(gpu.bfloat16_flops_per_second));
         let _ = writeln!(out, "  fp8_flops_per_second: {}", figure(gpu.fp8_flops_per_second));
+        let _ = writeln!(out, "  multiprocessors: {}", gpu.multiprocessors);
         let _ = writeln!(out, "  link_bytes_per_second: {}", figure(gpu.link_bytes_per_second));
         let _ = writeln!(out, "families:");
         for (family, fits) in &self.families {

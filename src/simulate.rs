@@ -35,6 +35,9 @@ pub struct Arguments {
     /// Write the requests as a trace that a scenario can replay (see docs/traces.md)
     #[arg(long, value_name = "FILE")]
     trace_out: Option<PathBuf>,
+    /// Leave out the error band, which takes two more runs
+    #[arg(long)]
+    no_band: bool,
 }
 
 /// Runs the command.
@@ -49,7 +52,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     if let Some(writer) = requests_out {
         rows::write_requests(writer, &run.table)?;
     }
-    let report = scenario.report(&run);
+    let mut report = scenario.report(&run);
+    if !arguments.no_band {
+        report.error_band = scenario.error_band(&run)?;
+    }
     match arguments.format {
         Format::Json => output::print_json(&report)?,
         Format::Text => output::print(&table::report(&report))?,

@@ -1,9 +1,10 @@
 //! The report of a run as people read it.
 
 use comfy_table::{CellAlignment, Table, TableStyle};
+use sim::cost::{Bound, UsageReport};
 use sim::metrics::Distribution;
 use sim::report::Metrics;
-use sim::scenario::Report;
+use sim::scenario::{ErrorBand, Report};
 use std::fmt::Write;
 
 /// A number with thousands separated.
@@ -58,6 +59,10 @@ pub fn report(report: &Report) -> String {
         let _ = writeln!(text, "{name:<13} {value}");
     }
     let _ = writeln!(text, "{:<13} {}", "Step times", report.step_times);
+    for (name, value) in report.usage.iter().flat_map(time_use).chain(report.error_band.iter().flat_map(band))
+    {
+        let _ = writeln!(text, "{name:<13} {value}");
+    }
     text
 }
 
@@ -171,6 +176,71 @@ fn usage(metrics: &Metrics) -> Vec<(&'static str, String)> {
         ),
     ));
     rows
+}
+
+/// What bound the steps, and which operators they spent their time in.
+fn time_use(usage: &UsageReport) -> Vec<(&'static str, String)> {
+    let named = |bound: Bound| match bound {
+        Bound::Memory => "HBM",
+        Bound::Compute => "compute",
+        Bound::Interconnect => "interconnect",
+        Bound::KernelOverhead => "kernel overhead",
+        Bound::Host => "host",
+    };
+    let bounds: Vec<String> = usage
+        .by_bound
+        .iter()
+        .map(|(bound, share)| format!("{} {}", named(*bound), percent(*share)))
+        .collect();
+    let operators: Vec<String> =
+        usage.by_operator.iter().take(5).map(|(name, share)| format!("{name} {}", percent(*share))).collect();
+    let mut rows = vec![
+        (
+            "Bound by",
+            format!(
+                "{}; MFU {}, MBU {}",
+                bounds.join(", "),
+                percent(usage.model_flops_utilization),
+                percent(usage.memory_bandwidth_utilization)
+            ),
+        ),
+        ("Time goes to", operators.join(", ")),
+    ];
+    if usage.waiting_for_seats + usage.waiting_for_blocks > 0.001 {
+        let (seats, blocks) = (percent(usage.waiting_for_seats), percent(usage.waiting_for_blocks));
+        rows.push(("Waiting", format!("for seats {seats} of the time, for KV blocks {blocks}")));
+    }
+    rows
+}
+
+/// How the results move within the error of the step times.
+fn band(band: &ErrorBand) -> Vec<(&'static str, String)> {
+    let range = |[a, b]: [f64; 2]| format!("{} to {}", short(a.min(b)), short(a.max(b)));
+    let error = percent(band.step_error_90);
+    vec![
+        (
+            "Error band",
+            format!("90 % of step times are expected within {error}; if all were so fast or slow:"),
+        ),
+        (
+            "",
+            format!(
+                "TTFT p50 {}, p99 {} ms; ITL mean {}, p99 {} ms;",
+                range(band.ttft_ms_p50),
+                range(band.ttft_ms_p99),
+                range(band.itl_ms_mean),
+                range(band.itl_ms_p99)
+            ),
+        ),
+        (
+            "",
+            format!(
+                "E2EL mean {} ms; {} output tokens/s",
+                range(band.e2el_ms_mean),
+                range(band.output_tokens_per_s)
+            ),
+        ),
+    ]
 }
 
 #[cfg(test)]

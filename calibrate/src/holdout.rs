@@ -87,7 +87,7 @@ const FEWEST_INNER_SHAPES: usize = 16;
 pub(crate) fn inner_judges(rows: &[&Measurement]) -> Vec<bool> {
     let shapes: BTreeSet<String> = rows.iter().map(|row| shape_key(&row.operation)).collect();
     let unit = if shapes.len() < FEWEST_INNER_SHAPES { HoldOut::Points } else { HoldOut::WholeShapes };
-    rows.iter().map(|row| hash(&unit.key(row), 1) % INNER_PARTS == 0).collect()
+    rows.iter().map(|row| hash(&unit.key(row), 1).is_multiple_of(INNER_PARTS)).collect()
 }
 
 /// FNV-1a, 64 bits, with a final mix so that low bits spread; `stream` keeps uses apart.

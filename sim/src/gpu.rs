@@ -23,6 +23,8 @@ pub struct GpuSpec {
     /// Memory that programs can use, less than advertised.
     #[serde(default)]
     pub visible_memory: Option<VisibleMemory>,
+    /// Streaming multiprocessors, or compute units.
+    pub multiprocessors: u32,
     /// Peak memory bandwidth.
     pub memory_bandwidth: Bandwidth,
     /// Peak dense compute rates of the matrix units.
@@ -114,6 +116,7 @@ impl GpuSpec {
         let sizes = [
             ("memory", gpu.memory.0 as f64),
             ("visible_memory.size", gpu.visible_memory.as_ref().map_or(1.0, |visible| visible.size.0 as f64)),
+            ("multiprocessors", f64::from(gpu.multiprocessors)),
             ("memory_bandwidth", gpu.memory_bandwidth.0),
             ("compute.bf16", gpu.compute.bf16.0),
             ("compute.fp16", gpu.compute.fp16.0),

@@ -1,7 +1,7 @@
 //! The loop: arrivals and step ends in order of time, and at one instant step ends first, then arrivals, then step
 //! starts, each by replica index.
 
-use crate::cost::CostModel;
+use crate::cost::{CostModel, UsageReport};
 use crate::replica::{GapCounts, Replica, StepRecord, StepTotals};
 use crate::request::{Outcome, RequestTable};
 use crate::scheduler::{NewRequest, SchedulerConfig};
@@ -66,6 +66,8 @@ pub struct RunResult {
     pub end: SimTime,
     /// Requests in the system summed over time, in request-nanoseconds.
     pub request_ns: u128,
+    /// Where the time of the steps went, when the cost model can tell.
+    pub usage: Option<UsageReport>,
 }
 
 impl Simulation {
@@ -175,6 +177,7 @@ impl Simulation {
             token_gaps: gaps.into_sorted(),
             end: now,
             request_ns: self.present.request_ns,
+            usage: None,
         }
     }
 }

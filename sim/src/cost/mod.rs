@@ -6,12 +6,16 @@ mod host;
 mod linear;
 pub mod operators;
 mod profiled;
+mod scaled;
+mod usage;
 
 pub use datasheet::{DatasheetCost, experts_touched};
 pub use graphs::CudaGraphs;
 pub use host::HostTime;
 pub use linear::LinearCost;
 pub use profiled::{Context, ProfiledCost};
+pub use scaled::ScaledCost;
+pub use usage::{Bound, Pressure, SAMPLE_EVERY, Usage, UsageReport};
 
 use crate::step::StepShape;
 use crate::units::SimDuration;

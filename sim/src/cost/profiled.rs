@@ -7,7 +7,10 @@ use super::host::HostTime;
 use super::operators::{AttentionKernel, Gemm, Operator, Rows, Work};
 use crate::error::{Error, Result};
 use crate::model::{KvDtype, WeightDtype};
-use crate::profile::{CostProfile, Curve, Dtype, Estimate, Experts, Family, Heads, Operation, Routing, Surface};
+use crate::profile::{
+    CostProfile, Curve, Dtype, Estimate, Experts, Family, Heads, Operation, PrefillCost, Provenance, Route,
+    Routing, Surface,
+};
 use crate::step::StepShape;
 use crate::units::SimDuration;
 
@@ -18,10 +21,43 @@ const LAUNCH_SECONDS: f64 = 7e-6;
 
 /// Attention of all layers of one kind.
 #[derive(Debug, Clone)]
-struct Attention {
-    surface: Surface,
+struct Attention<T> {
+    cost: T,
     layers: f64,
     window_tokens: Option<u64>,
+}
+
+/// The sums that one kernel call is priced by.
+#[derive(Debug, Clone, Copy)]
+struct Sums {
+    /// Rows of a product, query tokens, or sequences.
+    rows: f64,
+    /// Pairs of a query and a key that it sees.
+    pairs: f64,
+    /// Chunks that the query tokens belong to.
+    chunks: f64,
+}
+
+impl Sums {
+    fn rows(rows: f64) -> Sums {
+        Sums { rows, pairs: rows, chunks: 1.0 }
+    }
+
+    fn prefill(shape: &StepShape, window_tokens: Option<u64>) -> Sums {
+        let pairs = windowed(shape.prefill_attention_pairs, shape.prefill_tokens, window_tokens);
+        Sums { rows: shape.prefill_tokens as f64, pairs, chunks: shape.prefill_requests as f64 }
+    }
+
+    fn decode(shape: &StepShape, window_tokens: Option<u64>) -> Sums {
+        let pairs = windowed(shape.decode_context_tokens, shape.decode_requests, window_tokens);
+        Sums { rows: shape.decode_requests as f64, pairs, chunks: shape.decode_requests as f64 }
+    }
+}
+
+/// A sum with the window applied: never more than `rows` windows. With sums only this is an upper bound when some
+/// contexts are shorter than the window and others longer.
+fn windowed(sum: u64, rows: u64, window_tokens: Option<u64>) -> f64 {
+    window_tokens.map_or(sum, |window| sum.min(rows.saturating_mul(window))) as f64
 }
 
 /// Prices steps by a profile.
@@ -35,8 +71,8 @@ pub struct ProfiledCost {
     sampled: Curve,
     prefill_tokens: Curve,
     decode_requests: Curve,
-    prefill_attention: Vec<Attention>,
-    decode_attention: Vec<Attention>,
+    prefill_attention: Vec<Attention<PrefillCost>>,
+    decode_attention: Vec<Attention<Surface>>,
     launches: f64,
     graphs: CudaGraphs,
     host: HostTime,
@@ -72,7 +108,8 @@ impl ProfiledCost {
             decode_requests: Curve::zero(),
             prefill_attention: Vec::new(),
             decode_attention: Vec::new(),
-            launches: operators.iter().map(|operator| operator.count as f64).sum::<f64>() * LAUNCHES_PER_OPERATOR,
+            launches: operators.iter().map(|operator| operator.count as f64).sum::<f64>()
+                * LAUNCHES_PER_OPERATOR,
             profile,
             operators: Vec::new(),
             context,
@@ -87,39 +124,39 @@ impl ProfiledCost {
     }
 
     fn add(&mut self, operator: &Operator) -> Result<()> {
-        let times = operator.count as f64;
+        let layers = operator.count as f64;
+        let smallest = self.call(&operator.work, Sums::rows(1.0))?;
+        self.estimate(&smallest)?;
         match operator.work {
-            Work::PrefillAttention(kernel) => {
-                self.check(&call(&operator.work, &self.context, 1.0, 1.0)?)?;
-                let surface = Surface::tabulate(17, 21, |tokens, mean| self.attention_seconds(operator, tokens, mean));
-                self.prefill_attention.push(Attention { surface, layers: times, window_tokens: kernel.window_tokens });
+            Work::PrefillAttention(AttentionKernel { window_tokens, .. }) => {
+                self.prefill_attention.push(Attention {
+                    cost: self.profile.prefill(smallest)?,
+                    layers,
+                    window_tokens,
+                });
             }
-            Work::DecodeAttention(kernel) => {
-                self.check(&call(&operator.work, &self.context, 1.0, 1.0)?)?;
-                let surface = Surface::tabulate(13, 21, |requests, mean| self.attention_seconds(operator, requests, mean));
-                self.decode_attention.push(Attention { surface, layers: times, window_tokens: kernel.window_tokens });
+            Work::DecodeAttention(AttentionKernel { window_tokens, .. }) => {
+                let cost = Surface::tabulate(13, 21, |rows, mean| {
+                    self.seconds(&operator.work, Sums { rows, pairs: rows * mean, chunks: rows })
+                });
+                self.decode_attention.push(Attention { cost, layers, window_tokens });
             }
             work => {
-                self.check(&call(&work, &self.context, 1.0, 1.0)?)?;
-                let curve = Curve::tabulate(|rows| self.seconds(&work, rows, 1.0));
+                let curve = Curve::tabulate(|rows| self.seconds(&work, Sums::rows(rows)));
                 let sum = match rows_of(&work) {
                     Rows::Tokens => &mut self.tokens,
                     Rows::Sampled => &mut self.sampled,
                     Rows::PrefillTokens => &mut self.prefill_tokens,
                     Rows::DecodeRequests => &mut self.decode_requests,
                 };
-                sum.add(&curve, times);
+                sum.add(&curve, layers);
             }
         }
         Ok(())
     }
 
-    fn check(&self, operation: &Operation) -> Result<Estimate> {
-        self.estimate(operation)
-    }
-
-    /// The engine takes the faster of its own all-reduce and NCCL.
-    fn estimate(&self, operation: &Operation) -> Result<Estimate> {
+    /// Time of one call. The engine takes the faster of its own all-reduce and NCCL.
+    pub fn estimate(&self, operation: &Operation) -> Result<Estimate> {
         match operation {
             Operation::Collective { family: Family::AllReduce, bytes, ranks, .. } => {
                 self.profile.all_reduce(*bytes, *ranks)
@@ -128,13 +165,14 @@ impl ProfiledCost {
         }
     }
 
-    fn seconds(&self, work: &Work, rows: f64, mean: f64) -> f64 {
-        let estimate = call(work, &self.context, rows, mean).and_then(|operation| self.estimate(&operation));
-        estimate.map_or(0.0, |estimate| estimate.seconds)
+    fn call(&self, work: &Work, sums: Sums) -> Result<Operation> {
+        call(work, &self.context, sums)
     }
 
-    fn attention_seconds(&self, operator: &Operator, rows: f64, mean: f64) -> f64 {
-        self.seconds(&operator.work, rows, mean)
+    /// Time of a call that has been tried before.
+    fn seconds(&self, work: &Work, sums: Sums) -> f64 {
+        let estimate = self.call(work, sums).and_then(|operation| self.estimate(&operation));
+        estimate.map_or(0.0, |estimate| estimate.seconds)
     }
 
     /// GPU time of a step, in seconds.
@@ -145,17 +183,15 @@ impl ProfiledCost {
             + self.prefill_tokens.seconds(shape.prefill_tokens)
             + self.decode_requests.seconds(shape.decode_requests);
         if shape.prefill_tokens > 0 {
-            let rows = shape.prefill_tokens as f64;
             for attention in &self.prefill_attention {
-                let pairs = attention.visible(shape.prefill_attention_pairs, shape.prefill_tokens);
-                seconds += attention.layers * attention.surface.seconds(rows, pairs / rows);
+                let Sums { rows, pairs, chunks } = Sums::prefill(shape, attention.window_tokens);
+                seconds += attention.layers * attention.cost.seconds(rows, pairs, chunks);
             }
         }
         if shape.decode_requests > 0 {
-            let rows = shape.decode_requests as f64;
             for attention in &self.decode_attention {
-                let context = attention.visible(shape.decode_context_tokens, shape.decode_requests);
-                seconds += attention.layers * attention.surface.seconds(rows, context / rows);
+                let Sums { rows, pairs, .. } = Sums::decode(shape, attention.window_tokens);
+                seconds += attention.layers * attention.cost.at(rows, pairs / rows);
             }
         }
         if from_graph { seconds } else { seconds.max(self.launches * LAUNCH_SECONDS) }
@@ -166,52 +202,50 @@ impl ProfiledCost {
         let (tokens, _) = self.graphs.of(shape);
         let mut calls = Vec::with_capacity(self.operators.len());
         for operator in &self.operators {
-            let (rows, mean) = match operator.work {
-                Work::PrefillAttention(kernel) => {
-                    part(shape.prefill_tokens, shape.prefill_attention_pairs, kernel.window_tokens)
-                }
-                Work::DecodeAttention(kernel) => {
-                    part(shape.decode_requests, shape.decode_context_tokens, kernel.window_tokens)
-                }
-                work => {
-                    let rows = match rows_of(&work) {
-                        Rows::Tokens => tokens,
-                        Rows::Sampled => shape.sampled_requests,
-                        Rows::PrefillTokens => shape.prefill_tokens,
-                        Rows::DecodeRequests => shape.decode_requests,
-                    };
-                    (rows as f64, 1.0)
-                }
+            let sums = match operator.work {
+                Work::PrefillAttention(kernel) => Sums::prefill(shape, kernel.window_tokens),
+                Work::DecodeAttention(kernel) => Sums::decode(shape, kernel.window_tokens),
+                work => Sums::rows(match rows_of(&work) {
+                    Rows::Tokens => tokens,
+                    Rows::Sampled => shape.sampled_requests,
+                    Rows::PrefillTokens => shape.prefill_tokens,
+                    Rows::DecodeRequests => shape.decode_requests,
+                } as f64),
             };
-            if rows > 0.0 {
-                calls.push((operator, call(&operator.work, &self.context, rows, mean)?));
+            if sums.rows > 0.0 {
+                calls.push((operator, self.call(&operator.work, sums)?));
             }
         }
         Ok(calls)
+    }
+
+    /// What the times of this model's operators rest on, in a line.
+    pub fn basis(&self) -> String {
+        let attribution = self.profile.attribution.as_str();
+        let attribution =
+            attribution.strip_prefix("Fitted from kernel measurements of ").unwrap_or(attribution);
+        let source = attribution.split(" (").next().unwrap_or(attribution);
+        let mut kinds: Vec<String> = Vec::new();
+        for operator in &self.operators {
+            let Ok(smallest) = self.call(&operator.work, Sums::rows(1.0)) else { continue };
+            let Ok(fit) = self.profile.fit(&smallest) else { continue };
+            let kind = match &fit.provenance {
+                Provenance::Measured => "measured here".to_string(),
+                Provenance::Imported(_) => format!("imported from {source}"),
+                Provenance::Datasheet => "from the data sheet".to_string(),
+                Provenance::Assumed(reason) => format!("assumed ({reason})"),
+            };
+            if !kinds.contains(&kind) {
+                kinds.push(kind);
+            }
+        }
+        format!("profile {}, kernels {}", self.profile.name, kinds.join(", "))
     }
 
     /// The profile behind it.
     pub fn profile(&self) -> &CostProfile {
         &self.profile
     }
-
-    /// Time of one call, with how far outside the measured range it lies.
-    pub fn estimate_call(&self, operation: &Operation) -> Result<Estimate> {
-        self.estimate(operation)
-    }
-}
-
-impl Attention {
-    /// Pairs or context with the window applied: never more than `rows` windows.
-    fn visible(&self, sum: u64, rows: u64) -> f64 {
-        self.window_tokens.map_or(sum, |window| sum.min(rows.saturating_mul(window))) as f64
-    }
-}
-
-/// Rows and mean pairs per row, windowed.
-fn part(rows: u64, sum: u64, window_tokens: Option<u64>) -> (f64, f64) {
-    let visible = window_tokens.map_or(sum, |window| sum.min(rows.saturating_mul(window)));
-    (rows as f64, visible as f64 / (rows.max(1)) as f64)
 }
 
 fn rows_of(work: &Work) -> Rows {
@@ -223,9 +257,10 @@ fn rows_of(work: &Work) -> Rows {
     }
 }
 
-/// The kernel call of `work` on `rows` rows; `mean` is the mean number of pairs per row of attention.
-fn call(work: &Work, context: &Context, rows: f64, mean: f64) -> Result<Operation> {
+/// The kernel call of `work`.
+fn call(work: &Work, context: &Context, sums: Sums) -> Result<Operation> {
     let ranks = context.ranks;
+    let Sums { rows, pairs, chunks } = sums;
     Ok(match work {
         Work::Gemm(gemm) => gemm_call(gemm, rows)?,
         Work::Experts(experts) => Operation::Moe {
@@ -244,35 +279,39 @@ fn call(work: &Work, context: &Context, rows: f64, mean: f64) -> Result<Operatio
         },
         Work::PrefillAttention(kernel) if kernel.is_latent => Operation::MlaPrefill {
             tokens: rows,
-            pairs: rows * mean,
+            pairs,
+            chunks,
             heads: narrow(kernel.heads),
             cache: cache_dtype(context.kv)?,
         },
         Work::DecodeAttention(kernel) if kernel.is_latent => Operation::MlaDecode {
             sequences: rows,
-            context: rows * mean,
+            context: pairs,
             heads: narrow(kernel.heads),
             cache: cache_dtype(context.kv)?,
         },
         Work::PrefillAttention(kernel) => Operation::AttentionPrefill {
             tokens: rows,
-            pairs: rows * mean,
+            pairs,
+            chunks,
             heads: heads(kernel),
             compute: Dtype::Bfloat16,
             cache: cache_dtype(context.kv)?,
         },
         Work::DecodeAttention(kernel) => Operation::AttentionDecode {
             sequences: rows,
-            context: rows * mean,
+            context: pairs,
             heads: heads(kernel),
             cache: cache_dtype(context.kv)?,
         },
-        Work::Elementwise { bytes_per_token } => Operation::Elementwise { bytes: rows * *bytes_per_token as f64 },
+        Work::Elementwise { bytes_per_token } => {
+            Operation::Elementwise { bytes: rows * *bytes_per_token as f64 }
+        }
         Work::AllReduce { bytes_per_token } => Operation::Collective {
             family: Family::AllReduce,
             bytes: rows * *bytes_per_token as f64,
             ranks,
-            route: crate::profile::Route::Nccl,
+            route: Route::Nccl,
         },
     })
 }

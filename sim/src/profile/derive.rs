@@ -24,27 +24,4 @@ impl CostProfile {
         self.gpu = limits;
         self
     }
-
-    /// What the profile rests on, in a line: the kinds of provenance of its kernels, and the GPU.
-    pub fn basis(&self) -> String {
-        let mut kinds: Vec<String> = Vec::new();
-        for fit in self.families.values().flatten() {
-            let kind = match &fit.provenance {
-                Provenance::Measured => "measured".to_string(),
-                Provenance::Imported(_) => format!("imported ({})", first_words(&self.attribution)),
-                Provenance::Datasheet => "data sheet".to_string(),
-                Provenance::Assumed(_) => "assumed".to_string(),
-            };
-            if !kinds.contains(&kind) {
-                kinds.push(kind);
-            }
-        }
-        format!("kernels {} on {}", kinds.join(", "), self.gpu.name)
-    }
-}
-
-/// The attribution up to its first comma, without how it was made.
-fn first_words(attribution: &str) -> &str {
-    let start = attribution.strip_prefix("Fitted from kernel measurements of ").unwrap_or(attribution);
-    start.split(" (").next().unwrap_or(start).trim()
 }

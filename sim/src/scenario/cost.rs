@@ -45,7 +45,11 @@ pub(super) fn resolve(
             provenance: "given: linear in the tokens of a step, as the scenario states".to_string(),
         }),
         CostSection::Datasheet => Ok(Pricing {
-            model: Arc::new(DatasheetCost::new(operators(model, &engine.weights, engine.kv, ranks), gpu, ranks)),
+            model: Arc::new(DatasheetCost::new(
+                operators(model, &engine.weights, engine.kv, ranks),
+                gpu,
+                ranks,
+            )),
             profiled: None,
             provenance: "assumed: roofline of the GPU's data sheet with assumed efficiencies, no measurement"
                 .to_string(),
@@ -55,14 +59,18 @@ pub(super) fn resolve(
                 CostSection::Profile(name) => Some(name.as_str()),
                 _ => None,
             };
-            let (profile, provenance) = find_profile(name, gpu, engine.preset, folder)
+            let profile = find_profile(name, gpu, engine.preset, folder)
                 .map_err(|e| if e.place().is_some() { e } else { document.error("cost", e.message()) })?;
             let context = Context { ranks, kv: engine.kv, routing: Routing::Balanced };
-            let graphs = CudaGraphs::vllm(engine.scheduler.max_num_seqs, engine.scheduler.max_num_batched_tokens);
+            let graphs =
+                CudaGraphs::vllm(engine.scheduler.max_num_seqs, engine.scheduler.max_num_batched_tokens);
             let operators = operators(model, &engine.weights, engine.kv, ranks);
-            let cost = ProfiledCost::new(profile, operators, context, graphs, engine.host)
-                .map_err(|e| document.error("cost", format!("{}; `cost: datasheet` needs no kernels", e.message())))?;
+            let cost = ProfiledCost::new(profile, operators, context, graphs, engine.host).map_err(|e| {
+                document.error("cost", format!("{}; `cost: datasheet` needs no kernels", e.message()))
+            })?;
             let cost = Arc::new(cost);
+            let host = if file.engine.host_time.is_some() { "given" } else { "assumed" };
+            let provenance = format!("{}; host time {host}", cost.basis());
             Ok(Pricing { model: cost.clone(), profiled: Some(cost), provenance })
         }
     }
@@ -74,29 +82,25 @@ fn find_profile(
     gpu: &GpuSpec,
     preset: EnginePreset,
     folder: &Path,
-) -> Result<(CostProfile, String)> {
+) -> Result<CostProfile> {
     let entries = catalogue::profiles();
     let named = |wanted: &str| entries.iter().find(|entry| entry.name.eq_ignore_ascii_case(wanted));
     if let Some(name) = name {
-        let profile = match named(name) {
-            Some(entry) => CostProfile::parse(entry.name, entry.text)?,
-            None if name.ends_with(".yaml") => CostProfile::read(&folder.join(name))?,
+        return match named(name) {
+            Some(entry) => CostProfile::parse(entry.name, entry.text),
+            None if name.ends_with(".yaml") => CostProfile::read(&folder.join(name)),
             None => {
                 let names: Vec<&str> = entries.iter().map(|entry| entry.name).collect();
                 let hint = crate::document::hint(name, &names);
-                return Err(Error::new(format!(
+                Err(Error::new(format!(
                     "unknown profile `{name}`{hint}; see `servesim list profiles`, or give the path of a .yaml file"
-                )));
+                )))
             }
         };
-        let provenance = format!("profile {}: {}", profile.name, profile.basis());
-        return Ok((profile, provenance));
     }
     let engine = preset.profile_suffix();
     if let Some(entry) = named(&format!("{}-{engine}", gpu.name)) {
-        let profile = CostProfile::parse(entry.name, entry.text)?;
-        let provenance = format!("profile {}: {}", profile.name, profile.basis());
-        return Ok((profile, provenance));
+        return CostProfile::parse(entry.name, entry.text);
     }
     let limits = limits_of(gpu);
     let mut nearest: Option<(f64, CostProfile)> = None;
@@ -107,27 +111,25 @@ fn find_profile(
             nearest = Some((distance, profile));
         }
     }
-    let Some((_, profile)) = nearest else {
-        return Err(Error::new(format!("no profile for {}; `cost: datasheet` needs none", gpu.name)));
-    };
-    let provenance = format!(
-        "assumed: kernels of {} scaled to the data sheet of {}; nobody measured this GPU for the profile",
-        profile.name, gpu.name
-    );
-    Ok((profile.scaled_to(limits), provenance))
+    match nearest {
+        Some((_, profile)) => Ok(profile.scaled_to(limits)),
+        None => Err(Error::new(format!("no profile for {}; `cost: datasheet` needs none", gpu.name))),
+    }
 }
 
 /// The data-sheet limits of a GPU. Without 8-bit matrix units 8-bit weights run at the 16-bit rate.
 fn limits_of(gpu: &GpuSpec) -> GpuLimits {
     let bfloat16 = gpu.compute.bf16.0;
     let eight_bit = gpu.compute.fp8.or(gpu.compute.int8).map_or(bfloat16, |rate| rate.0);
-    let link = gpu.interconnect.peer_links.as_ref().map_or(gpu.interconnect.pcie.0, |links| links.bandwidth.0);
+    let link =
+        gpu.interconnect.peer_links.as_ref().map_or(gpu.interconnect.pcie.0, |links| links.bandwidth.0);
     GpuLimits {
         name: gpu.name.clone(),
         bytes_per_second: gpu.memory_bandwidth.0,
         bfloat16_flops_per_second: bfloat16,
         fp8_flops_per_second: eight_bit,
         link_bytes_per_second: link,
+        multiprocessors: gpu.multiprocessors,
     }
 }
 

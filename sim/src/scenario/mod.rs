@@ -10,18 +10,23 @@ pub use engine::Engine;
 pub use file::{
     CostSection, DeploymentSection, EnginePreset, EngineSection, HardwareSection, ScenarioFile, SloSection,
 };
-pub use summary::{Report, Resolved};
+pub use summary::{ErrorBand, Report, Resolved};
 
 use crate::catalogue;
+use crate::cost::{CostModel, Pressure, ProfiledCost, ScaledCost, Usage};
 use crate::document::Document;
 use crate::error::{Error, Result};
 use crate::gpu::GpuSpec;
 use crate::metrics::Limits;
 use crate::model::ModelSpec;
+use crate::replica::StepRecord;
+use crate::scheduler::SchedulerConfig;
 use crate::simulation::{RunObserver, RunResult, Simulation};
 use crate::units::HourlyPrice;
-use crate::workload::WorkloadGenerator;
+use crate::units::SimTime;
+use crate::workload::{Arrival, WorkloadGenerator};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A scenario with everything found and checked.
 pub struct Scenario {
@@ -85,7 +90,17 @@ impl Scenario {
             e2el_ns: file.slo.e2el.map(|span| span.0),
         };
         let refusal = refuse_to_simulate(document, &file.deployment);
-        Ok(Scenario { label: label.to_string(), file, model, gpu, engine, limits, pricing, workload, refusal })
+        Ok(Scenario {
+            label: label.to_string(),
+            file,
+            model,
+            gpu,
+            engine,
+            limits,
+            pricing,
+            workload,
+            refusal,
+        })
     }
 
     /// Requests that will arrive, when the scenario says.
@@ -109,9 +124,28 @@ impl Scenario {
         if let Some(refusal) = &self.refusal {
             return Err(refusal.clone());
         }
+        match &self.pricing.profiled {
+            None => self.run(&self.pricing.model, observer),
+            Some(profiled) => {
+                let mut meter =
+                    Meter { observer, profiled, config: &self.engine.scheduler, usage: Usage::default() };
+                let mut run = self.run(&self.pricing.model, &mut meter)?;
+                run.usage = meter.usage.report(profiled);
+                Ok(run)
+            }
+        }
+    }
+
+    /// The same run with every step time scaled, in thousandths.
+    pub fn simulate_scaled(&self, per_mille: u64) -> Result<RunResult> {
+        let inner = Arc::clone(&self.pricing.model);
+        let scaled: Arc<dyn CostModel> = Arc::new(ScaledCost { inner, per_mille });
+        self.run(&scaled, &mut ())
+    }
+
+    fn run(&self, cost: &Arc<dyn CostModel>, observer: &mut dyn RunObserver) -> Result<RunResult> {
         let replicas = self.file.deployment.replicas;
-        let simulation = Simulation::new(replicas, self.engine.scheduler, &self.pricing.model, self.workload.clone());
-        let run = simulation.run(observer);
+        let run = Simulation::new(replicas, self.engine.scheduler, cost, self.workload.clone()).run(observer);
         match run.check_laws() {
             Ok(()) => Ok(run),
             Err(law) => Err(Error::new(format!(
@@ -125,6 +159,11 @@ impl Scenario {
         Report::new(self, run)
     }
 
+    /// How the run's results move within the error of its step times: two more runs; none without a profile.
+    pub fn error_band(&self, run: &RunResult) -> Result<Option<ErrorBand>> {
+        ErrorBand::new(self, run)
+    }
+
     /// Everything resolved, for `servesim check`.
     pub fn resolved(&self) -> Resolved<'_> {
         Resolved::new(self)
@@ -132,6 +171,35 @@ impl Scenario {
 
     fn skipped_rows(&self) -> u64 {
         self.workload.skipped_rows()
+    }
+}
+
+/// Watches where the time of the steps goes, and passes everything on.
+struct Meter<'a> {
+    observer: &'a mut dyn RunObserver,
+    profiled: &'a ProfiledCost,
+    config: &'a SchedulerConfig,
+    usage: Usage,
+}
+
+impl RunObserver for Meter<'_> {
+    fn arrival(&mut self, arrival: &Arrival) {
+        self.observer.arrival(arrival);
+    }
+
+    fn step(&mut self, step: &StepRecord<'_>) {
+        let pressure = Pressure {
+            is_waiting: step.waiting_requests > 0,
+            seats_full: step.running_requests >= self.config.max_num_seqs,
+            budget_full: step.shape.new_tokens() >= u64::from(self.config.max_num_batched_tokens),
+        };
+        let host_seconds = self.profiled.host(&step.shape).seconds();
+        self.usage.see(self.profiled, &step.shape, pressure, host_seconds);
+        self.observer.step(step);
+    }
+
+    fn progress(&mut self, now: SimTime, arrived_requests: u64, left_requests: u64) {
+        self.observer.progress(now, arrived_requests, left_requests);
     }
 }
 

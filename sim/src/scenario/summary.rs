@@ -1,6 +1,8 @@
 //! What a scenario says of itself, and the report of its run with provenance and warnings.
 
 use super::{CostSection, DeploymentSection, Scenario, SloSection};
+use crate::cost::UsageReport;
+use crate::error::Result;
 use crate::memory::MemoryPlan;
 use crate::metrics;
 use crate::report::Metrics;
@@ -165,8 +167,57 @@ pub struct Report {
     pub metrics: Metrics,
     /// With a price: what it costs.
     pub money: Option<Money>,
+    /// With a profile: where the time of the steps went.
+    pub usage: Option<UsageReport>,
+    /// With a profile: how the results move within the error of the step times.
+    pub error_band: Option<ErrorBand>,
     /// What to keep in mind, each with a remedy.
     pub warnings: Vec<String>,
+}
+
+/// Results when every step is as fast and as slow as the 90 % error of step times allows: `[fast, slow]`, from two more
+/// runs of the same scenario.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ErrorBand {
+    /// 90 % of step times lie within this share of the prediction, as far as the kernels' held-out errors tell.
+    pub step_error_90: f64,
+    /// Tokens generated per second.
+    pub output_tokens_per_s: [f64; 2],
+    /// Median time to first token, in ms.
+    pub ttft_ms_p50: [f64; 2],
+    /// 99th percentile of the time to first token, in ms.
+    pub ttft_ms_p99: [f64; 2],
+    /// Mean gap between tokens, in ms.
+    pub itl_ms_mean: [f64; 2],
+    /// 99th percentile of the gaps, in ms.
+    pub itl_ms_p99: [f64; 2],
+    /// Mean time to last token, in ms.
+    pub e2el_ms_mean: [f64; 2],
+}
+
+impl ErrorBand {
+    /// Runs the scenario twice more; none without a profile.
+    pub(super) fn new(scenario: &Scenario, run: &RunResult) -> Result<Option<ErrorBand>> {
+        let Some(usage) = &run.usage else { return Ok(None) };
+        let error = usage.step_error_90;
+        let config = &scenario.engine.scheduler;
+        let metrics = |factor: f64| -> Result<Metrics> {
+            let run = scenario.simulate_scaled((1000.0 * factor).round() as u64)?;
+            Ok(Metrics::new(&run, config.block_size, config.prefix_caching, &scenario.limits))
+        };
+        let (fast, slow) = (metrics((1.0 - error).max(0.05))?, metrics(1.0 + error)?);
+        let both =
+            |value: fn(&Metrics) -> Option<f64>| [&fast, &slow].map(|metrics| value(metrics).unwrap_or(0.0));
+        Ok(Some(ErrorBand {
+            step_error_90: error,
+            output_tokens_per_s: both(|m| Some(m.throughput.output_tokens_per_s)),
+            ttft_ms_p50: both(|m| m.ttft_ms.map(|d| d.p50)),
+            ttft_ms_p99: both(|m| m.ttft_ms.map(|d| d.p99)),
+            itl_ms_mean: both(|m| m.itl_ms.map(|d| d.mean)),
+            itl_ms_p99: both(|m| m.itl_ms.map(|d| d.p99)),
+            e2el_ms_mean: both(|m| m.e2el_ms.map(|d| d.mean)),
+        }))
+    }
 }
 
 impl Report {
@@ -192,6 +243,8 @@ impl Report {
             warnings: warnings(scenario, run, &metrics),
             metrics,
             money,
+            usage: run.usage.clone(),
+            error_band: None,
         }
     }
 }
@@ -238,6 +291,14 @@ fn warnings(scenario: &Scenario, run: &RunResult, metrics: &Metrics) -> Vec<Stri
             "p99 over {} requests rests on {} of them and moves with the seed; simulate at least {REQUESTS_FOR_P99}",
             counts.finished,
             counts.finished.div_ceil(100)
+        ));
+    }
+    if let Some(usage) = run.usage.as_ref().filter(|usage| usage.outside_measured_range > 0.005) {
+        warnings.push(format!(
+            "{:.1} % of the step time lies outside what was measured, up to {:.1} times too large or too small; the \
+             profile extrapolates there, so measure such shapes or read those times with care",
+            usage.outside_measured_range * 100.0,
+            libm::exp2(usage.octaves_outside)
         ));
     }
     if let Some(plan) = &scenario.engine.memory

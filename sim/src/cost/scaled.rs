@@ -1,0 +1,30 @@
+//! Another cost model's times, all scaled: how results move when every step is faster or slower.
+
+use super::CostModel;
+use crate::step::StepShape;
+use crate::units::SimDuration;
+use std::sync::Arc;
+
+/// Times of `inner` times `per_mille / 1000`, GPU and host alike.
+pub struct ScaledCost {
+    /// What is scaled.
+    pub inner: Arc<dyn CostModel>,
+    /// Thousandths of the inner time.
+    pub per_mille: u64,
+}
+
+impl ScaledCost {
+    fn scaled(&self, time: SimDuration) -> SimDuration {
+        SimDuration((u128::from(time.0) * u128::from(self.per_mille) / 1000).min(u128::from(u64::MAX)) as u64)
+    }
+}
+
+impl CostModel for ScaledCost {
+    fn step(&self, shape: &StepShape) -> SimDuration {
+        SimDuration(self.scaled(self.inner.step(shape)).0.max(1))
+    }
+
+    fn host(&self, shape: &StepShape) -> SimDuration {
+        self.scaled(self.inner.host(shape))
+    }
+}

@@ -6,6 +6,7 @@
 
 mod check;
 mod list;
+mod memory;
 mod output;
 mod rows;
 mod simulate;
@@ -32,6 +33,8 @@ enum Command {
     List(list::Arguments),
     /// The JSON schema of a scenario, for editors
     Schema,
+    /// Where every byte of GPU memory goes, and what fits
+    Memory(Box<memory::Arguments>),
 }
 
 fn main() -> ExitCode {
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         Command::Check(arguments) => check::run(&arguments),
         Command::List(arguments) => list::run(&arguments),
         Command::Schema => check::schema(),
+        Command::Memory(arguments) => memory::run(&arguments),
     };
     match result {
         Ok(code) => code,

@@ -1,6 +1,8 @@
 //! Integration tests, linked once: what the real schedulers decided, and the binary as its users run it.
 #![allow(missing_docs)]
 
+mod command;
+mod memory;
 mod recordings;
 mod vllm_026;
 mod vllm_033;

@@ -1,5 +1,6 @@
 //! Runs the built program.
 
+use std::path::Path;
 use std::process::Command;
 
 /// What a run left behind.
@@ -12,11 +13,16 @@ pub struct Run {
     pub stderr: String,
 }
 
-/// Runs `servesim` with arguments that are separated by spaces.
+/// Runs `servesim` with arguments that are separated by spaces, in the repository.
 pub fn servesim(arguments: &str) -> Run {
+    servesim_in(Path::new(env!("CARGO_MANIFEST_DIR")), arguments)
+}
+
+/// As [`servesim`], in `folder`.
+pub fn servesim_in(folder: &Path, arguments: &str) -> Run {
     let output = Command::new(env!("CARGO_BIN_EXE_servesim"))
         .args(arguments.split_whitespace())
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .current_dir(folder)
         .output()
         .unwrap();
     Run {

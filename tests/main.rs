@@ -2,7 +2,9 @@
 #![allow(missing_docs)]
 
 mod command;
+mod docs;
 mod memory;
+mod memory_logs;
 mod recordings;
 mod vllm_026;
 mod vllm_033;

@@ -199,7 +199,7 @@ fn basis(gpu: &GpuSpec) -> Basis {
     Basis {
         weights_and_kv: "exact arithmetic on the published dimensions",
         gpu_memory: memory.to_string(),
-        activations: "a formula with one fitted constant (reports/results/memory.md)",
+        activations: "a formula, checked against start-up logs (reports/results/memory.md)",
         cuda_graphs: "assumed",
         framework: "imported (start-up logs) on one GPU, assumed for collectives",
     }

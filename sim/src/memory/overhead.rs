@@ -16,9 +16,10 @@ pub const FRAMEWORK_BYTES: u64 = 256 * MIB;
 pub const COLLECTIVE_BYTES: u64 = 768 * MIB;
 /// Captured CUDA graphs with the default capture sizes. Assumed; start-up logs name 0.1 to 0.6 GiB.
 pub const CUDA_GRAPH_BYTES: u64 = 512 * MIB;
-/// Bytes for each logit of the sampler's largest batch: 16- and 32-bit logits and what sorting them for top-p takes.
-/// Fitted: see `reports/results/memory.md`.
-pub const SAMPLER_BYTES_PER_LOGIT: u64 = 24;
+/// Bytes for each logit of the sampler's largest batch: 16- and 32-bit logits (2 + 4), the sorted copy with its 64-bit
+/// indices (4 + 8), probabilities and their running sum (4 + 4). Derived by counting the arrays of sorting for top-p;
+/// which of them live at the same time is assumed. Checked against logs in `reports/results/memory.md`.
+pub const SAMPLER_BYTES_PER_LOGIT: u64 = 2 + 4 + 4 + 8 + 4 + 4;
 
 /// The largest step that an engine prepares for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -46,10 +47,10 @@ impl BatchLimits {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EngineMemory {
-    /// vLLM 0.19 and before: CUDA graphs come out of what the engine does not use (A.9.1, point 4).
+    /// vLLM before 0.21: CUDA graphs come out of what the engine does not use (A.9.1, point 4).
     VllmGraphsOutside,
-    /// vLLM 0.26 and later: CUDA graphs are subtracted before the KV cache is sized. Where between 0.19 and 0.33 this
-    /// became the default is assumed.
+    /// vLLM from 0.21 on: CUDA graphs are subtracted before the KV cache is sized (its log says "default since
+    /// v0.21.0").
     VllmGraphsInside,
     /// SGLang (rule S-1): the KV cache and the weights share `mem_fraction_static`.
     Sglang,

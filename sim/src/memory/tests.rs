@@ -222,7 +222,7 @@ fn the_same_model_with_other_attention() {
     assert_eq!(read("gqa:8", KvDtype::Fp8), 80 * 8 * 128 * 2);
     // Half a byte per element and 4 bytes per head and token, for keys and for values.
     assert_eq!(read("gqa:8", KvDtype::Int4), 80 * 8 * 2 * (64 + 4));
-    // The 10 GB that are often quoted for 8 k are a third and more of what MHA would take: 20 GiB.
+    // MHA would take 20 GiB for 8 k; the 10 GB that are often quoted count only one of key and value.
     assert_eq!(read("mha", KvDtype::Bf16) * 8192, 20 * GIB);
     for (text, part) in [("gqa:7", "divisor of the 64"), ("gqa:128", "divisor")] {
         let error = AttentionChange::parse(text).unwrap().apply(&model).unwrap_err();

@@ -16,37 +16,42 @@ const PARTS: [(&str, RGBColor); 5] = [
     ("left", RGBColor(225, 225, 225)),
 ];
 
-const WIDTH: i32 = 960;
+const WIDTH: i32 = 1120;
 const BAR: i32 = 22;
 const STEP: i32 = 32;
-const TOP: i32 = 84;
-/// Where bars start; labels stand to their left.
-const LEFT: i32 = 330;
-/// Where the longest bar ends; the number of requests stands to its right.
-const RIGHT: i32 = WIDTH - 150;
+const TOP: i32 = 112;
+/// Where the bars of memory start; labels stand to their left.
+const LEFT: i32 = 240;
+/// Where the longest bar of memory ends; the number of requests stands to its right.
+const RIGHT: i32 = 660;
+/// Where the bars of one request start.
+const REQUEST_LEFT: i32 = 790;
+/// Where the longest of them ends; its size stands to its right.
+const REQUEST_RIGHT: i32 = 1020;
 
-/// An SVG with one horizontal bar for each answer: the memory of the GPU that limits it, from nothing to all of it, and
-/// the number of requests that fit. The error says what could not be drawn.
+/// An SVG with two horizontal bars for each answer: the memory of the GPU that limits it, from nothing to all of it, with
+/// the number of requests that fit; and beside it the KV cache of one request. The error says what could not be drawn.
 pub fn memory_chart(answers: &[&Answer]) -> Result<String, String> {
     let Some(first) = answers.first() else {
         return Err("found nothing to draw".to_string());
     };
     let mut svg = String::new();
     let height = TOP + STEP * answers.len() as i32 + 40;
+    let largest = answers.iter().map(|answer| request_bytes(answer)).max().unwrap_or(1).max(1);
     let most = answers.iter().map(|answer| answer.plan.usable_bytes).max().unwrap_or(1).max(1);
     {
         let area = SVGBackend::with_string(&mut svg, (WIDTH as u32, height as u32)).into_drawing_area();
         let draw = |area: &plotters::drawing::DrawingArea<SVGBackend<'_>, plotters::coord::Shift>| {
             area.fill(&WHITE)?;
             let context = first.capacity.as_ref().map_or(0, |capacity| capacity.context_tokens);
-            let title = format!(
-                "Memory of the GPU that limits, {} x {}; requests of {context} tokens",
-                first.gpus, first.gpu
-            );
+            let title = format!("{} x {}, requests of {context} tokens", first.gpus, first.gpu);
             area.draw(&Text::new(title, (16, 16), style(18)))?;
+            area.draw(&Text::new("Memory of one GPU, and requests that fit", (LEFT, TOP - 24), style(14)))?;
+            area.draw(&Text::new("KV cache of one request, all GPUs", (REQUEST_LEFT, TOP - 24), style(14)))?;
             legend(area)?;
             for (index, answer) in answers.iter().enumerate() {
                 bar(area, answer, TOP + STEP * index as i32, most)?;
+                request_bar(area, answer, TOP + STEP * index as i32, largest)?;
             }
             axis(area, TOP + STEP * answers.len() as i32, most)
         };
@@ -110,6 +115,20 @@ fn bar<'a>(area: &Area<'a>, answer: &Answer, y: i32, most: u64) -> Drawn<'a> {
         None => "does not fit".to_string(),
     };
     area.draw(&Text::new(fits, (scale(answer.plan.usable_bytes) + 8, y + 4), style(14)))
+}
+
+/// KV bytes of one request, on all GPUs together; 0 where none fits.
+fn request_bytes(answer: &Answer) -> u64 {
+    answer.capacity.as_ref().map_or(0, |capacity| capacity.request_bytes)
+}
+
+fn request_bar<'a>(area: &Area<'a>, answer: &Answer, y: i32, largest: u64) -> Drawn<'a> {
+    let bytes = request_bytes(answer);
+    let width = (bytes as f64 / largest as f64 * f64::from(REQUEST_RIGHT - REQUEST_LEFT)).round() as i32;
+    let corners = [(REQUEST_LEFT, y), (REQUEST_LEFT + width, y + BAR)];
+    area.draw(&Rectangle::new(corners, fill(PARTS[1].1)))?;
+    let size = format!("{:.2} GiB", bytes as f64 / (1u64 << 30) as f64);
+    area.draw(&Text::new(size, (REQUEST_LEFT + width + 8, y + 4), style(14)))
 }
 
 fn axis<'a>(area: &Area<'a>, y: i32, most: u64) -> Drawn<'a> {

@@ -11,6 +11,11 @@ mod output;
 mod rows;
 mod simulate;
 mod table;
+#[cfg(feature = "tokens")]
+mod tokens;
+#[cfg(not(feature = "tokens"))]
+#[path = "no_tokens.rs"]
+mod tokens;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -35,6 +40,8 @@ enum Command {
     Schema,
     /// Where every byte of GPU memory goes, and what fits
     Memory(Box<memory::Arguments>),
+    /// How many tokens texts are, by file and language (in builds with the feature `tokens`)
+    Tokens(tokens::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -45,6 +52,7 @@ fn main() -> ExitCode {
         Command::List(arguments) => list::run(&arguments),
         Command::Schema => check::schema(),
         Command::Memory(arguments) => memory::run(&arguments),
+        Command::Tokens(arguments) => tokens::run(&arguments),
     };
     match result {
         Ok(code) => code,

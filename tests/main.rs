@@ -6,5 +6,6 @@ mod docs;
 mod memory;
 mod memory_logs;
 mod recordings;
+mod tokens;
 mod vllm_026;
 mod vllm_033;

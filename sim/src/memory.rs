@@ -141,6 +141,14 @@ pub struct PartMemory {
     pub scale_bytes: u64,
 }
 
+impl RankMemory {
+    /// What is taken without the KV cache.
+    pub fn taken_bytes(&self) -> u64 {
+        let overhead = self.cuda_graph_bytes.saturating_add(self.framework_bytes);
+        self.weight_bytes.saturating_add(self.activation_bytes).saturating_add(overhead)
+    }
+}
+
 impl MemoryPlan {
     /// Whether weights and working memory leave room for at least one KV block beside the null block.
     pub fn fits(&self) -> bool {
@@ -163,13 +171,14 @@ impl MemoryPlan {
             return String::new();
         }
         let gib = |bytes: u64| format!("{:.1} GiB", bytes as f64 / (1u64 << 30) as f64);
-        let taken = self.weight_bytes + self.activation_bytes + self.cuda_graph_bytes + self.framework_bytes;
+        let overhead = self.cuda_graph_bytes.saturating_add(self.framework_bytes);
+        let taken = self.weight_bytes.saturating_add(self.activation_bytes).saturating_add(overhead);
         format!(
             "{model} does not fit on {gpu}: weights {} per GPU, activations {}, graphs and framework {}, together {} of \
              the {} that the engine may use; use more GPUs, a smaller weight format or a larger GPU",
             gib(self.weight_bytes),
             gib(self.activation_bytes),
-            gib(self.cuda_graph_bytes + self.framework_bytes),
+            gib(overhead),
             gib(taken),
             gib(self.requested_bytes),
         )
@@ -256,7 +265,7 @@ fn rank_memory(
     let budget = kv_budget(request, weight_bytes, &overhead);
     let kv_cache_bytes = budget.unwrap_or(0);
     let fitting = kv_cache_bytes / position_bytes(layout.block_bytes(), &layout, 0).max(1);
-    let taken = weight_bytes + overhead.total();
+    let taken = weight_bytes.saturating_add(overhead.total());
     let rank = RankMemory {
         stage,
         gpus: share.gpus,

@@ -111,8 +111,7 @@ fn rank_table(answer: &Answer) -> String {
 
 /// What nothing uses: also what the engine may not touch.
 fn left(usable: u64, rank: &sim::memory::RankMemory) -> u64 {
-    let taken = rank.weight_bytes + rank.activation_bytes + rank.cuda_graph_bytes + rank.framework_bytes;
-    usable.saturating_sub(taken + rank.kv_used_bytes)
+    usable.saturating_sub(rank.taken_bytes().saturating_add(rank.kv_used_bytes))
 }
 
 fn facts(answer: &Answer) -> Vec<(&'static str, String)> {
@@ -135,7 +134,7 @@ fn facts(answer: &Answer) -> Vec<(&'static str, String)> {
             "{} of {} tokens, {} each on the limiting GPU: {} tokens",
             grouped(u64::from(plan.num_blocks)),
             answer.block_size,
-            short_bytes(plan.block_bytes * u64::from(plan.blocks_per_position)),
+            short_bytes(plan.block_bytes.saturating_mul(u64::from(plan.blocks_per_position))),
             grouped(plan.kv_tokens(answer.block_size))
         ),
     ));

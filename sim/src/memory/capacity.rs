@@ -60,7 +60,7 @@ pub fn capacity(request: &MemoryRequest<'_>, plan: &MemoryPlan, context_tokens: 
     let all_gpus: u64 = plan
         .ranks
         .iter()
-        .map(|rank| rank.block_bytes * u64::from(rank.gpus) / copies)
+        .map(|rank| rank.block_bytes.saturating_mul(u64::from(rank.gpus)) / copies)
         .fold(0, u64::saturating_add);
     let models = u64::from(request.model.max_positions);
     let longest = longest(&layout, pool, models, in_flight);

@@ -192,7 +192,7 @@ pub fn kv_budget(request: &MemoryRequest<'_>, weight_bytes: u64, overhead: &Over
             .checked_sub(weight_bytes.saturating_add(overhead.activation_bytes + overhead.framework_bytes)),
         EngineMemory::Sglang => {
             let free = requested.saturating_sub(overhead.framework_bytes);
-            let reserve = free - share(free);
+            let reserve = free.saturating_sub(share(free));
             free.checked_sub(weight_bytes.saturating_add(reserve))
         }
         EngineMemory::TrtLlm => {

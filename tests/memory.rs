@@ -110,6 +110,14 @@ fn bad_input_is_one_clear_message() {
 }
 
 #[test]
+fn formats_that_a_gpu_only_stores_are_noted() {
+    let text = servesim("memory --model llama-3.1-8b --gpu a100 --weights fp8").stdout;
+    assert!(text.contains("a100-80gb-sxm has no matrix units for fp8: it stores the weights so"), "{text}");
+    let text = servesim("memory --model llama-3.1-8b --gpu h100 --weights mxfp4").stdout;
+    assert!(text.contains("mxfp4 stores routed experts only and llama-3.1-8b has none"), "{text}");
+}
+
+#[test]
 fn every_model_on_every_gpu_is_answered_or_refused() {
     for model in sim::catalogue::models() {
         let gpus = sim::catalogue::gpus();

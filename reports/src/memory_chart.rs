@@ -141,3 +141,11 @@ fn axis<'a>(area: &Area<'a>, y: i32, most: u64) -> Drawn<'a> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn nothing_to_draw_is_said() {
+        assert_eq!(super::memory_chart(&[]), Err("found nothing to draw".to_string()));
+    }
+}

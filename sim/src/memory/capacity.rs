@@ -40,39 +40,47 @@ pub fn check_context(model: &ModelSpec, context_tokens: u64) -> Result<()> {
     Ok(())
 }
 
-/// What fits under `plan`, made for `request`.
+/// What fits under `plan`, made for `request`: the least of any pipeline stage.
 pub fn capacity(request: &MemoryRequest<'_>, plan: &MemoryPlan, context_tokens: u64) -> Result<Capacity> {
     check_context(request.model, context_tokens)?;
-    let layout = request.model.kv_layout(
-        request.kv,
-        request.parallel.tensor,
-        request.block_size,
-        request.model.all_layers(),
-    )?;
-    let groups = layout.groups.len() as u64;
-    // The null block is not usable (A.9.1, point 6).
-    let pool = (u64::from(plan.num_blocks) * groups).saturating_sub(1);
     let in_flight = STEPS_IN_FLIGHT * u64::from(request.limits.max_num_batched_tokens);
-    let decoding = blocks_held(&layout, context_tokens, 0);
     let copies = u64::from(request.parallel.attention_copies());
-    let limiting = plan.ranks.iter().find(|rank| rank.block_bytes == plan.block_bytes);
-    let rank_request_bytes = decoding.saturating_mul(limiting.map_or(0, |rank| rank.block_bytes));
-    let all_gpus: u64 = plan
-        .ranks
-        .iter()
-        .map(|rank| rank.block_bytes.saturating_mul(u64::from(rank.gpus)) / copies)
-        .fold(0, u64::saturating_add);
     let models = u64::from(request.model.max_positions);
-    let longest = longest(&layout, pool, models, in_flight);
-    Ok(Capacity {
+    let mut fit = Capacity {
         context_tokens,
-        request_bytes: decoding.saturating_mul(all_gpus),
-        requests: pool / decoding.max(1) * copies,
-        requests_at_admission: pool / blocks_held(&layout, context_tokens, in_flight).max(1) * copies,
-        longest_context_tokens: longest,
-        longest_is_the_models: longest == models,
-        requests_to_outgrow_weights: plan.weight_bytes / rank_request_bytes.max(1) + 1,
-    })
+        request_bytes: 0,
+        requests: u64::MAX,
+        requests_at_admission: u64::MAX,
+        longest_context_tokens: models,
+        longest_is_the_models: false,
+        requests_to_outgrow_weights: 0,
+    };
+    let stages = request.parallel.stages(request.model.layers());
+    for (stage, layers) in (0..).zip(stages) {
+        let layout =
+            request.model.kv_layout(request.kv, request.parallel.tensor, request.block_size, layers)?;
+        // The null block is not usable (A.9.1, point 6).
+        let pool = (u64::from(plan.num_blocks) * layout.groups.len() as u64).saturating_sub(1);
+        let decoding = blocks_held(&layout, context_tokens, 0);
+        let admitted = blocks_held(&layout, context_tokens, in_flight);
+        fit.requests = fit.requests.min(pool / decoding.max(1));
+        fit.requests_at_admission = fit.requests_at_admission.min(pool / admitted.max(1));
+        let longest = longest(&layout, pool, models, in_flight);
+        fit.longest_context_tokens = fit.longest_context_tokens.min(longest);
+        for rank in plan.ranks.iter().filter(|rank| rank.stage == stage) {
+            let bytes = decoding.saturating_mul(rank.block_bytes);
+            let gpus = u64::from(rank.gpus);
+            fit.request_bytes = fit.request_bytes.saturating_add(bytes.saturating_mul(gpus));
+            if (rank.block_bytes, rank.weight_bytes) == (plan.block_bytes, plan.weight_bytes) {
+                fit.requests_to_outgrow_weights = plan.weight_bytes / bytes.max(1) + 1;
+            }
+        }
+    }
+    fit.request_bytes /= copies;
+    fit.requests = fit.requests.saturating_mul(copies);
+    fit.requests_at_admission = fit.requests_at_admission.saturating_mul(copies);
+    fit.longest_is_the_models = fit.longest_context_tokens == models;
+    Ok(fit)
 }
 
 /// Blocks that a request of `tokens` tokens holds, all groups together: everything where layers see everything, and what

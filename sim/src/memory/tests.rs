@@ -336,3 +336,51 @@ fn impossible_input_is_refused() {
     let none = plan(&request(&find_model("llama-3.1-405b").unwrap(), &gpu, Parallelism::SINGLE)).unwrap();
     assert!(!none.fits() && none.short_bytes > 600 * GIB && none.num_blocks == 0);
 }
+
+/// Every model, layout and format: refused, or an answer whose parts agree.
+#[test]
+fn answers_keep_their_laws() {
+    let gpu = find_gpu("b200").unwrap();
+    let layouts = [(1, 1, 1), (2, 1, 1), (8, 1, 1), (2, 3, 1), (1, 7, 1), (1, 1, 8), (2, 2, 6), (16, 1, 1)];
+    let kvs = ["auto", "fp8", "int8", "int4", "nvfp4", "fp8-ds-mla", "fp8-per-token-head"];
+    let mut answered = 0;
+    for entry in crate::catalogue::models() {
+        let model = find_model(entry.name).unwrap();
+        for (tensor, pipeline, expert) in layouts {
+            for (kv, context_tokens) in kvs.iter().flat_map(|kv| [(*kv, 1), (*kv, 2000)]) {
+                let question = Question {
+                    model: &model,
+                    attention: AttentionChange::AsPublished,
+                    gpu: &gpu,
+                    weights: None,
+                    kv: KvDtype::parse(kv).unwrap(),
+                    parallel: Parallelism { tensor, pipeline, expert },
+                    block_size: 16,
+                    utilization: None,
+                    limits: BatchLimits::of(&gpu),
+                    engine: EngineMemory::VllmGraphsInside,
+                    draft: Draft::None,
+                    context_tokens,
+                };
+                let Ok(answer) = answer::answer(&question) else { continue };
+                let Some(fit) = &answer.capacity else {
+                    assert!(answer.plan.ranks.iter().any(|rank| rank.kv_cache_bytes < rank.block_bytes * 16));
+                    continue;
+                };
+                answered += 1;
+                let used: u64 =
+                    answer.plan.ranks.iter().map(|rank| rank.kv_used_bytes * u64::from(rank.gpus)).sum();
+                assert!(fit.requests * fit.request_bytes <= used, "{} {question:?}", entry.name);
+                assert!(fit.requests_at_admission <= fit.requests);
+                assert!(fit.longest_context_tokens <= u64::from(model.max_positions));
+                assert!(fit.requests_at_admission == 0 || fit.longest_context_tokens >= context_tokens);
+                assert!(answer.decode.batch_bytes_per_token <= answer.decode.alone_bytes_per_token);
+                for rank in &answer.plan.ranks {
+                    assert!(rank.kv_used_bytes <= rank.kv_cache_bytes);
+                    assert!(rank.taken_bytes() + rank.kv_cache_bytes <= answer.plan.requested_bytes);
+                }
+            }
+        }
+    }
+    assert!(answered > 500, "{answered}");
+}

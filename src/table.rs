@@ -49,7 +49,11 @@ pub fn report(report: &Report) -> String {
     for (name, value) in summary(report) {
         let _ = writeln!(text, "{name:<13} {value}");
     }
-    let _ = writeln!(text, "\n{}\n", latencies(metrics));
+    let _ = writeln!(text);
+    for line in latencies(metrics).lines() {
+        let _ = writeln!(text, "{}", line.trim_end());
+    }
+    let _ = writeln!(text);
     for (name, value) in usage(metrics) {
         let _ = writeln!(text, "{name:<13} {value}");
     }

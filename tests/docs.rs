@@ -16,22 +16,22 @@ fn pages() -> Vec<PathBuf> {
     pages
 }
 
-/// What the commands of a `sh` block print, run in an empty folder; charts are compared with those beside the page.
-fn run_block(page: &Path, fence: &str, block: &[&str], is_writing: bool) -> Option<String> {
+/// What the commands of a `sh` block print, run in a folder that the page's blocks share; charts are compared with those beside the page.
+fn run_block(folder: &Path, page: &Path, fence: &str, block: &[&str], is_writing: bool) -> Option<String> {
     let commands: Vec<&str> = block.iter().filter_map(|line| line.strip_prefix("servesim ")).collect();
     if commands.is_empty() || fence.contains("not-run") {
         return None;
     }
     let code = fence.split_whitespace().find_map(|word| word.strip_prefix("exit="));
     let code: i32 = code.map_or(0, |digits| digits.parse().unwrap());
-    let folder = tempfile::tempdir().unwrap();
     let mut printed = String::new();
     for command in commands {
-        let run = servesim_in(folder.path(), command);
+        let run = servesim_in(folder, command);
+        assert!(code == 2 || !run.stdout.is_empty(), "{}: servesim {command} prints nothing", page.display());
         assert_eq!(run.code, code, "{}: servesim {command}\n{}{}", page.display(), run.stdout, run.stderr);
         printed.push_str(&run.stdout);
     }
-    for entry in std::fs::read_dir(folder.path()).unwrap() {
+    for entry in std::fs::read_dir(folder).unwrap() {
         let made = entry.unwrap().path();
         if made.extension().is_some_and(|extension| extension == "svg") {
             let committed = page.with_file_name(made.file_name().unwrap());
@@ -50,6 +50,7 @@ fn run_block(page: &Path, fence: &str, block: &[&str], is_writing: bool) -> Opti
 fn the_commands_of_the_documentation_do_what_it_says() {
     let is_writing = std::env::var_os("SERVESIM_WRITE").is_some();
     for page in pages() {
+        let folder = tempfile::tempdir().unwrap();
         let text = std::fs::read_to_string(&page).unwrap();
         let lines: Vec<&str> = text.lines().collect();
         let mut rewritten: Vec<String> = Vec::new();
@@ -77,7 +78,7 @@ fn the_commands_of_the_documentation_do_what_it_says() {
                 _ => {
                     rewritten.extend(block.iter().map(ToString::to_string));
                     if fence == "sh" || fence.starts_with("sh ") {
-                        printed = run_block(&page, fence, block, is_writing);
+                        printed = run_block(folder.path(), &page, fence, block, is_writing);
                     }
                 }
             }
@@ -87,4 +88,14 @@ fn the_commands_of_the_documentation_do_what_it_says() {
             std::fs::write(&page, rewritten.join("\n") + "\n").unwrap();
         }
     }
+}
+
+/// The README's picture is what the README's command prints.
+#[test]
+fn the_readme_shows_what_quickstart_prints() {
+    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let printed = crate::cli::answer(folder.path(), &["simulate", "quickstart"]);
+    let trimmed: String = printed.lines().map(|line| line.trim_end().to_string() + "\n").collect();
+    assert!(readme.contains(&trimmed), "the README should show:\n{trimmed}");
 }

@@ -1,10 +1,13 @@
 //! Integration tests, linked once: what the real schedulers decided, and the binary as its users run it.
 #![allow(missing_docs)]
 
+mod cli;
 mod command;
 mod docs;
+mod laws;
 mod memory;
 mod memory_logs;
+mod real_traces;
 mod recordings;
 mod tokens;
 mod vllm_026;

@@ -11,6 +11,7 @@ pub mod identity;
 pub mod memory;
 pub mod metrics;
 pub mod model;
+pub mod profile;
 pub mod replica;
 pub mod report;
 pub mod request;

@@ -48,6 +48,9 @@ fn plain_expectation(expected: &str) -> String {
         "f32" | "f64" => "a number".to_string(),
         "a boolean" => "true or false".to_string(),
         "a string" => "a text".to_string(),
+        "newtype variant" | "struct variant" | "tuple variant" => {
+            "a value with it, as in `{ name: value }`".to_string()
+        }
         other => match other.strip_prefix("struct ") {
             Some(_) => "a section of keys".to_string(),
             None => other.to_string(),
@@ -63,6 +66,7 @@ fn plain_finding(found: &Unexpected<'_>) -> String {
         Unexpected::Float(number) => format!("the number {number}"),
         Unexpected::Bool(value) => format!("`{value}`"),
         Unexpected::Unit => "nothing".to_string(),
+        Unexpected::UnitVariant => "the name alone".to_string(),
         Unexpected::Seq => "a list".to_string(),
         Unexpected::Map => "a section of keys".to_string(),
         other => other.to_string(),

@@ -40,6 +40,7 @@ pub struct Scenario {
     pub limits: Limits,
     cost: Arc<dyn CostModel>,
     workload: WorkloadGenerator,
+    refusal: Option<Error>,
 }
 
 impl Scenario {
@@ -83,7 +84,8 @@ impl Scenario {
             itl_ns: file.slo.itl.map(|span| span.0),
             e2el_ns: file.slo.e2el.map(|span| span.0),
         };
-        Ok(Scenario { label: label.to_string(), file, model, gpu, engine, limits, cost, workload })
+        let refusal = refuse_to_simulate(document, &file.deployment);
+        Ok(Scenario { label: label.to_string(), file, model, gpu, engine, limits, cost, workload, refusal })
     }
 
     /// Requests that will arrive, when the scenario says.
@@ -104,6 +106,9 @@ impl Scenario {
 
     /// Runs the scenario and checks the laws that every run obeys.
     pub fn simulate(&self, observer: &mut dyn RunObserver) -> Result<RunResult> {
+        if let Some(refusal) = &self.refusal {
+            return Err(refusal.clone());
+        }
         let replicas = self.file.deployment.replicas;
         let simulation = Simulation::new(replicas, self.engine.scheduler, &self.cost, self.workload.clone());
         let run = simulation.run(observer);
@@ -182,15 +187,19 @@ fn check_deployment(document: &Document, deployment: &DeploymentSection, model: 
             ),
         ));
     }
-    for (key, value, _) in &degrees[2..] {
-        if *value != 1 {
-            return Err(at(
-                key,
-                format!("found {value}; its step time is not modelled yet, only 1 can be simulated"),
-            ));
-        }
-    }
     Ok(())
+}
+
+/// Degrees that are understood but have no step time yet.
+fn refuse_to_simulate(document: &Document, deployment: &DeploymentSection) -> Option<Error> {
+    let degrees = [
+        ("pipeline_parallel", deployment.pipeline_parallel),
+        ("data_parallel", deployment.data_parallel),
+        ("expert_parallel", deployment.expert_parallel),
+    ];
+    let (key, value) = degrees.into_iter().find(|(_, value)| *value != 1)?;
+    let message = format!("found {value}; its step time is not modelled yet, only 1 can be simulated");
+    Some(document.error(&format!("deployment.{key}"), message))
 }
 
 fn cost_model(file: &ScenarioFile, model: &ModelSpec, gpu: &GpuSpec, engine: &Engine) -> Arc<dyn CostModel> {

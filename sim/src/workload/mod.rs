@@ -49,3 +49,6 @@ pub struct Arrival {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod reference_tests;

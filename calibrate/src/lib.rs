@@ -1,0 +1,20 @@
+//! From measured kernel times to cost profiles: read or import measurements, fit the closed forms and residual
+//! tables of each kernel family, and check them on whole shapes that the fit never saw.
+#![forbid(unsafe_code)]
+
+pub mod baseline;
+pub mod check;
+pub mod fit;
+pub mod holdout;
+pub mod import;
+pub mod measurement;
+pub mod profile;
+pub mod recipe;
+pub mod report;
+mod search;
+mod table_fit;
+
+pub use sim::{Error, Result};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,45 @@
+//! The limits of a GPU as its data sheet states them.
+
+use super::names::Dtype;
+
+/// Data-sheet limits of one GPU: nothing is ever predicted faster than these allow.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GpuLimits {
+    /// Name, for example `H200 SXM`.
+    pub name: String,
+    /// Memory bandwidth, bytes per second.
+    pub bytes_per_second: f64,
+    /// Dense 16-bit matrix rate, operations per second.
+    pub bfloat16_flops_per_second: f64,
+    /// Dense 8-bit matrix rate, operations per second (float and integer are equal on Hopper).
+    pub fp8_flops_per_second: f64,
+    /// GPU-to-GPU bandwidth inside a node, bytes per second in one direction.
+    pub link_bytes_per_second: f64,
+}
+
+impl GpuLimits {
+    /// NVIDIA H100 SXM5 80 GB: 3.35 TB/s, 989 and 1979 dense TFLOP/s, NVLink 450 GB/s per direction
+    /// (NVIDIA H100 data sheet).
+    pub fn h100_sxm() -> GpuLimits {
+        GpuLimits {
+            name: "H100 SXM".to_string(),
+            bytes_per_second: 3.35e12,
+            bfloat16_flops_per_second: 989e12,
+            fp8_flops_per_second: 1979e12,
+            link_bytes_per_second: 450e9,
+        }
+    }
+
+    /// NVIDIA H200 SXM 141 GB: the H100's compute with 4.8 TB/s (NVIDIA H200 data sheet).
+    pub fn h200_sxm() -> GpuLimits {
+        GpuLimits { name: "H200 SXM".to_string(), bytes_per_second: 4.8e12, ..GpuLimits::h100_sxm() }
+    }
+
+    /// Matrix rate for weights of this type, operations per second. Weight-only formats compute in 16 bits.
+    pub fn flops_per_second(&self, dtype: Dtype) -> f64 {
+        match dtype {
+            Dtype::Bfloat16 | Dtype::Int4Weights | Dtype::Mxfp4Weights => self.bfloat16_flops_per_second,
+            Dtype::Fp8 | Dtype::Fp8Block | Dtype::Int8 => self.fp8_flops_per_second,
+        }
+    }
+}

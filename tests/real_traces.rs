@@ -1,0 +1,100 @@
+//! Whole public traces through the simulator. They lie beside the checkout, not in it; without them these tests say
+//! that they are skipped.
+
+use sim::document::Document;
+use sim::request::RequestId;
+use sim::scenario::Scenario;
+use sim::simulation::RunResult;
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+/// The folder with the public traces, when it is there.
+pub fn traces() -> Option<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/traces");
+    if !folder.is_dir() {
+        println!("skipped: {} is not here", folder.display());
+        return None;
+    }
+    Some(folder)
+}
+
+fn simulate(folder: &Path, engine: &str, replicas: u32, trace: &str) -> RunResult {
+    let text = format!(
+        "model: llama-3.1-8b\nhardware: {{ gpu: h200 }}\ndeployment: {{ replicas: {replicas} }}\n\
+         engine: {{ {engine} }}\nworkload: {{ trace: {{ {trace} }} }}\n"
+    );
+    let document = Document::parse("trace.yaml", &text).unwrap();
+    Scenario::resolve("trace.yaml", &document, folder).unwrap().simulate(&mut ()).unwrap()
+}
+
+fn times(run: &RunResult) -> Vec<(u64, u64, u64)> {
+    let table = &run.table;
+    table
+        .ids()
+        .map(RequestId::index)
+        .map(|i| (table.first_scheduled[i].0, table.first_token[i].0, table.last_token[i].0))
+        .collect()
+}
+
+#[test]
+fn the_azure_conversation_hour_on_two_h200() {
+    let Some(folder) = traces() else { return };
+    let run = || {
+        let trace = "path: azure-llm-2023/AzureLLMInferenceTrace_conv.csv";
+        simulate(&folder, "max_model_len: 16384", 2, trace)
+    };
+    let first = run();
+    assert_eq!(first.table.len(), 19_366);
+    let prompt_tokens: u64 = first.table.prompt_tokens.iter().map(|&n| u64::from(n)).sum();
+    let output_tokens: u64 = first.table.generated_tokens.iter().map(|&n| u64::from(n)).sum();
+    assert_eq!((prompt_tokens / 19_366, output_tokens / 19_366), (1154, 211));
+    assert_eq!(times(&first), times(&run()), "equal when repeated");
+}
+
+#[test]
+fn two_thousand_mooncake_conversations_on_two_h200() {
+    let Some(folder) = traces() else { return };
+    let run = || {
+        let trace = "path: mooncake-fast25/conversation_trace.jsonl.gz, limit: 2000";
+        simulate(&folder, "max_model_len: 131072", 2, trace)
+    };
+    let first = run();
+    assert_eq!(first.table.len(), 2_000);
+    assert!(first.replicas.iter().map(|r| r.prefix_hit_tokens).sum::<u64>() > 1_000_000);
+    assert_eq!(times(&first), times(&run()), "equal when repeated");
+}
+
+/// With memory for everything and one request at a time, the engine hits every full leading block that came before, as
+/// counted here from the trace's own block identities, but for the last token, which is always computed (V-28).
+#[test]
+fn unlimited_memory_hits_every_leading_block_seen_before() {
+    let Some(folder) = traces() else { return };
+    for (file, rows, share_of_blocks) in
+        [("conversation_trace.jsonl.gz", 12_031, 36.6), ("synthetic_trace.jsonl.gz", 3_993, 64.0)]
+    {
+        let engine =
+            "block_size: 512, num_gpu_blocks_override: 300000, max_model_len: 200000, max_num_seqs: 1";
+        let trace = format!("path: mooncake-fast25/{file}, max_output_tokens: 1");
+        let run = simulate(&folder, engine, 1, &trace);
+        assert_eq!(run.table.len(), rows);
+        let text = crate::recordings::read_gz(&folder.join("mooncake-fast25").join(file));
+        let (mut seen, mut blocks, mut hits) = (HashSet::new(), 0u64, 0u64);
+        for (i, line) in text.lines().enumerate() {
+            let row: serde_json::Value = serde_json::from_str(line).unwrap();
+            let ids: Vec<u64> =
+                row["hash_ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap()).collect();
+            let tokens = row["input_length"].as_u64().unwrap();
+            let leading = ids.iter().take_while(|id| seen.contains(*id)).count() as u64;
+            blocks += ids.len() as u64;
+            hits += leading;
+            assert_eq!(
+                u64::from(run.table.cached_tokens[i]),
+                512 * leading.min((tokens - 1) / 512),
+                "{file}: request {i}"
+            );
+            seen.extend(ids);
+        }
+        let percent = (1000.0 * hits as f64 / blocks as f64).round() / 10.0;
+        assert_eq!(percent, share_of_blocks, "{file}");
+    }
+}

@@ -229,7 +229,8 @@ fn notes(model: &ModelSpec, weights: &WeightPlan, question: &Question<'_>) -> Ve
     }
     if question.parallel.gpus() > 1 {
         notes.push(format!(
-            "of the framework, {} MiB are assumed for collectives",
+            "of the framework, {} MiB are assumed for collectives; the three logs of several GPUs show less KV cache than \
+             predicted (reports/results/memory.md)",
             overhead::COLLECTIVE_BYTES >> 20
         ));
     }

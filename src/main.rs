@@ -6,10 +6,16 @@
 
 mod check;
 mod list;
+mod memory;
 mod output;
 mod rows;
 mod simulate;
 mod table;
+#[cfg(feature = "tokens")]
+mod tokens;
+#[cfg(not(feature = "tokens"))]
+#[path = "no_tokens.rs"]
+mod tokens;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -32,6 +38,10 @@ enum Command {
     List(list::Arguments),
     /// The JSON schema of a scenario, for editors
     Schema,
+    /// Where every byte of GPU memory goes, and what fits
+    Memory(Box<memory::Arguments>),
+    /// How many tokens texts are, by file and language (in builds with the feature `tokens`)
+    Tokens(tokens::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -41,6 +51,8 @@ fn main() -> ExitCode {
         Command::Check(arguments) => check::run(&arguments),
         Command::List(arguments) => list::run(&arguments),
         Command::Schema => check::schema(),
+        Command::Memory(arguments) => memory::run(&arguments),
+        Command::Tokens(arguments) => tokens::run(&arguments),
     };
     match result {
         Ok(code) => code,

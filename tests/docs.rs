@@ -1,66 +1,100 @@
-//! The commands of the documentation are run: each line of a `sh` block that starts with `servesim` must succeed.
+//! The commands of the documentation are run. Every line that starts with `servesim ` in a fenced `sh` block of
+//! README.md and docs/*.md must exit 0, or as the fence says: `sh exit=1`; a block marked `sh not-run` is skipped. When
+//! a `text` block follows, it is what the commands print. A file named by `--chart` must equal the one of that name
+//! beside the page. `SERVESIM_WRITE=1` rewrites the text blocks and the charts.
 
-use crate::cli::servesim;
-use std::path::Path;
-use tempfile::TempDir;
+use crate::command::servesim_in;
+use std::path::{Path, PathBuf};
 
-/// The command lines of a page's `sh` blocks.
-fn commands(page: &str) -> Vec<String> {
-    let mut in_block = false;
-    let mut commands = Vec::new();
-    for line in page.lines() {
-        match line {
-            "```sh" => in_block = true,
-            "```" => in_block = false,
-            line if in_block && line.starts_with("servesim ") => commands.push(line.to_string()),
-            _ => {}
-        }
-    }
-    commands
+fn pages() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let docs = std::fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    let mut pages: Vec<PathBuf> = docs.filter(|path| path.extension().is_some_and(|e| e == "md")).collect();
+    pages.push(root.join("README.md"));
+    pages.retain(|path| path.exists());
+    pages.sort();
+    pages
 }
 
-/// Splits a command line at spaces outside single quotes.
-fn words(command: &str) -> Vec<String> {
-    let mut words = vec![String::new()];
-    let mut quoted = false;
-    for letter in command.chars() {
-        match letter {
-            '\'' => quoted = !quoted,
-            ' ' if !quoted => words.push(String::new()),
-            letter => words.last_mut().unwrap().push(letter),
+/// What the commands of a `sh` block print, run in a folder that the page's blocks share; charts are compared with those beside the page.
+fn run_block(folder: &Path, page: &Path, fence: &str, block: &[&str], is_writing: bool) -> Option<String> {
+    let commands: Vec<&str> = block.iter().filter_map(|line| line.strip_prefix("servesim ")).collect();
+    if commands.is_empty() || fence.contains("not-run") {
+        return None;
+    }
+    let code = fence.split_whitespace().find_map(|word| word.strip_prefix("exit="));
+    let code: i32 = code.map_or(0, |digits| digits.parse().unwrap());
+    let mut printed = String::new();
+    for command in commands {
+        let run = servesim_in(folder, command);
+        assert!(code == 2 || !run.stdout.is_empty(), "{}: servesim {command} prints nothing", page.display());
+        assert_eq!(run.code, code, "{}: servesim {command}\n{}{}", page.display(), run.stdout, run.stderr);
+        printed.push_str(&run.stdout);
+    }
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let made = entry.unwrap().path();
+        if made.extension().is_some_and(|extension| extension == "svg") {
+            let committed = page.with_file_name(made.file_name().unwrap());
+            let text = std::fs::read_to_string(&made).unwrap();
+            if is_writing {
+                std::fs::write(&committed, &text).unwrap();
+            }
+            let beside = std::fs::read_to_string(&committed).unwrap_or_default();
+            assert!(beside == text, "{} is not what {} makes", committed.display(), page.display());
         }
     }
-    words.into_iter().filter(|word| !word.is_empty()).collect()
+    Some(printed)
 }
 
 #[test]
-fn every_command_of_the_documentation_runs() {
-    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
-    let folder = TempDir::new().unwrap();
-    let mut run = 0;
-    for name in crate::recordings::names(&docs) {
-        let page = std::fs::read_to_string(docs.join(&name)).unwrap();
-        for command in commands(&page) {
-            let words = words(&command);
-            let arguments: Vec<&str> = words[1..].iter().map(String::as_str).collect();
-            let output = servesim(folder.path(), &arguments);
-            assert!(
-                output.status.success(),
-                "{name}: {command}: {}",
-                String::from_utf8_lossy(&output.stderr)
-            );
-            assert!(!output.stdout.is_empty(), "{name}: {command} prints nothing");
-            run += 1;
+fn the_commands_of_the_documentation_do_what_it_says() {
+    let is_writing = std::env::var_os("SERVESIM_WRITE").is_some();
+    for page in pages() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = std::fs::read_to_string(&page).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        let mut rewritten: Vec<String> = Vec::new();
+        let mut printed: Option<String> = None;
+        let mut index = 0;
+        while let Some(line) = lines.get(index) {
+            index += 1;
+            rewritten.push((*line).to_string());
+            let Some(fence) = line.strip_prefix("```") else {
+                if !line.trim().is_empty() {
+                    printed = None;
+                }
+                continue;
+            };
+            let length = lines[index..].iter().position(|line| *line == "```").expect("a fence that ends");
+            let block = &lines[index..index + length];
+            index += length + 1;
+            match (fence, printed.take()) {
+                ("text", Some(printed)) => {
+                    if !is_writing {
+                        assert_eq!(block.join("\n") + "\n", printed, "{}", page.display());
+                    }
+                    rewritten.extend(printed.lines().map(String::from));
+                }
+                _ => {
+                    rewritten.extend(block.iter().map(ToString::to_string));
+                    if fence == "sh" || fence.starts_with("sh ") {
+                        printed = run_block(folder.path(), &page, fence, block, is_writing);
+                    }
+                }
+            }
+            rewritten.push("```".to_string());
+        }
+        if is_writing {
+            std::fs::write(&page, rewritten.join("\n") + "\n").unwrap();
         }
     }
-    assert!(run >= 8, "{run} commands run");
 }
 
 /// The README's picture is what the README's command prints.
 #[test]
 fn the_readme_shows_what_quickstart_prints() {
     let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
-    let folder = TempDir::new().unwrap();
+    let folder = tempfile::tempdir().unwrap();
     let printed = crate::cli::answer(folder.path(), &["simulate", "quickstart"]);
     let trimmed: String = printed.lines().map(|line| line.trim_end().to_string() + "\n").collect();
     assert!(readme.contains(&trimmed), "the README should show:\n{trimmed}");

@@ -2,9 +2,13 @@
 #![allow(missing_docs)]
 
 mod cli;
+mod command;
 mod docs;
 mod laws;
+mod memory;
+mod memory_logs;
 mod real_traces;
 mod recordings;
+mod tokens;
 mod vllm_026;
 mod vllm_033;

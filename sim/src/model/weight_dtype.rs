@@ -103,6 +103,21 @@ impl WeightDtype {
         matches!(self, WeightDtype::Fp32 | WeightDtype::Bf16 | WeightDtype::Fp16)
     }
 
+    /// Bytes of the elements of a matrix alone, without scales, zero points and indices. Each row is packed to whole
+    /// bytes.
+    pub fn element_bytes(self, outputs: u64, inputs: u64) -> u64 {
+        match self {
+            WeightDtype::Fp32 => 4 * outputs * inputs,
+            WeightDtype::Bf16 | WeightDtype::Fp16 => 2 * outputs * inputs,
+            WeightDtype::Fp8 | WeightDtype::Fp8Block | WeightDtype::Int8 => outputs * inputs,
+            WeightDtype::Int4Awq { .. }
+            | WeightDtype::Int4Gptq { .. }
+            | WeightDtype::Int4Packed { .. }
+            | WeightDtype::Mxfp4
+            | WeightDtype::Nvfp4 => outputs * inputs.div_ceil(2),
+        }
+    }
+
     /// Bytes of a matrix of `outputs` x `inputs` elements, with its scales and zero points. Exact; each row is packed
     /// to whole bytes.
     pub fn matrix_bytes(self, outputs: u64, inputs: u64) -> u64 {

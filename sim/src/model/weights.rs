@@ -21,12 +21,18 @@ pub struct Placement {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct WeightBytes {
     bytes: [u64; Part::ALL.len()],
+    scales: [u64; Part::ALL.len()],
 }
 
 impl WeightBytes {
     /// The bytes of one part, with its scales and zero points.
     pub fn of(&self, part: Part) -> u64 {
         self.bytes[part as usize]
+    }
+
+    /// Of the bytes of one part, scales, zero points and group indices.
+    pub fn scales_of(&self, part: Part) -> u64 {
+        self.scales[part as usize]
     }
 
     /// All bytes.
@@ -73,11 +79,24 @@ impl ModelSpec {
     /// it is the largest share. Exact integers; check the degrees first with
     /// [`check_tensor_parallel`](Self::check_tensor_parallel).
     pub fn weight_bytes(&self, plan: &WeightPlan, placement: &Placement) -> WeightBytes {
+        self.weight_bytes_with_experts(plan, placement, None)
+    }
+
+    /// As [`weight_bytes`](Self::weight_bytes), for a GPU that holds `experts` whole experts of each layer. `None` is
+    /// the largest share.
+    pub fn weight_bytes_with_experts(
+        &self,
+        plan: &WeightPlan,
+        placement: &Placement,
+        experts: Option<u32>,
+    ) -> WeightBytes {
         let mut sums = WeightBytes::default();
         let mut add = |tensor: &WeightTensor, layers: u32| {
-            let bytes = local_bytes(tensor, plan, placement);
-            let sum = &mut sums.bytes[tensor.part as usize];
-            *sum = sum.saturating_add(bytes.saturating_mul(u64::from(layers)));
+            let (bytes, scales) = local_bytes(tensor, plan, placement, experts);
+            let layers = u64::from(layers);
+            let part = tensor.part as usize;
+            sums.bytes[part] = sums.bytes[part].saturating_add(bytes.saturating_mul(layers));
+            sums.scales[part] = sums.scales[part].saturating_add(scales.saturating_mul(layers));
         };
         for (kind, layers) in self.layer_groups(placement.layers.clone()) {
             for tensor in self.layer_tensors(&kind) {
@@ -99,11 +118,21 @@ impl ModelSpec {
     }
 }
 
-fn local_bytes(tensor: &WeightTensor, plan: &WeightPlan, placement: &Placement) -> u64 {
+/// Bytes of a tensor on one GPU, and how many of them are scales.
+fn local_bytes(
+    tensor: &WeightTensor,
+    plan: &WeightPlan,
+    placement: &Placement,
+    experts: Option<u32>,
+) -> (u64, u64) {
     let tensor_parallel = u64::from(placement.tensor_parallel.max(1));
     let expert_parallel = u64::from(placement.expert_parallel.max(1));
     let whole_experts = tensor.copies > 1 && expert_parallel > 1;
-    let copies = if whole_experts { tensor.copies.div_ceil(expert_parallel) } else { tensor.copies };
+    let copies = match experts {
+        _ if !whole_experts => tensor.copies,
+        Some(experts) => u64::from(experts).min(tensor.copies),
+        None => tensor.copies.div_ceil(expert_parallel),
+    };
     let degree = if whole_experts { 1 } else { tensor_parallel };
     let (outputs, inputs) = match tensor.split {
         Split::Replicated => (tensor.outputs, tensor.inputs),
@@ -114,5 +143,8 @@ fn local_bytes(tensor: &WeightTensor, plan: &WeightPlan, placement: &Placement) 
             (tensor.outputs / kv_heads * (kv_heads / degree).max(1), tensor.inputs)
         }
     };
-    copies.saturating_mul(plan.dtype(tensor.part).matrix_bytes(outputs, inputs))
+    let dtype = plan.dtype(tensor.part);
+    let bytes = dtype.matrix_bytes(outputs, inputs);
+    let scales = bytes.saturating_sub(dtype.element_bytes(outputs, inputs));
+    (copies.saturating_mul(bytes), copies.saturating_mul(scales))
 }

@@ -5,7 +5,7 @@ use crate::cost::HostTime;
 use crate::document::Document;
 use crate::error::{Error, Result};
 use crate::gpu::GpuSpec;
-use crate::memory::{self, MemoryPlan, MemoryRequest};
+use crate::memory::{self, BatchLimits, Draft, EngineMemory, MemoryPlan, MemoryRequest, Parallelism};
 use crate::model::{KvDtype, ModelSpec, WeightDtype, WeightPlan};
 use crate::scheduler::{Policy, SchedulerConfig};
 
@@ -28,22 +28,6 @@ pub struct Engine {
     pub memory: Option<MemoryPlan>,
 }
 
-/// Defaults that depend on the GPU (V, A.2): the three tiers of memory, and A100 apart.
-struct Tier {
-    max_num_batched_tokens: u32,
-    max_num_seqs: u32,
-}
-
-fn tier(gpu: &GpuSpec) -> Tier {
-    let gib = gpu.usable_bytes() >> 30;
-    let is_a100 = gpu.name.starts_with("a100");
-    match gib {
-        160.. => Tier { max_num_batched_tokens: 16_384, max_num_seqs: 1024 },
-        70..160 if !is_a100 => Tier { max_num_batched_tokens: 8192, max_num_seqs: 1024 },
-        _ => Tier { max_num_batched_tokens: 2048, max_num_seqs: 256 },
-    }
-}
-
 /// Share of GPU memory that vLLM 0.33 uses by default (A.2); assumed for 0.26.
 const GPU_MEMORY_UTILIZATION: f64 = 0.92;
 
@@ -55,7 +39,7 @@ pub(super) fn resolve(
     gpu: &GpuSpec,
 ) -> Result<Engine> {
     let section = &file.engine;
-    let defaults = tier(gpu);
+    let defaults = BatchLimits::of(gpu);
     let weights = weight_plan(document, section, model)?;
     let kv = match section.kv_cache_dtype.as_deref() {
         None => KvDtype::Auto,
@@ -71,20 +55,26 @@ pub(super) fn resolve(
     let gpu_memory_utilization = section.gpu_memory_utilization.unwrap_or(GPU_MEMORY_UTILIZATION);
     let memory = match section.num_gpu_blocks_override {
         Some(_) => None,
-        None => Some(
-            memory::plan(&MemoryRequest {
+        None => {
+            let tensor = file.deployment.tensor_parallel;
+            let plan = memory::plan(&MemoryRequest {
                 model,
                 gpu,
                 weights: &weights,
                 kv,
-                tensor_parallel: file.deployment.tensor_parallel,
+                parallel: Parallelism { tensor, ..Parallelism::SINGLE },
                 block_size,
                 utilization: gpu_memory_utilization,
-                max_num_batched_tokens,
-                max_num_seqs,
+                limits: BatchLimits { max_num_batched_tokens, max_num_seqs },
+                engine: EngineMemory::VllmGraphsInside,
+                draft: Draft::None,
             })
-            .map_err(|e| document.error("model", e.message()))?,
-        ),
+            .map_err(|e| document.error("model", e.message()))?;
+            if !plan.fits() {
+                return Err(document.error("model", plan.refusal(&model.name, &gpu.name)));
+            }
+            Some(plan)
+        }
     };
     let total_blocks = memory.as_ref().map_or(section.num_gpu_blocks_override, |plan| Some(plan.num_blocks));
     let total_blocks = total_blocks.unwrap_or(0);

@@ -12,22 +12,22 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// Small numbers drawn from a seed (splitmix64).
-struct Draw(u64);
+pub struct Draw(pub u64);
 
 impl Draw {
-    fn below(&mut self, end: u64) -> u64 {
+    pub fn below(&mut self, end: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         (z ^ (z >> 31)) % end
     }
 
-    fn between(&mut self, low: u64, high: u64) -> u32 {
+    pub fn between(&mut self, low: u64, high: u64) -> u32 {
         (low + self.below(high - low + 1)) as u32
     }
 }
 
-fn config(draw: &mut Draw) -> SchedulerConfig {
+pub fn config(draw: &mut Draw) -> SchedulerConfig {
     let max_num_seqs = draw.between(1, 12);
     let block_size = draw.between(1, 8);
     SchedulerConfig {
@@ -46,7 +46,7 @@ fn config(draw: &mut Draw) -> SchedulerConfig {
     }
 }
 
-fn arrivals(draw: &mut Draw) -> Vec<Arrival> {
+pub fn arrivals(draw: &mut Draw) -> Vec<Arrival> {
     let mut now = 0;
     let count = draw.between(1, 40);
     (0..count)

@@ -7,6 +7,7 @@ mod docs;
 mod laws;
 mod memory;
 mod memory_logs;
+mod paths;
 mod real_traces;
 mod recordings;
 mod tokens;

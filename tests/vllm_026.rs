@@ -4,7 +4,7 @@ use crate::recordings::{Entries, folder, names, read_gz};
 use serde::Deserialize;
 use sim::cost::{CostModel, LinearCost};
 use sim::identity::TokenRun;
-use sim::replica::StepRecord;
+use sim::replica::{StepPath, StepRecord};
 use sim::scheduler::{Policy, SchedulerConfig};
 use sim::simulation::{RunObserver, Simulation};
 use sim::units::SimTime;
@@ -91,11 +91,11 @@ struct Steps<'a> {
 
 impl RunObserver for Steps<'_> {
     fn step(&mut self, step: &StepRecord<'_>) {
-        let entries = step.batch.requests.iter();
+        let entries = step.batch.requests();
         self.steps.push(Step {
             start_ns: step.start.0,
             duration_ns: step.duration.0,
-            scheduled: Entries(entries.map(|r| (self.ids[r.id.index()].clone(), r.tokens)).collect()),
+            scheduled: Entries(entries.iter().map(|r| (self.ids[r.id.index()].clone(), r.tokens)).collect()),
             running: step.running_requests,
             waiting: step.waiting_requests,
             free_blocks: step.free_blocks,
@@ -141,8 +141,8 @@ fn arrivals(requests: &[Request], run_tokens: u32) -> Vec<Arrival> {
     requests.iter().map(arrival).collect()
 }
 
-/// Replays one recorded workload and compares everything; gives the number of steps and requests compared.
-fn replay(name: &str) -> (usize, usize) {
+/// Replays one recorded workload and compares everything; gives the path taken and the number of steps and requests compared.
+fn replay(name: &str, path: StepPath) -> (StepPath, usize, usize) {
     let folder = folder("vllm-0.26").join(name);
     let read = |file: &str| read_gz(&folder.join(file));
     let case: Case =
@@ -156,7 +156,7 @@ fn replay(name: &str) -> (usize, usize) {
     });
     let workload = WorkloadGenerator::from_arrivals(arrivals(&requests, case.hash_block_tokens));
     let mut seen = Steps { ids: &ids, steps: Vec::new() };
-    let result = Simulation::new(1, config(&case.engine), &cost, workload).run(&mut seen);
+    let result = Simulation::with_path(1, config(&case.engine), &cost, workload, path).run(&mut seen);
     result.check_laws().unwrap();
 
     let expected: Vec<Step> = lines(&read("expected_steps.jsonl.gz"));
@@ -181,14 +181,19 @@ fn replay(name: &str) -> (usize, usize) {
         assert_eq!(&seen, expected, "{name}: request {i}");
     }
     assert_eq!(table.len(), expected.len(), "{name}: number of requests");
-    (seen.steps.len(), table.len())
+    (result.path, seen.steps.len(), table.len())
 }
 
 #[test]
 fn all_recorded_workloads_agree_exactly() {
     let names = names(&folder("vllm-0.26"));
     assert_eq!(names.len(), 14, "the recordings are all there");
-    let compared: Vec<_> = names.iter().map(|name| replay(name)).collect();
-    let steps: usize = compared.iter().map(|c| c.0).sum();
-    assert!(steps > 30_000, "{steps} steps compared");
+    for path in [StepPath::Plain, StepPath::Aggregated] {
+        let compared: Vec<_> = names.iter().map(|name| replay(name, path)).collect();
+        let steps: usize = compared.iter().map(|c| c.1).sum();
+        assert!(steps > 30_000, "{steps} steps compared");
+        // Priorities and a cap on long prompts need the plain path.
+        let as_asked = compared.iter().filter(|c| c.0 == path).count();
+        assert_eq!(as_asked, if path == StepPath::Plain { 14 } else { 12 });
+    }
 }

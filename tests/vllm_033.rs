@@ -3,9 +3,11 @@
 use crate::recordings::{Entries, folder, names, read_gz};
 use serde::Deserialize;
 use sim::identity::TokenRun;
+use sim::replica::StepPath;
 use sim::request::RequestId;
+use sim::scheduler::aggregated::{AggregatedBatch, AggregatedScheduler};
 use sim::scheduler::{NewRequest, Policy, Scheduler, SchedulerConfig};
-use sim::step::ScheduledBatch;
+use sim::step::{Admission, ScheduledBatch, ScheduledRequest};
 use sim::units::SimTime;
 
 #[derive(Deserialize)]
@@ -46,6 +48,25 @@ fn yes() -> bool {
     true
 }
 
+impl Config {
+    fn scheduler(&self) -> SchedulerConfig {
+        SchedulerConfig {
+            policy: self.policy,
+            block_size: self.bs,
+            total_blocks: self.num_blocks,
+            max_num_seqs: self.max_seqs,
+            max_num_batched_tokens: self.budget,
+            max_model_len: self.max_len,
+            prefix_caching: self.prefix,
+            chunked_prefill: true,
+            long_prefill_token_threshold: self.thr,
+            long_prefill_cap_spares_single: true,
+            watermark_blocks: 0,
+            reserve_full_prompt: true,
+        }
+    }
+}
+
 #[derive(Deserialize)]
 struct Request {
     id: String,
@@ -77,63 +98,137 @@ struct Step {
 /// Generated token g is the same in all requests.
 const OUTPUT_RUN: u64 = u64::MAX;
 
-fn replay(recording: &Recording) -> Vec<Step> {
-    let config = &recording.config;
-    let mut scheduler = Scheduler::new(SchedulerConfig {
-        policy: config.policy,
-        block_size: config.bs,
-        total_blocks: config.num_blocks,
-        max_num_seqs: config.max_seqs,
-        max_num_batched_tokens: config.budget,
-        max_model_len: config.max_len,
-        prefix_caching: config.prefix,
-        chunked_prefill: true,
-        long_prefill_token_threshold: config.thr,
-        long_prefill_cap_spares_single: true,
-        watermark_blocks: 0,
-        reserve_full_prompt: true,
-    });
+/// A scheduler of either kind with its batch.
+enum Either {
+    Plain(Box<Scheduler>, ScheduledBatch),
+    Aggregated(Box<AggregatedScheduler>, AggregatedBatch),
+}
+
+/// What a scheduler decided in one step, before its results.
+struct Decision {
+    requests: Vec<ScheduledRequest>,
+    admitted: Vec<Admission>,
+    preempted: Vec<RequestId>,
+    running: Vec<RequestId>,
+    waiting: Vec<RequestId>,
+    free_blocks: u32,
+}
+
+impl Either {
+    fn new(config: SchedulerConfig, path: StepPath) -> Either {
+        match path {
+            StepPath::Plain => Either::Plain(Box::new(Scheduler::new(config)), ScheduledBatch::default()),
+            StepPath::Aggregated => {
+                let scheduler = AggregatedScheduler::new(config, true);
+                Either::Aggregated(Box::new(scheduler), AggregatedBatch::default())
+            }
+        }
+    }
+
+    fn enqueue(&mut self, request: &NewRequest<'_>) {
+        match self {
+            Either::Plain(scheduler, _) => scheduler.enqueue(request),
+            Either::Aggregated(scheduler, _) => scheduler.enqueue(request),
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        match self {
+            Either::Plain(scheduler, _) => scheduler.is_idle(),
+            Either::Aggregated(scheduler, _) => scheduler.is_idle(),
+        }
+    }
+
+    fn form_batch(&mut self) -> Decision {
+        match self {
+            Either::Plain(scheduler, batch) => {
+                scheduler.form_batch(batch);
+                Decision {
+                    requests: batch.requests.clone(),
+                    admitted: batch.admitted.clone(),
+                    preempted: batch.preempted.clone(),
+                    running: scheduler.running_ids().collect(),
+                    waiting: scheduler.waiting_ids().collect(),
+                    free_blocks: scheduler.pool().free_blocks(),
+                }
+            }
+            Either::Aggregated(scheduler, batch) => {
+                scheduler.form_batch(batch);
+                Decision {
+                    requests: scheduler.scheduled_requests(batch),
+                    admitted: batch.admitted.clone(),
+                    preempted: batch.preempted.iter().map(|departure| departure.id).collect(),
+                    running: scheduler.running_ids().collect(),
+                    waiting: scheduler.waiting_ids().collect(),
+                    free_blocks: scheduler.free_blocks(),
+                }
+            }
+        }
+    }
+
+    fn complete(&mut self) -> Vec<RequestId> {
+        match self {
+            Either::Plain(scheduler, batch) => {
+                let mut finished = Vec::new();
+                scheduler.complete(batch, &mut finished);
+                finished
+            }
+            Either::Aggregated(scheduler, batch) => {
+                let mut finished = Vec::new();
+                scheduler.complete(batch, &mut finished);
+                finished.iter().map(|departure| departure.id).collect()
+            }
+        }
+    }
+}
+
+/// The recording's steps as the scheduler of that path takes them; none when it does not accept the settings.
+fn replay(recording: &Recording, path: StepPath) -> Option<Vec<Step>> {
+    let config = recording.config.scheduler();
+    if path == StepPath::Aggregated && StepPath::best(&config) != path {
+        return None;
+    }
+    let mut scheduler = Either::new(config, path);
     let name = |id: &RequestId| recording.requests[id.index()].id.clone();
-    let (mut steps, mut batch, mut finished) = (Vec::new(), ScheduledBatch::default(), Vec::new());
+    let mut steps = Vec::new();
     let mut next_arrival = 0;
     for iteration in 0.. {
         while let Some(request) = recording.requests.get(next_arrival).filter(|r| r.arrive == iteration) {
-            enqueue(&mut scheduler, next_arrival, request);
+            enqueue(&mut scheduler, &config, next_arrival, request);
             next_arrival += 1;
         }
         if scheduler.is_idle() && next_arrival == recording.requests.len() {
             break;
         }
-        scheduler.form_batch(&mut batch);
-        if batch.requests.is_empty() {
+        let decision = scheduler.form_batch();
+        if decision.requests.is_empty() {
             continue;
         }
-        let mut step = Step {
+        let mut finished_after: Vec<_> = scheduler.complete().iter().map(name).collect();
+        finished_after.sort(); // the recording lists them by name
+        let requests = decision.requests.iter();
+        steps.push(Step {
             step: iteration,
-            scheduled: Entries(batch.requests.iter().map(|r| (name(&r.id), r.tokens)).collect()),
-            samples: batch.requests.iter().filter(|r| r.samples).map(|r| name(&r.id)).collect(),
-            admitted_cached: Entries(batch.admitted.iter().map(|a| (name(&a.id), a.cached_tokens)).collect()),
-            preempted: batch.preempted.iter().map(name).collect(),
-            running: scheduler.running_ids().map(|id| name(&id)).collect(),
-            waiting: scheduler.waiting_ids().map(|id| name(&id)).collect(),
-            free: scheduler.pool().free_blocks(),
-            finished_after: Vec::new(),
-        };
-        finished.clear();
-        scheduler.complete(&batch, &mut finished);
-        step.finished_after = finished.iter().map(name).collect();
-        step.finished_after.sort(); // the recording lists them by name
-        steps.push(step);
+            scheduled: Entries(requests.clone().map(|r| (name(&r.id), r.tokens)).collect()),
+            samples: requests.filter(|r| r.samples).map(|r| name(&r.id)).collect(),
+            admitted_cached: Entries(
+                decision.admitted.iter().map(|a| (name(&a.id), a.cached_tokens)).collect(),
+            ),
+            preempted: decision.preempted.iter().map(name).collect(),
+            running: decision.running.iter().map(name).collect(),
+            waiting: decision.waiting.iter().map(name).collect(),
+            free: decision.free_blocks,
+            finished_after,
+        });
     }
-    steps
+    Some(steps)
 }
 
-fn enqueue(scheduler: &mut Scheduler, index: usize, request: &Request) {
+fn enqueue(scheduler: &mut Either, config: &SchedulerConfig, index: usize, request: &Request) {
     let runs: Vec<TokenRun> = request.segs.iter().map(|&(id, tokens)| TokenRun { id, tokens }).collect();
     let prompt_tokens = runs.iter().map(|run| run.tokens).sum();
     let asked = request.stop_at.map_or(request.max_tokens, |stop| stop.min(request.max_tokens));
-    let output_tokens =
-        scheduler.admissible_output_tokens(prompt_tokens, asked).expect("it was admitted there");
+    let output_tokens = config.admissible_output_tokens(prompt_tokens, asked).expect("it was admitted there");
     scheduler.enqueue(&NewRequest {
         id: RequestId(index as u32),
         arrival: SimTime(request.arrive),
@@ -150,12 +245,18 @@ fn all_synchronous_recordings_agree_exactly() {
     let folder = folder("vllm-0.33");
     let names = names(&folder);
     assert_eq!(names.len(), 11, "the recordings are all there");
+    let mut aggregated = 0;
     for name in names {
         let recording: Recording = serde_json::from_str(&read_gz(&folder.join(&name))).unwrap();
-        let seen = replay(&recording);
-        for (seen, expected) in seen.iter().zip(&recording.steps) {
-            assert_eq!(seen, expected, "{name}");
+        for path in [StepPath::Plain, StepPath::Aggregated] {
+            let Some(seen) = replay(&recording, path) else { continue };
+            for (seen, expected) in seen.iter().zip(&recording.steps) {
+                assert_eq!(seen, expected, "{name}, {path:?}");
+            }
+            assert_eq!(seen.len(), recording.steps.len(), "{name}, {path:?}: number of steps");
+            aggregated += usize::from(path == StepPath::Aggregated);
         }
-        assert_eq!(seen.len(), recording.steps.len(), "{name}: number of steps");
     }
+    // Priorities and a cap on long prompts need the plain scheduler.
+    assert_eq!(aggregated, 9);
 }

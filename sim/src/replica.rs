@@ -1,10 +1,17 @@
 //! One replica: an engine with its scheduler, its cost model and the step in flight. It owns no clock: it is told the
 //! time, and says when its step ends.
 
+mod aggregated;
+mod either;
+
+pub(crate) use either::EitherReplica;
+pub use either::StepPath;
+
 use crate::cost::CostModel;
 use crate::request::{Outcome, RequestId, RequestTable};
+use crate::scheduler::aggregated::{AggregatedBatch, AggregatedScheduler};
 use crate::scheduler::{Scheduler, SchedulerConfig};
-use crate::step::{ScheduledBatch, StepShape};
+use crate::step::{Admission, ScheduledBatch, ScheduledRequest, StepShape};
 use crate::units::{SimDuration, SimTime};
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
@@ -34,6 +41,23 @@ pub struct StepTotals {
     pub prefix_hit_tokens: u64,
 }
 
+impl StepTotals {
+    fn record_admission(&mut self, admission: &Admission) {
+        self.prefix_queried_tokens += u64::from(admission.known_tokens);
+        self.prefix_hit_tokens += u64::from(admission.cached_tokens);
+    }
+
+    fn record_step(&mut self, shape: &StepShape, duration: SimDuration, held_blocks: u32) {
+        self.steps += 1;
+        self.busy += duration;
+        self.batch_requests += shape.batch_requests();
+        self.batch_requests_max = self.batch_requests_max.max(shape.batch_requests());
+        self.computed_tokens += shape.new_tokens();
+        self.block_ns += u128::from(held_blocks) * u128::from(duration.0);
+        self.blocks_max = self.blocks_max.max(held_blocks);
+    }
+}
+
 /// Gaps between tokens with how often each occurred, in ns.
 #[derive(Debug, Clone, Default)]
 pub struct GapCounts {
@@ -42,13 +66,18 @@ pub struct GapCounts {
 }
 
 impl GapCounts {
-    /// Counts one gap. Neighbours are mostly equal: all requests of a step wait for the same step.
+    /// Counts one gap.
     pub fn add(&mut self, gap_ns: u64) {
+        self.add_many(gap_ns, 1);
+    }
+
+    /// Counts `count` equal gaps. Neighbours are mostly equal: all requests of a step wait for the same step.
+    pub fn add_many(&mut self, gap_ns: u64, count: u64) {
         if gap_ns == self.latest.0 {
-            self.latest.1 += 1;
+            self.latest.1 += count;
         } else {
             self.flush();
-            self.latest = (gap_ns, 1);
+            self.latest = (gap_ns, count);
         }
     }
 
@@ -86,15 +115,36 @@ pub struct StepRecord<'a> {
     /// How long it takes.
     pub duration: SimDuration,
     /// What it runs.
-    pub batch: &'a ScheduledBatch,
+    pub batch: StepBatch<'a>,
     /// The sums over the batch.
     pub shape: StepShape,
+    /// Requests preempted while the batch was formed.
+    pub preempted_requests: u32,
     /// Requests admitted and not finished, after scheduling.
     pub running_requests: u32,
     /// Requests waiting, after scheduling.
     pub waiting_requests: u32,
     /// Free KV blocks after scheduling.
     pub free_blocks: u32,
+}
+
+/// The batch of a step, as one of the schedulers keeps it.
+#[derive(Debug, Clone, Copy)]
+pub enum StepBatch<'a> {
+    /// One entry per request.
+    Plain(&'a ScheduledBatch),
+    /// The decoding requests as one.
+    Aggregated(&'a AggregatedScheduler, &'a AggregatedBatch),
+}
+
+impl StepBatch<'_> {
+    /// The requests that run, in the engine's order, written out one by one: for observers that need each of them.
+    pub fn requests(&self) -> Vec<ScheduledRequest> {
+        match self {
+            StepBatch::Plain(batch) => batch.requests.clone(),
+            StepBatch::Aggregated(scheduler, batch) => scheduler.scheduled_requests(batch),
+        }
+    }
 }
 
 /// One engine.
@@ -186,8 +236,7 @@ impl Replica {
         }
         self.totals.preemptions += self.batch.preempted.len() as u64;
         for admission in &self.batch.admitted {
-            self.totals.prefix_queried_tokens += u64::from(admission.known_tokens);
-            self.totals.prefix_hit_tokens += u64::from(admission.cached_tokens);
+            self.totals.record_admission(admission);
             if admission.is_first {
                 table.first_scheduled[admission.id.index()] = now;
                 table.cached_tokens[admission.id.index()] = admission.cached_tokens;
@@ -200,21 +249,14 @@ impl Replica {
         let duration = self.cost.step(&shape) + self.cost.host(&shape);
         self.step_end = now + duration;
         let held_blocks = self.scheduler.pool().used_blocks();
-        let batch_requests = self.batch.requests.len() as u64;
-        let totals = &mut self.totals;
-        totals.steps += 1;
-        totals.busy += duration;
-        totals.batch_requests += batch_requests;
-        totals.batch_requests_max = totals.batch_requests_max.max(batch_requests);
-        totals.computed_tokens += shape.new_tokens();
-        totals.block_ns += u128::from(held_blocks) * u128::from(duration.0);
-        totals.blocks_max = totals.blocks_max.max(held_blocks);
+        self.totals.record_step(&shape, duration, held_blocks);
         StepRecord {
             replica: self.index,
             start: now,
             duration,
-            batch: &self.batch,
+            batch: StepBatch::Plain(&self.batch),
             shape,
+            preempted_requests: self.batch.preempted.len() as u32,
             running_requests: self.scheduler.running_requests() as u32,
             waiting_requests: self.scheduler.waiting_requests() as u32,
             free_blocks: self.scheduler.pool().free_blocks(),

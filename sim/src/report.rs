@@ -1,6 +1,7 @@
 //! The report of a run: plain numbers that serialise as they are. Every time is in milliseconds unless it says seconds.
 
 use crate::metrics::{self, Distribution, Limits};
+use crate::replica::StepPath;
 use crate::request::Outcome;
 use crate::simulation::RunResult;
 use serde::Serialize;
@@ -77,6 +78,8 @@ pub struct StepUse {
     pub preemptions: u64,
     /// Tokens computed, those that a preemption made necessary again included.
     pub computed_tokens: u64,
+    /// How the steps were computed; it changes nothing else.
+    pub path: StepPath,
 }
 
 /// What a run says.
@@ -185,5 +188,6 @@ fn step_use(run: &RunResult, span_ns: u64) -> StepUse {
         busy_share: busy_ns as f64 / (span_ns.max(1) as f64 * run.replicas.len().max(1) as f64),
         preemptions: sum(|r| r.preemptions),
         computed_tokens: sum(|r| r.computed_tokens),
+        path: run.path,
     }
 }

@@ -25,7 +25,7 @@ pub enum Outcome {
 }
 
 /// Everything known about the requests of a run, one column per fact. Times are [`SimTime::NEVER`] until they happen.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct RequestTable {
     /// When it arrived.
     pub arrival: Vec<SimTime>,

@@ -2,7 +2,7 @@
 //! starts, each by replica index.
 
 use crate::cost::{CostModel, UsageReport};
-use crate::replica::{GapCounts, Replica, StepRecord, StepTotals};
+use crate::replica::{EitherReplica, GapCounts, StepPath, StepRecord, StepTotals};
 use crate::request::{Outcome, RequestTable};
 use crate::scheduler::{NewRequest, SchedulerConfig};
 use crate::units::{SimDuration, SimTime};
@@ -24,7 +24,9 @@ impl RunObserver for () {}
 
 /// A deployment under traffic.
 pub struct Simulation {
-    replicas: Vec<Replica>,
+    config: SchedulerConfig,
+    path: StepPath,
+    replicas: Vec<EitherReplica>,
     workload: WorkloadGenerator,
     table: RequestTable,
     next_replica: usize,
@@ -54,6 +56,8 @@ impl PresenceTotals {
 pub struct RunResult {
     /// Every request.
     pub table: RequestTable,
+    /// How the steps were computed; it changes nothing else.
+    pub path: StepPath,
     /// Sums over the steps, per replica.
     pub replicas: Vec<StepTotals>,
     /// KV blocks that requests can hold, per replica.
@@ -71,15 +75,33 @@ pub struct RunResult {
 }
 
 impl Simulation {
-    /// `replicas` equal engines, fed by `workload` in turn.
+    /// `replicas` equal engines, fed by `workload` in turn; their decoding requests are stepped as one where the
+    /// settings allow it.
     pub fn new(
         replicas: u32,
         config: SchedulerConfig,
         cost: &Arc<dyn CostModel>,
         workload: WorkloadGenerator,
     ) -> Simulation {
+        Simulation::with_path(replicas, config, cost, workload, StepPath::best(&config))
+    }
+
+    /// The same, stepped in the way that `path` says, or one request at a time where the settings do not allow it. The
+    /// results are equal.
+    pub fn with_path(
+        replicas: u32,
+        config: SchedulerConfig,
+        cost: &Arc<dyn CostModel>,
+        workload: WorkloadGenerator,
+        path: StepPath,
+    ) -> Simulation {
+        let path = if path == StepPath::best(&config) { path } else { StepPath::Plain };
+        let is_shared = workload.has_prefix_identity();
+        let replica = |index| EitherReplica::new(index, config, path, is_shared, Arc::clone(cost));
         Simulation {
-            replicas: (0..replicas).map(|index| Replica::new(index, config, Arc::clone(cost))).collect(),
+            config,
+            path,
+            replicas: (0..replicas).map(replica).collect(),
             workload,
             table: RequestTable::default(),
             next_replica: 0,
@@ -105,7 +127,7 @@ impl Simulation {
     }
 
     fn next_event(&self) -> Option<SimTime> {
-        let step_end = self.replicas.iter().map(Replica::step_end).min().unwrap_or(SimTime::NEVER);
+        let step_end = self.replicas.iter().map(EitherReplica::step_end).min().unwrap_or(SimTime::NEVER);
         let next = self.workload.next_at().map_or(step_end, |arrival| arrival.min(step_end));
         (next != SimTime::NEVER).then_some(next)
     }
@@ -116,9 +138,9 @@ impl Simulation {
                 continue;
             }
             let finished = replica.end_step(now, &mut self.table);
-            if !finished.is_empty() {
-                self.present.change(now, 0, finished.len() as u64);
-                for _ in finished {
+            if finished > 0 {
+                self.present.change(now, 0, finished as u64);
+                for _ in 0..finished {
                     self.workload.on_finish(now);
                 }
             }
@@ -137,8 +159,7 @@ impl Simulation {
     fn route(&mut self, arrival: &Arrival) {
         let index = self.next_replica;
         self.next_replica = (index + 1) % self.replicas.len();
-        let scheduler = &mut self.replicas[index].scheduler;
-        let admissible = scheduler.admissible_output_tokens(arrival.prompt_tokens, arrival.output_tokens);
+        let admissible = self.config.admissible_output_tokens(arrival.prompt_tokens, arrival.output_tokens);
         let output_tokens = admissible.unwrap_or(arrival.output_tokens);
         let id =
             self.table.push(arrival.at, arrival.prompt_tokens, output_tokens, arrival.priority, index as u32);
@@ -149,7 +170,7 @@ impl Simulation {
             return;
         }
         self.present.change(arrival.at, 1, 0);
-        scheduler.enqueue(&NewRequest {
+        self.replicas[index].enqueue(&NewRequest {
             id,
             arrival: arrival.at,
             priority: arrival.priority,
@@ -163,16 +184,16 @@ impl Simulation {
     fn finish(mut self, now: SimTime) -> RunResult {
         self.present.change(now, 0, 0);
         let totals = self.replicas.iter().map(|replica| replica.totals().clone()).collect();
-        let usable_blocks = self.replicas.first().map_or(0, |r| r.scheduler().pool().usable_blocks());
-        let held_blocks = self.replicas.iter().map(|r| u64::from(r.scheduler().pool().used_blocks())).sum();
+        let held_blocks = self.replicas.iter().map(|replica| u64::from(replica.held_blocks())).sum();
         let mut gaps = GapCounts::default();
         for replica in self.replicas {
             gaps.merge(replica.into_gaps());
         }
         RunResult {
             table: self.table,
+            path: self.path,
             replicas: totals,
-            usable_blocks,
+            usable_blocks: self.config.total_blocks.saturating_sub(1),
             held_blocks,
             token_gaps: gaps.into_sorted(),
             end: now,

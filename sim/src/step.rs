@@ -97,6 +97,11 @@ impl StepShape {
         }
     }
 
+    /// Requests in the batch.
+    pub fn batch_requests(&self) -> u64 {
+        self.decode_requests + self.prefill_requests
+    }
+
     /// All tokens computed in the step.
     pub fn new_tokens(&self) -> u64 {
         self.decode_requests + self.prefill_tokens

@@ -3,6 +3,7 @@
 //!
 //! A step is three calls: [`Scheduler::form_batch`], the cost of its shape, [`Scheduler::complete`].
 
+pub mod aggregated;
 mod queue;
 mod sequence;
 mod vllm;
@@ -53,6 +54,23 @@ pub struct SchedulerConfig {
     pub watermark_blocks: u32,
     /// Whether an admission needs room for the whole prompt (V-25).
     pub reserve_full_prompt: bool,
+}
+
+impl SchedulerConfig {
+    /// How many tokens a request would generate here, cut where `max_model_len` ends it (V-32b), or why it never can.
+    pub fn admissible_output_tokens(&self, prompt_tokens: u32, output_tokens: u32) -> Result<u32, Refusal> {
+        let room = self.max_model_len.saturating_sub(prompt_tokens);
+        if room == 0 {
+            return Err(Refusal::LongerThanModel);
+        }
+        let output_tokens = output_tokens.min(room);
+        // The last generated token is never computed, so it needs no KV.
+        let cached_tokens = prompt_tokens + output_tokens - 1;
+        if cached_tokens.div_ceil(self.block_size) > self.total_blocks.saturating_sub(1) {
+            return Err(Refusal::LargerThanCache);
+        }
+        Ok(output_tokens)
+    }
 }
 
 /// A request as the scheduler takes it.

@@ -70,17 +70,7 @@ impl Scheduler {
 
     /// How many tokens the request would generate here, cut where `max_model_len` ends it (V-32b), or why it never can.
     pub fn admissible_output_tokens(&self, prompt_tokens: u32, output_tokens: u32) -> Result<u32, Refusal> {
-        let room = self.config.max_model_len.saturating_sub(prompt_tokens);
-        if room == 0 {
-            return Err(Refusal::LongerThanModel);
-        }
-        let output_tokens = output_tokens.min(room);
-        // The last generated token is never computed, so it needs no KV.
-        let cached_tokens = prompt_tokens + output_tokens - 1;
-        if cached_tokens.div_ceil(self.config.block_size) > self.pool.usable_blocks() {
-            return Err(Refusal::LargerThanCache);
-        }
-        Ok(output_tokens)
+        self.config.admissible_output_tokens(prompt_tokens, output_tokens)
     }
 
     /// Queues a request that [`Scheduler::admissible_output_tokens`] accepted.

@@ -1,0 +1,210 @@
+//! A replica whose decoding requests are one: what a step gives them all is recorded once, and a request's own columns
+//! are written when it begins, is preempted and ends.
+
+use super::{GapCounts, StepRecord, StepTotals};
+use crate::cost::CostModel;
+use crate::request::{Outcome, RequestTable};
+use crate::scheduler::aggregated::{AggregatedBatch, AggregatedScheduler, Departure};
+use crate::scheduler::{NewRequest, SchedulerConfig};
+use crate::units::SimTime;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// The gaps between the ends of neighbouring steps, such that the largest since any step is found without looking at
+/// all: only those that no later one reaches are kept, so they fall from first to last.
+#[derive(Debug, Default)]
+struct LargestGaps {
+    /// Number of the step and the gap that it ended, in ns.
+    gaps: VecDeque<(u64, u64)>,
+}
+
+impl LargestGaps {
+    /// Adds the gap of the latest step, and forgets those of steps up to `oldest`.
+    fn push(&mut self, step: u64, gap_ns: u64, oldest: u64) {
+        while self.gaps.back().is_some_and(|last| last.1 <= gap_ns) {
+            self.gaps.pop_back();
+        }
+        self.gaps.push_back((step, gap_ns));
+        while self.gaps.front().is_some_and(|first| first.0 <= oldest) {
+            self.gaps.pop_front();
+        }
+    }
+
+    /// The largest gap of the steps after `step`, in ns.
+    fn since(&self, step: u64) -> u64 {
+        let index = self.gaps.partition_point(|gap| gap.0 <= step);
+        self.gaps.get(index).map_or(0, |gap| gap.1)
+    }
+}
+
+/// One engine, its decoding requests as one. It gives exactly what [`Replica`](super::Replica) gives.
+pub(crate) struct AggregatedReplica {
+    index: u32,
+    pub(crate) scheduler: AggregatedScheduler,
+    cost: Arc<dyn CostModel>,
+    batch: AggregatedBatch,
+    /// End of the step in flight, or never.
+    step_end: SimTime,
+    /// End of the latest step.
+    last_step_end: SimTime,
+    finished: Vec<Departure>,
+    totals: StepTotals,
+    gaps: GapCounts,
+    largest_gaps: LargestGaps,
+}
+
+impl AggregatedReplica {
+    /// An idle replica; see [`AggregatedScheduler::new`].
+    pub fn new(index: u32, config: SchedulerConfig, is_shared: bool, cost: Arc<dyn CostModel>) -> Self {
+        AggregatedReplica {
+            index,
+            scheduler: AggregatedScheduler::new(config, is_shared),
+            cost,
+            batch: AggregatedBatch::default(),
+            step_end: SimTime::NEVER,
+            last_step_end: SimTime::NEVER,
+            finished: Vec::new(),
+            totals: StepTotals::default(),
+            gaps: GapCounts::default(),
+            largest_gaps: LargestGaps::default(),
+        }
+    }
+
+    /// When its step ends; never while it has none.
+    pub fn step_end(&self) -> SimTime {
+        self.step_end
+    }
+
+    /// Sums over its steps so far.
+    pub fn totals(&self) -> &StepTotals {
+        &self.totals
+    }
+
+    /// The gaps between tokens that it produced.
+    pub fn into_gaps(self) -> GapCounts {
+        self.gaps
+    }
+
+    /// Queues an accepted request.
+    pub fn enqueue(&mut self, request: &NewRequest<'_>) {
+        self.scheduler.enqueue(request);
+    }
+
+    /// Ends the step in flight: its tokens become visible now. Gives how many requests finished.
+    pub fn end_step(&mut self, now: SimTime, table: &mut RequestTable) -> usize {
+        self.step_end = SimTime::NEVER;
+        let decoded = self.batch.shape.decode_requests;
+        if decoded > 0 {
+            // They all had their previous token at the end of the previous step.
+            let gap_ns = (now - self.last_step_end).0;
+            self.gaps.add_many(gap_ns, decoded);
+            let oldest = self.scheduler.oldest_decoding_since();
+            self.largest_gaps.push(self.scheduler.steps(), gap_ns, oldest);
+        }
+        for entry in self.batch.prefills.iter().filter(|entry| entry.samples) {
+            if let Some(gap_ns) = table.record_token(entry.id, now) {
+                self.gaps.add_many(gap_ns, 1);
+            }
+        }
+        self.last_step_end = now;
+        self.finished.clear();
+        self.scheduler.complete(&self.batch, &mut self.finished);
+        for departure in &self.finished {
+            record_decoded(table, departure, self.scheduler.steps(), now, &self.largest_gaps);
+            table.outcome[departure.id.index()] = Outcome::Finished;
+        }
+        self.finished.len()
+    }
+
+    /// Starts the next step if there is work and none is in flight: form the batch, ask its cost.
+    pub fn start_step(&mut self, now: SimTime, table: &mut RequestTable) -> Option<StepRecord<'_>> {
+        if self.step_end != SimTime::NEVER {
+            return None;
+        }
+        // A batch may stay empty once, when the only running request preempted itself; then it is admitted again.
+        for _ in 0..2 {
+            if self.scheduler.is_idle() {
+                return None;
+            }
+            let steps_before = self.scheduler.steps();
+            self.scheduler.form_batch(&mut self.batch);
+            self.record_decisions(now, steps_before, table);
+            if self.batch.shape.batch_requests() > 0 {
+                return Some(self.launch(now));
+            }
+        }
+        None
+    }
+
+    fn record_decisions(&mut self, now: SimTime, steps_before: u64, table: &mut RequestTable) {
+        for departure in &self.batch.preempted {
+            record_decoded(table, departure, steps_before, self.last_step_end, &self.largest_gaps);
+            table.preemptions[departure.id.index()] += 1;
+        }
+        self.totals.preemptions += self.batch.preempted.len() as u64;
+        for admission in &self.batch.admitted {
+            self.totals.record_admission(admission);
+            if admission.is_first {
+                table.first_scheduled[admission.id.index()] = now;
+                table.cached_tokens[admission.id.index()] = admission.cached_tokens;
+            }
+        }
+    }
+
+    fn launch(&mut self, now: SimTime) -> StepRecord<'_> {
+        let shape = self.batch.shape;
+        let duration = self.cost.step(&shape) + self.cost.host(&shape);
+        self.step_end = now + duration;
+        let free_blocks = self.scheduler.free_blocks();
+        self.totals.record_step(&shape, duration, self.scheduler.usable_blocks() - free_blocks);
+        StepRecord {
+            replica: self.index,
+            start: now,
+            duration,
+            batch: super::StepBatch::Aggregated(&self.scheduler, &self.batch),
+            shape,
+            preempted_requests: self.batch.preempted.len() as u32,
+            running_requests: self.scheduler.running_requests() as u32,
+            waiting_requests: self.scheduler.waiting_requests() as u32,
+            free_blocks,
+        }
+    }
+}
+
+/// Writes down the tokens that a request got while it decoded: one in each step up to `step`, which ended at `last`.
+fn record_decoded(
+    table: &mut RequestTable,
+    departure: &Departure,
+    step: u64,
+    last: SimTime,
+    largest_gaps: &LargestGaps,
+) {
+    let Some(since) = departure.decoding_since.filter(|&since| since < step) else { return };
+    let i = departure.id.index();
+    table.generated_tokens[i] += (step - since) as u32;
+    table.last_token[i] = last;
+    table.max_gap_ns[i] = table.max_gap_ns[i].max(largest_gaps.since(since));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_gap_since_any_step_is_known() {
+        let mut random = 9u64;
+        let (mut all, mut largest) = (Vec::new(), LargestGaps::default());
+        for step in 1..2_000u64 {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let gap_ns = (random >> 33) % 50;
+            all.push(gap_ns);
+            let oldest = step.saturating_sub(100);
+            largest.push(step, gap_ns, oldest);
+            for since in oldest..step {
+                let expected = all[since as usize..].iter().max().unwrap();
+                assert_eq!(largest.since(since), *expected, "step {step} since {since}");
+            }
+            assert_eq!(largest.since(step), 0);
+        }
+    }
+}

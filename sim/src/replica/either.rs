@@ -1,0 +1,110 @@
+//! A replica of either kind: one that steps one request at a time, or all decoding requests as one.
+
+use super::aggregated::AggregatedReplica;
+use super::{GapCounts, Replica, StepRecord, StepTotals};
+use crate::cost::CostModel;
+use crate::request::RequestTable;
+use crate::scheduler::aggregated::AggregatedScheduler;
+use crate::scheduler::{NewRequest, SchedulerConfig};
+use crate::units::SimTime;
+use serde::Serialize;
+use std::sync::Arc;
+
+/// How the steps of a run are computed. The results are equal; the time that it takes is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepPath {
+    /// All decoding requests of a replica as one.
+    Aggregated,
+    /// Each request by itself: the reference, and the path of every setting that the other does not accept.
+    Plain,
+}
+
+impl StepPath {
+    /// The fastest path for engines with these settings.
+    pub fn best(config: &SchedulerConfig) -> StepPath {
+        if AggregatedScheduler::accepts(config) { StepPath::Aggregated } else { StepPath::Plain }
+    }
+}
+
+/// One replica on either path.
+pub(crate) enum EitherReplica {
+    Aggregated(Box<AggregatedReplica>),
+    Plain(Box<Replica>),
+}
+
+impl EitherReplica {
+    /// An idle replica; `is_shared` as in [`AggregatedScheduler::new`].
+    pub fn new(
+        index: u32,
+        config: SchedulerConfig,
+        path: StepPath,
+        is_shared: bool,
+        cost: Arc<dyn CostModel>,
+    ) -> Self {
+        match path {
+            StepPath::Aggregated => {
+                EitherReplica::Aggregated(Box::new(AggregatedReplica::new(index, config, is_shared, cost)))
+            }
+            StepPath::Plain => EitherReplica::Plain(Box::new(Replica::new(index, config, cost))),
+        }
+    }
+
+    /// When its step ends; never while it has none.
+    pub fn step_end(&self) -> SimTime {
+        match self {
+            EitherReplica::Aggregated(replica) => replica.step_end(),
+            EitherReplica::Plain(replica) => replica.step_end(),
+        }
+    }
+
+    /// Queues an accepted request.
+    pub fn enqueue(&mut self, request: &NewRequest<'_>) {
+        match self {
+            EitherReplica::Aggregated(replica) => replica.enqueue(request),
+            EitherReplica::Plain(replica) => replica.scheduler.enqueue(request),
+        }
+    }
+
+    /// Ends the step in flight: its tokens become visible now. Gives how many requests finished.
+    pub fn end_step(&mut self, now: SimTime, table: &mut RequestTable) -> usize {
+        match self {
+            EitherReplica::Aggregated(replica) => replica.end_step(now, table),
+            EitherReplica::Plain(replica) => replica.end_step(now, table).len(),
+        }
+    }
+
+    /// Starts the next step if there is work and none is in flight.
+    pub fn start_step(&mut self, now: SimTime, table: &mut RequestTable) -> Option<StepRecord<'_>> {
+        match self {
+            EitherReplica::Aggregated(replica) => replica.start_step(now, table),
+            EitherReplica::Plain(replica) => replica.start_step(now, table),
+        }
+    }
+
+    /// Sums over its steps so far.
+    pub fn totals(&self) -> &StepTotals {
+        match self {
+            EitherReplica::Aggregated(replica) => replica.totals(),
+            EitherReplica::Plain(replica) => replica.totals(),
+        }
+    }
+
+    /// KV blocks that its requests hold.
+    pub fn held_blocks(&self) -> u32 {
+        match self {
+            EitherReplica::Aggregated(replica) => {
+                replica.scheduler.usable_blocks() - replica.scheduler.free_blocks()
+            }
+            EitherReplica::Plain(replica) => replica.scheduler().pool().used_blocks(),
+        }
+    }
+
+    /// The gaps between tokens that it produced.
+    pub fn into_gaps(self) -> GapCounts {
+        match self {
+            EitherReplica::Aggregated(replica) => replica.into_gaps(),
+            EitherReplica::Plain(replica) => replica.into_gaps(),
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! The aggregated path against the plain one: every column, sum, gap and step, on random small scenarios and on all
+//! tiny ones.
+
+use crate::laws::{Draw, arrivals, config};
+use sim::cost::{CostModel, LinearCost};
+use sim::identity::TokenRun;
+use sim::replica::{StepPath, StepRecord, StepTotals};
+use sim::request::Outcome;
+use sim::scheduler::{Policy, SchedulerConfig};
+use sim::simulation::{RunObserver, RunResult, Simulation};
+use sim::step::{ScheduledRequest, StepShape};
+use sim::units::{SimDuration, SimTime};
+use sim::workload::{Arrival, WorkloadGenerator};
+use std::sync::Arc;
+
+/// A step with all its requests.
+#[derive(Debug, PartialEq)]
+struct Step {
+    replica: u32,
+    start: SimTime,
+    duration: SimDuration,
+    shape: StepShape,
+    requests: Vec<(u32, ScheduledRequest)>,
+    queues: (u32, u32, u32, u32),
+}
+
+/// Keeps every step.
+#[derive(Default)]
+struct Steps(Vec<Step>);
+
+impl RunObserver for Steps {
+    fn step(&mut self, step: &StepRecord<'_>) {
+        // Where a scheduler keeps a request is its own affair.
+        let entry = |request: ScheduledRequest| (request.id.0, ScheduledRequest { slot: 0, ..request });
+        self.0.push(Step {
+            replica: step.replica,
+            start: step.start,
+            duration: step.duration,
+            shape: step.shape,
+            requests: step.batch.requests().into_iter().map(entry).collect(),
+            queues: (step.preempted_requests, step.running_requests, step.waiting_requests, step.free_blocks),
+        });
+    }
+}
+
+/// What the compared scenarios reached.
+#[derive(Default)]
+struct Reached {
+    preemptions: u64,
+    hit_tokens: u64,
+    preempted_twice: usize,
+    steps: u64,
+}
+
+impl Reached {
+    fn add(&mut self, run: &RunResult) {
+        let sum = |f: fn(&StepTotals) -> u64| run.replicas.iter().map(f).sum::<u64>();
+        self.preemptions += sum(|r| r.preemptions);
+        self.hit_tokens += sum(|r| r.prefix_hit_tokens);
+        self.steps += sum(|r| r.steps);
+        self.preempted_twice += run.table.preemptions.iter().filter(|n| **n > 1).count();
+    }
+}
+
+/// Runs both paths and compares everything; the message says which scenario differs.
+fn compare(
+    replicas: u32,
+    config: SchedulerConfig,
+    cost: LinearCost,
+    arrivals: Vec<Arrival>,
+    name: &dyn Fn() -> String,
+) -> RunResult {
+    assert_eq!(StepPath::best(&config), StepPath::Aggregated, "{}", name());
+    let cost: Arc<dyn CostModel> = Arc::new(cost);
+    let workload = WorkloadGenerator::from_arrivals(arrivals);
+    let run = |path| {
+        let mut steps = Steps::default();
+        let run = Simulation::with_path(replicas, config, &cost, workload.clone(), path).run(&mut steps);
+        assert_eq!(run.path, path);
+        (run, steps.0)
+    };
+    let (fast, fast_steps) = run(StepPath::Aggregated);
+    let (plain, plain_steps) = run(StepPath::Plain);
+    let same = fast.table == plain.table
+        && fast.replicas == plain.replicas
+        && fast.token_gaps == plain.token_gaps
+        && fast_steps == plain_steps
+        && (fast.usable_blocks, fast.held_blocks, fast.end, fast.request_ns)
+            == (plain.usable_blocks, plain.held_blocks, plain.end, plain.request_ns);
+    if !same {
+        for (index, (fast, plain)) in fast_steps.iter().zip(&plain_steps).enumerate() {
+            assert_eq!(fast, plain, "{}: step {index}, aggregated left, plain right", name());
+        }
+        assert_eq!(fast.table, plain.table, "{}: aggregated left, plain right", name());
+        panic!("{}: aggregated {fast:?}\nplain {plain:?}", name());
+    }
+    fast
+}
+
+/// A scenario that the aggregated path accepts, else as the laws draw it.
+fn random_case(seed: u64) -> (u32, SchedulerConfig, LinearCost, Vec<Arrival>) {
+    let mut draw = Draw(seed);
+    let config =
+        SchedulerConfig { policy: Policy::Fcfs, long_prefill_token_threshold: 0, ..config(&mut draw) };
+    let replicas = if draw.below(4) == 0 { 2 } else { 1 };
+    let cost = LinearCost {
+        base_ns: 1 + draw.below(500),
+        per_token_ns: draw.below(20),
+        per_context_token_ns: draw.below(3),
+    };
+    let mut arrivals = arrivals(&mut draw);
+    if draw.below(2) == 0 {
+        // Requests that share nothing have a cache of their own kind.
+        arrivals.iter_mut().for_each(|arrival| arrival.runs.clear());
+    }
+    (replicas, config, cost, arrivals)
+}
+
+/// `SERVESIM_RANDOM_SCENARIOS=1000000` compares that many instead.
+#[test]
+fn random_scenarios_are_equal_on_both_paths() {
+    let count =
+        std::env::var("SERVESIM_RANDOM_SCENARIOS").ok().and_then(|n| n.parse().ok()).unwrap_or(40_000);
+    let mut reached = Reached::default();
+    for seed in 0..count {
+        let (replicas, config, cost, arrivals) = random_case(seed);
+        reached.add(&compare(replicas, config, cost, arrivals, &|| format!("seed {seed}")));
+    }
+    println!(
+        "{count} scenarios, {} steps, {} preemptions, {} requests preempted more than once, {} tokens hit",
+        reached.steps, reached.preemptions, reached.preempted_twice, reached.hit_tokens
+    );
+    assert!(reached.preemptions > count && reached.hit_tokens > 10 * count, "the corners are reached");
+    assert!(reached.preempted_twice as u64 > count / 10, "the corners are reached");
+}
+
+/// Prompts of a tiny request: its length, and whether it shares its tokens with the others.
+const PROMPTS: [(u32, bool); 4] = [(1, false), (2, true), (3, true), (4, false)];
+
+/// Up to four requests with prompts of 1 to 4 tokens and outputs of 1 to 3, one or three steps apart, in up to three
+/// blocks, with every seat limit up to 3 and budgets that cut prompts.
+#[test]
+fn all_tiny_scenarios_are_equal_on_both_paths() {
+    let mut reached = Reached::default();
+    let mut scenarios = 0;
+    let kinds = PROMPTS.len() as u32 * 3;
+    for requests in 1..=4u32 {
+        // Of four requests the first two are each of all kinds, the others of every third.
+        for mix in 0..kinds.pow(requests.min(3)) {
+            for blocks in 1..=3u32 {
+                for setting in 0..24u32 {
+                    let config = tiny_config(blocks, setting);
+                    let arrivals = tiny_arrivals(requests, mix, kinds, setting);
+                    let cost = LinearCost { base_ns: 10, per_token_ns: 1, per_context_token_ns: 1 };
+                    let name =
+                        || format!("{requests} requests, mix {mix}, {blocks} blocks, setting {setting}");
+                    reached.add(&compare(1, config, cost, arrivals, &name));
+                    scenarios += 1;
+                }
+            }
+        }
+    }
+    println!(
+        "{scenarios} tiny scenarios, {} preemptions, {} tokens hit",
+        reached.preemptions, reached.hit_tokens
+    );
+    assert!(reached.preemptions > 1_000 && reached.hit_tokens > 1_000);
+}
+
+/// Two block sizes, three seat limits, prefix caching off and on, the admission gate off and on.
+fn tiny_config(blocks: u32, setting: u32) -> SchedulerConfig {
+    let max_num_seqs = 1 + setting / 2 % 3;
+    SchedulerConfig {
+        policy: Policy::Fcfs,
+        block_size: 2 + setting % 2,
+        total_blocks: blocks + 1,
+        max_num_seqs,
+        max_num_batched_tokens: max_num_seqs + setting / 2 % 2,
+        max_model_len: 8,
+        prefix_caching: setting / 6 % 2 == 1,
+        chunked_prefill: true,
+        long_prefill_token_threshold: 0,
+        long_prefill_cap_spares_single: false,
+        watermark_blocks: 0,
+        reserve_full_prompt: setting / 12 == 0,
+    }
+}
+
+fn tiny_arrivals(requests: u32, mix: u32, kinds: u32, setting: u32) -> Vec<Arrival> {
+    let arrival = |index: u32| {
+        // The fourth is as the first and the third together.
+        let kind = if index < 3 { mix / kinds.pow(index) } else { mix + mix / kinds.pow(2) } % kinds;
+        let (prompt_tokens, is_shared) = PROMPTS[(kind / 3) as usize];
+        Arrival {
+            at: SimTime(u64::from(index) * if setting.is_multiple_of(2) { 12 } else { 40 }),
+            prompt_tokens,
+            output_tokens: 1 + kind % 3,
+            priority: 0,
+            runs: if is_shared { vec![TokenRun { id: 1, tokens: prompt_tokens }] } else { Vec::new() },
+        }
+    };
+    (0..requests).map(arrival).collect()
+}
+
+/// Settings that need the plain path get it, also when the other is asked for.
+#[test]
+fn settings_that_the_aggregated_path_does_not_accept_take_the_plain_one() {
+    let (_, accepted, cost, requests) = random_case(3);
+    let cost: Arc<dyn CostModel> = Arc::new(cost);
+    let refused = [
+        SchedulerConfig { policy: Policy::Priority, ..accepted },
+        SchedulerConfig { long_prefill_token_threshold: 5, ..accepted },
+        SchedulerConfig { max_num_batched_tokens: accepted.max_num_seqs - 1, ..accepted },
+        SchedulerConfig { chunked_prefill: false, ..accepted },
+        SchedulerConfig { block_size: 1 << 20, ..accepted },
+    ];
+    for config in refused {
+        let workload = WorkloadGenerator::from_arrivals(requests.clone());
+        let run = Simulation::with_path(1, config, &cost, workload, StepPath::Aggregated).run(&mut ());
+        assert_eq!(run.path, StepPath::Plain, "{config:?}");
+        assert!(
+            run.table
+                .outcome
+                .iter()
+                .all(|outcome| *outcome != Outcome::Unfinished || config.max_num_seqs == 0)
+        );
+    }
+}

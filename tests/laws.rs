@@ -43,6 +43,8 @@ pub fn config(draw: &mut Draw) -> SchedulerConfig {
         long_prefill_cap_spares_single: draw.below(2) == 0,
         watermark_blocks: if draw.below(4) == 0 { draw.between(0, 6) } else { 0 },
         reserve_full_prompt: draw.below(4) != 0,
+        async_scheduling: false,
+        draft_tokens: 0,
     }
 }
 

@@ -13,3 +13,4 @@ mod recordings;
 mod tokens;
 mod vllm_026;
 mod vllm_033;
+mod vllm_033_ahead;

@@ -183,6 +183,8 @@ fn tiny_config(blocks: u32, setting: u32) -> SchedulerConfig {
         long_prefill_cap_spares_single: false,
         watermark_blocks: 0,
         reserve_full_prompt: setting / 12 == 0,
+        async_scheduling: false,
+        draft_tokens: 0,
     }
 }
 

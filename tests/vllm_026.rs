@@ -121,6 +121,8 @@ fn config(engine: &Engine) -> SchedulerConfig {
         long_prefill_cap_spares_single: false,
         watermark_blocks: (engine.watermark * f64::from(engine.num_blocks)) as u32,
         reserve_full_prompt: engine.reserve_full_isl,
+        async_scheduling: false,
+        draft_tokens: 0,
     }
 }
 

@@ -63,6 +63,8 @@ impl Config {
             long_prefill_cap_spares_single: true,
             watermark_blocks: 0,
             reserve_full_prompt: true,
+            async_scheduling: false,
+            draft_tokens: 0,
         }
     }
 }
@@ -235,6 +237,7 @@ fn enqueue(scheduler: &mut Either, config: &SchedulerConfig, index: usize, reque
         priority: request.prio,
         prompt_tokens,
         output_tokens,
+        max_output_tokens: request.max_tokens,
         runs: &runs,
         output_run: Some(OUTPUT_RUN),
     });

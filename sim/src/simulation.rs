@@ -176,6 +176,7 @@ impl Simulation {
             priority: arrival.priority,
             prompt_tokens: arrival.prompt_tokens,
             output_tokens,
+            max_output_tokens: output_tokens,
             runs: &arrival.runs,
             output_run: None,
         });

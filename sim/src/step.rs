@@ -17,6 +17,8 @@ pub struct ScheduledRequest {
     pub samples: bool,
     /// Whether it computes prompt tokens, or tokens that a preemption threw away.
     pub is_prefill: bool,
+    /// Draft tokens among its tokens that this step verifies.
+    pub drafts: u32,
 }
 
 /// A request that entered the running set in a step.

@@ -5,9 +5,11 @@
 
 pub mod aggregated;
 mod queue;
+mod results;
 mod sequence;
 mod vllm;
 
+pub use results::Emission;
 pub use vllm::Scheduler;
 
 use crate::identity::TokenRun;
@@ -54,6 +56,10 @@ pub struct SchedulerConfig {
     pub watermark_blocks: u32,
     /// Whether an admission needs room for the whole prompt (V-25).
     pub reserve_full_prompt: bool,
+    /// Whether a step is scheduled before the tokens of the step before are known (V-42b).
+    pub async_scheduling: bool,
+    /// Draft tokens offered to each decoding request per step; 0 without speculation (V-50).
+    pub draft_tokens: u32,
 }
 
 impl SchedulerConfig {
@@ -84,8 +90,10 @@ pub struct NewRequest<'a> {
     pub priority: i32,
     /// Prompt tokens.
     pub prompt_tokens: u32,
-    /// Tokens it will generate at most `max_model_len` allowing.
+    /// Tokens it will generate, `max_model_len` allowing.
     pub output_tokens: u32,
+    /// Most tokens that it may generate, as the engine knows it beforehand; at least `output_tokens`.
+    pub max_output_tokens: u32,
     /// Identity of the prompt's tokens; empty when it shares nothing.
     pub runs: &'a [TokenRun],
     /// Names the generated tokens where other prompts repeat them.

@@ -62,6 +62,19 @@ impl WaitingQueue {
         }
     }
 
+    /// Takes out the slots that `leaves` names, in order of slot.
+    pub fn remove_where(&mut self, leaves: impl Fn(u32) -> bool) -> Vec<u32> {
+        let mut removed: Vec<u32> = self.in_order().into_iter().filter(|slot| leaves(*slot)).collect();
+        removed.sort_unstable();
+        if !removed.is_empty() {
+            match self {
+                WaitingQueue::Fcfs(queue) => queue.retain(|slot| !leaves(*slot)),
+                WaitingQueue::Priority(heap) => heap.retain(|Reverse((_, slot))| !leaves(*slot)),
+            }
+        }
+        removed
+    }
+
     /// The waiting slots in the order of admission, for inspection.
     pub fn in_order(&self) -> Vec<u32> {
         match self {

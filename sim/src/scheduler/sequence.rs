@@ -17,8 +17,17 @@ pub(super) struct Sequence {
     pub known_tokens: u32,
     /// Known tokens at which it is finished.
     pub final_tokens: u32,
+    /// Prompt and the most output tokens that were asked for; the step in flight may only be known to be the last by this.
+    pub limit_tokens: u32,
     /// Tokens whose KV is in the cache, counted when scheduled (V-32).
     pub computed_tokens: u32,
+    /// Tokens that steps in flight will bring, with asynchronous scheduling (V-1).
+    pub placeholders: u32,
+    /// Steps in flight whose tokens arrive after a preemption (V-16).
+    pub stale_outputs: u32,
+    /// Draft tokens offered for its next step (V-1).
+    pub drafts: u32,
+    pub is_finished: bool,
     /// KV blocks held; with prefix caching `blocks` lists them in the order of the tokens.
     pub held_blocks: u32,
     pub blocks: Vec<BlockId>,
@@ -31,6 +40,13 @@ pub(super) struct Sequence {
     pub is_decoding: bool,
     /// Where it stands in the step being formed, if it was scheduled.
     pub entry: Option<u32>,
+}
+
+impl Sequence {
+    /// What the computed tokens catch up with (V-1, V-10).
+    pub fn wanted_tokens(&self) -> u32 {
+        self.known_tokens + self.placeholders + self.drafts
+    }
 }
 
 impl Default for RequestId {

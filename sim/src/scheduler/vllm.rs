@@ -10,12 +10,12 @@ use crate::step::{Admission, ScheduledBatch, ScheduledRequest};
 /// One engine's waiting and running requests and its KV blocks. It has no clock: a step is formed, and later completed.
 #[derive(Debug)]
 pub struct Scheduler {
-    config: SchedulerConfig,
-    pool: BlockPool,
-    slots: Slots,
-    waiting: WaitingQueue,
+    pub(super) config: SchedulerConfig,
+    pub(super) pool: BlockPool,
+    pub(super) slots: Slots,
+    pub(super) waiting: WaitingQueue,
     /// Slots in order of admission (V-3).
-    running: Vec<u32>,
+    pub(super) running: Vec<u32>,
     /// Cached blocks found for the request being admitted.
     found: Vec<BlockId>,
 }
@@ -84,7 +84,12 @@ impl Scheduler {
         sequence.known_tokens = request.prompt_tokens;
         sequence.final_tokens =
             request.prompt_tokens.saturating_add(request.output_tokens).min(self.config.max_model_len);
+        sequence.limit_tokens = request.prompt_tokens.saturating_add(request.max_output_tokens);
         sequence.computed_tokens = 0;
+        sequence.placeholders = 0;
+        sequence.stale_outputs = 0;
+        sequence.drafts = 0;
+        sequence.is_finished = false;
         sequence.held_blocks = 0;
         sequence.remembered_blocks = 0;
         sequence.was_admitted = false;
@@ -111,6 +116,9 @@ impl Scheduler {
             let sequence = self.slots.get_mut(entry.slot);
             sequence.computed_tokens += entry.tokens; // V-32
             sequence.entry = None;
+            if self.config.async_scheduling && entry.samples {
+                sequence.placeholders += 1;
+            }
         }
     }
 
@@ -121,7 +129,11 @@ impl Scheduler {
         while position < self.running.len() && left > 0 {
             let slot = self.running[position];
             let sequence = self.slots.get(slot);
-            let missing = sequence.known_tokens - sequence.computed_tokens;
+            if self.last_token_is_in_flight(sequence) {
+                position += 1;
+                continue;
+            }
+            let missing = sequence.wanted_tokens() - sequence.computed_tokens;
             let room = self.config.max_model_len.saturating_sub(sequence.computed_tokens + 1);
             let tokens = self.cap_long_prefill(missing).min(left).min(room); // V-10
             if tokens == 0 {
@@ -139,6 +151,12 @@ impl Scheduler {
             }
         }
         left
+    }
+
+    /// Whether a step in flight already computes the last token that the request may have (V-7).
+    fn last_token_is_in_flight(&self, sequence: &Sequence) -> bool {
+        sequence.placeholders > 0
+            && sequence.computed_tokens + 2 - sequence.placeholders >= sequence.limit_tokens
     }
 
     /// Allocates for `tokens` more tokens of a running request, preempting others until they fit (V-12). `position` and
@@ -203,6 +221,9 @@ impl Scheduler {
         sequence.remembered_blocks = 0;
         sequence.computed_tokens = 0;
         sequence.is_decoding = false;
+        sequence.drafts = 0;
+        // Its steps in flight still deliver their tokens (V-16).
+        sequence.stale_outputs += std::mem::take(&mut sequence.placeholders);
         batch.preempted.push(sequence.id);
         let rank = rank_of(sequence);
         self.waiting.push_preempted(slot, rank);
@@ -211,23 +232,46 @@ impl Scheduler {
     /// Phase 2 (V-18, V-19): admits waiting requests in order until budget, seats or blocks end.
     fn schedule_waiting(&mut self, budget: u32, batch: &mut ScheduledBatch) {
         let mut left = budget;
+        let mut set_aside = Vec::new();
         while left > 0 && (self.running.len() as u32) < self.config.max_num_seqs {
-            let Some(slot) = self.waiting.head() else { return };
+            let Some(slot) = self.waiting.head() else { break };
+            if self.slots.get(slot).stale_outputs > 0 {
+                self.waiting.pop();
+                set_aside.push(slot); // V-19
+                continue;
+            }
             let cached_tokens = self.look_up_prefix(slot);
             let sequence = self.slots.get(slot);
             let missing = self.cap_long_prefill(sequence.known_tokens - cached_tokens);
             if !self.config.chunked_prefill && missing > left {
-                return; // V-19e
+                break; // V-19e
             }
-            let tokens = missing.min(left);
+            let tokens = match self.pads_to_drafts(missing, batch) {
+                true if 1 + self.config.draft_tokens > left => break,
+                true => 1 + self.config.draft_tokens,
+                false => missing.min(left),
+            };
             if !self.admission_fits(slot, cached_tokens, tokens) {
-                return; // V-19f: head-of-line blocking
+                break; // V-19f: head-of-line blocking
             }
             self.waiting.pop();
             self.running.push(slot);
             self.admit(slot, cached_tokens, tokens, batch);
             left -= tokens;
         }
+        for slot in set_aside.into_iter().rev() {
+            self.waiting.push_preempted(slot, rank_of(self.slots.get(slot)));
+        }
+    }
+
+    /// Whether a waiting request that misses one token takes draft slots with it, so that a step of decoding requests
+    /// stays uniform (V-19d).
+    fn pads_to_drafts(&self, missing: u32, batch: &ScheduledBatch) -> bool {
+        let drafts = self.config.draft_tokens;
+        drafts > 0
+            && missing == 1
+            && !batch.requests.is_empty()
+            && batch.requests.iter().all(|entry| !entry.is_prefill || entry.drafts == drafts)
     }
 
     /// Finds the cached leading blocks of a waiting request, at most `known - 1` tokens of it (V-28).
@@ -288,6 +332,12 @@ impl Scheduler {
         }
         let full_blocks =
             (sequence.computed_tokens + tokens).min(sequence.known_tokens) / self.config.block_size;
+        self.remember_blocks(slot, full_blocks);
+    }
+
+    /// Enters the first `full_blocks` of a request into the prefix cache, those that are not there yet.
+    pub(super) fn remember_blocks(&mut self, slot: u32, full_blocks: u32) {
+        let sequence = self.slots.get_mut(slot);
         if full_blocks > sequence.remembered_blocks {
             sequence.identity.extend(sequence.known_tokens, self.config.block_size);
             for index in sequence.remembered_blocks as usize..full_blocks as usize {
@@ -300,14 +350,19 @@ impl Scheduler {
     fn add_entry(&mut self, slot: u32, tokens: u32, batch: &mut ScheduledBatch) {
         let sequence = self.slots.get_mut(slot);
         sequence.entry = Some(batch.requests.len() as u32);
+        // Drafts that did not fit into the tokens are dropped (V-11).
+        let known = sequence.known_tokens + sequence.placeholders;
+        let drafts = (sequence.computed_tokens + tokens).saturating_sub(known);
         batch.requests.push(ScheduledRequest {
             id: sequence.id,
             slot,
             tokens,
             context_tokens: sequence.computed_tokens,
-            samples: sequence.computed_tokens + tokens == sequence.known_tokens,
+            samples: sequence.computed_tokens + tokens >= sequence.known_tokens + sequence.placeholders,
             is_prefill: !sequence.is_decoding,
+            drafts,
         });
+        sequence.drafts = 0;
     }
 
     /// The most tokens of one request in a step (V-13).
@@ -318,34 +373,6 @@ impl Scheduler {
             return missing;
         }
         missing.min(cap)
-    }
-
-    /// Applies a step's results: each request that sampled has one more known token; those that are complete leave, and
-    /// their blocks are freed in the order of the batch (V-32c). Their ids are appended to `finished`.
-    pub fn complete(&mut self, batch: &ScheduledBatch, finished: &mut Vec<RequestId>) {
-        let mut any_finished = false;
-        for entry in batch.requests.iter().filter(|entry| entry.samples) {
-            let sequence = self.slots.get_mut(entry.slot);
-            sequence.is_decoding = true;
-            sequence.known_tokens += 1;
-            if sequence.known_tokens >= sequence.final_tokens {
-                self.pool.release(&mut sequence.blocks, sequence.held_blocks);
-                sequence.held_blocks = 0;
-                finished.push(sequence.id);
-                any_finished = true;
-            }
-        }
-        if any_finished {
-            let slots = &mut self.slots;
-            self.running.retain(|&slot| {
-                let sequence = slots.get(slot);
-                let stays = sequence.known_tokens < sequence.final_tokens;
-                if !stays {
-                    slots.give_back(slot);
-                }
-                stays
-            });
-        }
     }
 }
 

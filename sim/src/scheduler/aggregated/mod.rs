@@ -94,12 +94,16 @@ impl AggregatedScheduler {
             long_prefill_cap_spares_single: _,
             watermark_blocks: _,
             reserve_full_prompt: _,
+            async_scheduling,
+            draft_tokens,
         } = *config;
         policy == Policy::Fcfs
             && (1..=LARGEST_BLOCK).contains(&block_size)
             && max_num_seqs <= max_num_batched_tokens
             && chunked_prefill
             && long_prefill_token_threshold == 0
+            && !async_scheduling
+            && draft_tokens == 0
     }
 
     /// An engine with nothing to do; its settings are [accepted](AggregatedScheduler::accepts). `is_shared` says whether
@@ -181,6 +185,7 @@ impl AggregatedScheduler {
                 context_tokens: self.decoding.computed_tokens_of(slot) - 1,
                 samples: true,
                 is_prefill: false,
+                drafts: 0,
             })
         };
         self.running.iter(&self.running_links).filter_map(decoding).chain(batch.prefills.clone()).collect()
@@ -354,6 +359,7 @@ impl AggregatedScheduler {
             context_tokens,
             samples,
             is_prefill: true,
+            drafts: 0,
         });
     }
 

@@ -1,0 +1,99 @@
+//! Applying a step's results (V-32a to V-32c, V-16, V-26a, V-52).
+
+use super::Scheduler;
+use crate::request::RequestId;
+use crate::step::{ScheduledBatch, ScheduledRequest};
+
+/// What a request got from a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Emission {
+    /// The request.
+    pub id: RequestId,
+    /// Tokens that became known, at least 1.
+    pub tokens: u32,
+    /// Whether it is complete with them.
+    pub is_finished: bool,
+}
+
+impl Scheduler {
+    /// Applies a step's results without drafts: each request that sampled has one more known token. The ids of the
+    /// requests that are complete are appended to `finished`.
+    pub fn complete(&mut self, batch: &ScheduledBatch, finished: &mut Vec<RequestId>) {
+        self.complete_with(batch, |_| 0, |emission| {
+            if emission.is_finished {
+                finished.push(emission.id);
+            }
+        });
+    }
+
+    /// Applies a step's results. `accept` says how many of a request's drafts hold; each request that sampled gets one
+    /// token more than that, cut where it ends. Requests that are complete leave, and their blocks are freed in the order
+    /// of the batch (V-32c). `emit` is told what each request got.
+    pub fn complete_with(
+        &mut self,
+        batch: &ScheduledBatch,
+        mut accept: impl FnMut(&ScheduledRequest) -> u32,
+        mut emit: impl FnMut(Emission),
+    ) {
+        let mut any_finished = false;
+        for entry in batch.requests.iter().filter(|entry| entry.samples) {
+            let sequence = self.slots.get(entry.slot);
+            // A request that ended with an earlier step may still have been in this one (V-42b).
+            if sequence.id != entry.id || sequence.is_finished {
+                continue;
+            }
+            let emission = self.apply(entry, accept(entry).min(entry.drafts));
+            any_finished |= emission.is_finished;
+            emit(emission);
+        }
+        if any_finished {
+            self.remove_finished();
+        }
+    }
+
+    fn apply(&mut self, entry: &ScheduledRequest, accepted: u32) -> Emission {
+        let block_size = self.config.block_size;
+        let sequence = self.slots.get_mut(entry.slot);
+        let is_stale = sequence.stale_outputs > 0;
+        let tokens = (accepted + 1).min(sequence.final_tokens - sequence.known_tokens);
+        sequence.known_tokens += tokens;
+        if is_stale {
+            sequence.stale_outputs -= 1;
+        } else {
+            sequence.is_decoding = true;
+            sequence.placeholders = sequence.placeholders.saturating_sub(1);
+            sequence.computed_tokens -= entry.drafts - accepted; // V-32a
+        }
+        let is_finished = sequence.known_tokens >= sequence.final_tokens;
+        if is_finished {
+            sequence.is_finished = true;
+            self.pool.release(&mut sequence.blocks, sequence.held_blocks);
+            sequence.held_blocks = 0;
+        } else if !is_stale {
+            sequence.drafts = self.config.draft_tokens;
+            if self.config.async_scheduling && self.config.prefix_caching {
+                // Blocks that generated tokens fill are known only now (V-26a).
+                let full_blocks = (sequence.computed_tokens - sequence.placeholders) / block_size;
+                self.remember_blocks(entry.slot, full_blocks);
+            }
+        }
+        Emission { id: entry.id, tokens, is_finished }
+    }
+
+    fn remove_finished(&mut self) {
+        let slots = &mut self.slots;
+        self.running.retain(|&slot| {
+            let stays = !slots.get(slot).is_finished;
+            if !stays {
+                slots.give_back(slot);
+            }
+            stays
+        });
+        // A preempted request may end with a token that was in flight.
+        if self.config.async_scheduling {
+            for slot in self.waiting.remove_where(|slot| self.slots.get(slot).is_finished) {
+                self.slots.give_back(slot);
+            }
+        }
+    }
+}

@@ -6,7 +6,8 @@ use sim::identity::TokenRun;
 use sim::scenario::Scenario;
 use sim::scheduler::{Policy, SchedulerConfig};
 use sim::simulation::{RunResult, Simulation};
-use sim::units::SimTime;
+use sim::step::StepShape;
+use sim::units::{SimDuration, SimTime};
 use sim::workload::{Arrival, WorkloadGenerator};
 use std::path::Path;
 use std::sync::Arc;
@@ -179,4 +180,83 @@ fn a_saturated_server_gives_one_token_per_seat_and_step() {
         "10ms",
     );
     assert_eq!(run.end, SimTime(50 * 100 * 10_000_000), "50 requests, one seat, 100 steps of 10 ms each");
+}
+
+/// Steps of equal stages, for runs with several of them in flight.
+struct Staged {
+    stages: usize,
+    stage_ns: u64,
+    host_ns: u64,
+}
+
+impl CostModel for Staged {
+    fn step(&self, _: &StepShape) -> SimDuration {
+        SimDuration(self.stages as u64 * self.stage_ns)
+    }
+    fn stages(&self) -> usize {
+        self.stages
+    }
+    fn stage(&self, _: usize, _: &StepShape) -> SimDuration {
+        SimDuration(self.stage_ns)
+    }
+    fn host(&self, _: &StepShape) -> SimDuration {
+        SimDuration(self.host_ns)
+    }
+}
+
+#[test]
+fn the_laws_hold_with_several_steps_in_flight() {
+    let mut preemptions = 0;
+    for seed in 0..10_000 {
+        let mut draw = Draw(seed);
+        let config = SchedulerConfig { async_scheduling: draw.below(2) == 0, ..config(&mut draw) };
+        let stages = 1 + draw.below(4) as usize;
+        let cost: Arc<dyn CostModel> =
+            Arc::new(Staged { stages, stage_ns: 1 + draw.below(300), host_ns: draw.below(300) });
+        let workload = WorkloadGenerator::from_arrivals(arrivals(&mut draw));
+        let run = Simulation::new(1 + draw.below(2) as u32, config, &cost, workload).run(&mut ());
+        run.check_laws().unwrap_or_else(|law| panic!("seed {seed}: {law}"));
+        preemptions += run.replicas.iter().map(|r| r.preemptions).sum::<u64>();
+    }
+    assert!(preemptions > 5_000, "{preemptions}");
+}
+
+/// 64 requests at once, one seat each, no room for chunks: what a run takes with so many stages.
+fn saturated_end_ns(stages: usize, async_scheduling: bool, host_ns: u64) -> u64 {
+    let arrival = Arrival { prompt_tokens: 1, output_tokens: 1000, ..Arrival::default() };
+    let config = SchedulerConfig {
+        policy: Policy::Fcfs,
+        block_size: 16,
+        total_blocks: 10_000,
+        max_num_seqs: 64,
+        max_num_batched_tokens: 16,
+        max_model_len: 2000,
+        prefix_caching: false,
+        chunked_prefill: true,
+        long_prefill_token_threshold: 0,
+        long_prefill_cap_spares_single: true,
+        watermark_blocks: 0,
+        reserve_full_prompt: true,
+        async_scheduling,
+        draft_tokens: 0,
+    };
+    let cost: Arc<dyn CostModel> = Arc::new(Staged { stages, stage_ns: 1000, host_ns });
+    let workload = WorkloadGenerator::from_arrivals(vec![arrival; 64]);
+    Simulation::new(1, config, &cost, workload).run(&mut ()).end.0
+}
+
+/// V-42a: 64 requests of 1,000 tokens under a budget of 16 tokens are 4,000 steps. Pipeline stages overlap, so a step
+/// leaves every stage time; asynchronous scheduling hides the CPU's time behind the GPU's, or the other way round.
+#[test]
+fn v42_stages_and_asynchronous_scheduling_overlap() {
+    let within = |end_ns: u64, expected_ns: u64| {
+        assert!(
+            end_ns >= expected_ns && end_ns < expected_ns + expected_ns / 100,
+            "{end_ns} for {expected_ns}"
+        );
+    };
+    within(saturated_end_ns(1, false, 400), 4000 * 1400);
+    within(saturated_end_ns(1, true, 400), 4000 * 1000);
+    within(saturated_end_ns(1, true, 1500), 4000 * 1500);
+    within(saturated_end_ns(4, false, 0), 4000 * 1000);
 }

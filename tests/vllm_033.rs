@@ -119,7 +119,9 @@ struct Decision {
 impl Either {
     fn new(config: SchedulerConfig, path: StepPath) -> Either {
         match path {
-            StepPath::Plain => Either::Plain(Box::new(Scheduler::new(config)), ScheduledBatch::default()),
+            StepPath::Plain | StepPath::Pipelined => {
+                Either::Plain(Box::new(Scheduler::new(config)), ScheduledBatch::default())
+            }
             StepPath::Aggregated => {
                 let scheduler = AggregatedScheduler::new(config, true);
                 Either::Aggregated(Box::new(scheduler), AggregatedBatch::default())

@@ -138,7 +138,8 @@ impl<'a> Replay<'a> {
         let runs: Vec<TokenRun> = request.segs.iter().map(|&(id, tokens)| TokenRun { id, tokens }).collect();
         let prompt_tokens = runs.iter().map(|run| run.tokens).sum();
         let asked = request.stop_at.map_or(request.max_tokens, |stop| stop.min(request.max_tokens));
-        let output_tokens = self.scheduler.admissible_output_tokens(prompt_tokens, asked).expect("admitted there");
+        let output_tokens =
+            self.scheduler.admissible_output_tokens(prompt_tokens, asked).expect("admitted there");
         self.scheduler.enqueue(&NewRequest {
             id: RequestId(index as u32),
             arrival: SimTime(request.arrive),

@@ -3,6 +3,7 @@
 
 mod aggregated;
 mod either;
+mod pipelined;
 
 pub(crate) use either::EitherReplica;
 pub use either::StepPath;

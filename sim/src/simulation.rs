@@ -95,7 +95,11 @@ impl Simulation {
         workload: WorkloadGenerator,
         path: StepPath,
     ) -> Simulation {
-        let path = if path == StepPath::best(&config) { path } else { StepPath::Plain };
+        let path = match path {
+            _ if config.async_scheduling || cost.stages() > 1 => StepPath::Pipelined,
+            path if path == StepPath::best(&config) => path,
+            _ => StepPath::Plain,
+        };
         let is_shared = workload.has_prefix_identity();
         let replica = |index| EitherReplica::new(index, config, path, is_shared, Arc::clone(cost));
         Simulation {
@@ -112,12 +116,12 @@ impl Simulation {
     /// Runs until every request has left.
     pub fn run(mut self, observer: &mut dyn RunObserver) -> RunResult {
         let mut now = SimTime::ZERO;
-        while let Some(next) = self.next_event() {
+        while let Some(next) = self.next_event(now) {
             now = next;
             self.end_steps(now);
             self.take_arrivals(now, observer);
             for replica in &mut self.replicas {
-                if let Some(step) = replica.start_step(now, &mut self.table) {
+                while let Some(step) = replica.start_step(now, &mut self.table) {
                     observer.step(&step);
                 }
             }
@@ -126,17 +130,15 @@ impl Simulation {
         self.finish(now)
     }
 
-    fn next_event(&self) -> Option<SimTime> {
-        let step_end = self.replicas.iter().map(EitherReplica::step_end).min().unwrap_or(SimTime::NEVER);
+    fn next_event(&self, now: SimTime) -> Option<SimTime> {
+        let step_end =
+            self.replicas.iter().map(|replica| replica.next_at(now)).min().unwrap_or(SimTime::NEVER);
         let next = self.workload.next_at().map_or(step_end, |arrival| arrival.min(step_end));
         (next != SimTime::NEVER).then_some(next)
     }
 
     fn end_steps(&mut self, now: SimTime) {
         for replica in &mut self.replicas {
-            if replica.step_end() != now {
-                continue;
-            }
             let finished = replica.end_step(now, &mut self.table);
             if finished > 0 {
                 self.present.change(now, 0, finished as u64);

@@ -62,8 +62,13 @@ impl DatasheetCost {
             Work::Experts(experts) => self.experts(experts, shape.new_tokens() as f64),
             Work::PrefillAttention(kernel) => self.prefill_attention(kernel, shape),
             Work::DecodeAttention(kernel) => self.decode_attention(kernel, shape),
-            Work::Elementwise { bytes_per_token } => {
-                self.roofline(0.0, 1.0, (bytes_per_token * shape.new_tokens()) as f64)
+            Work::Elementwise { bytes_per_row, rows: on } => match rows(*on, shape) {
+                0.0 => 0.0,
+                rows => self.roofline(0.0, 1.0, *bytes_per_row as f64 * rows),
+            },
+            Work::LogitsGather { bytes_per_row } => {
+                let bytes = *bytes_per_row as f64 * shape.sampled_requests as f64;
+                ALL_REDUCE_LATENCY_S + (self.ranks - 1.0) / self.ranks * bytes / self.link_bytes_per_s
             }
             Work::AllReduce { bytes_per_token } => {
                 // A ring moves 2 (n - 1) / n of the bytes over each link.

@@ -5,6 +5,7 @@ mod graphs;
 mod host;
 mod linear;
 pub mod operators;
+mod pipeline;
 mod profiled;
 mod scaled;
 mod usage;
@@ -13,6 +14,7 @@ pub use datasheet::{DatasheetCost, experts_touched};
 pub use graphs::CudaGraphs;
 pub use host::HostTime;
 pub use linear::LinearCost;
+pub use pipeline::PipelineCost;
 pub use profiled::{Context, ProfiledCost};
 pub use scaled::ScaledCost;
 pub use usage::{Bound, Pressure, SAMPLE_EVERY, Usage, UsageReport};
@@ -24,6 +26,21 @@ use crate::units::SimDuration;
 pub trait CostModel: Send + Sync {
     /// Time of one step on the GPU; at least 1 ns.
     fn step(&self, shape: &StepShape) -> SimDuration;
+
+    /// Pipeline stages that a step passes through.
+    fn stages(&self) -> usize {
+        1
+    }
+
+    /// Time of one stage of a step on its GPUs; the stages add up to [`CostModel::step`].
+    fn stage(&self, _stage: usize, shape: &StepShape) -> SimDuration {
+        self.step(shape)
+    }
+
+    /// Time to hand a step's activations from one stage to the next.
+    fn send(&self, _shape: &StepShape) -> SimDuration {
+        SimDuration::ZERO
+    }
 
     /// Time of the engine on the CPU for the same step.
     fn host(&self, _shape: &StepShape) -> SimDuration {

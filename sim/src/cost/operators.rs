@@ -5,6 +5,7 @@ use crate::model::{
     Attention, AttentionSpan, DenseMlp, FeedForward, KvDtype, LayerKind, MixtureOfExperts, ModelSpec, Part,
     WeightDtype, WeightPlan,
 };
+use std::ops::Range;
 
 /// Which rows a matrix product runs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,8 +86,15 @@ pub enum Work {
     DecodeAttention(AttentionKernel),
     /// Reading and writing activations: norms, rotation, activation functions.
     Elementwise {
-        /// Bytes moved per token.
-        bytes_per_token: u64,
+        /// Bytes moved per row.
+        bytes_per_row: u64,
+        /// What it runs on.
+        rows: Rows,
+    },
+    /// Collecting the parts of the sampled positions' logits from the tensor-parallel group.
+    LogitsGather {
+        /// Bytes of all parts together, per sampled position.
+        bytes_per_row: u64,
     },
     /// Summing a tensor over the tensor-parallel group.
     AllReduce {
@@ -109,12 +117,18 @@ pub struct Operator {
 /// Bytes of an activation element: 16-bit formats throughout.
 const ACTIVATION_BYTES: u64 = 2;
 
-/// Lists the operators of one pass of `model` on one of `tensor_parallel` ranks.
+/// Bytes that sampling moves per logit: 16-bit logits read and written in 32 bits, then three passes (scaling, softmax,
+/// drawing) over those. Assumed; sorting for top-p is not counted.
+const SAMPLING_BYTES_PER_LOGIT: u64 = 2 + 4 + 3 * 4;
+
+/// Lists the operators of one pass through `layers` of `model` on one of `tensor_parallel` ranks. The embedding belongs
+/// to the first layer, final norm, head and sampling to the last.
 pub fn operators(
     model: &ModelSpec,
     weights: &WeightPlan,
     kv: KvDtype,
     tensor_parallel: u32,
+    layers: Range<u32>,
 ) -> Vec<Operator> {
     let mut walk = Walk {
         operators: Vec::new(),
@@ -123,15 +137,24 @@ pub fn operators(
         weights,
         count: 1,
     };
-    walk.add("embedding", Work::Elementwise { bytes_per_token: 2 * walk.hidden * ACTIVATION_BYTES });
-    for (kind, layers) in model.layer_groups(model.all_layers()) {
-        walk.count = u64::from(layers);
+    if layers.start == 0 {
+        walk.elementwise("embedding", 2 * walk.hidden * ACTIVATION_BYTES, Rows::Tokens);
+    }
+    let is_last = layers.end >= model.layers();
+    for (kind, count) in model.layer_groups(layers) {
+        walk.count = u64::from(count);
         walk.layer(&kind, kv, tensor_parallel, u64::from(model.norms_per_layer));
     }
-    walk.count = 1;
-    walk.norms(1);
-    let vocabulary = u64::from(model.vocabulary_size).div_ceil(walk.ranks);
-    walk.gemm("head", Part::Head, vocabulary, walk.hidden, Rows::Sampled);
+    if is_last {
+        walk.count = 1;
+        walk.norms(1);
+        let vocabulary = u64::from(model.vocabulary_size);
+        walk.gemm("head", Part::Head, vocabulary.div_ceil(walk.ranks), walk.hidden, Rows::Sampled);
+        if walk.ranks > 1 {
+            walk.add("logits gather", Work::LogitsGather { bytes_per_row: vocabulary * ACTIVATION_BYTES });
+        }
+        walk.elementwise("sampling", vocabulary * SAMPLING_BYTES_PER_LOGIT, Rows::Sampled);
+    }
     walk.operators
 }
 
@@ -148,6 +171,10 @@ impl Walk<'_> {
         self.operators.push(Operator { name, count: self.count, work });
     }
 
+    fn elementwise(&mut self, name: &'static str, bytes_per_row: u64, rows: Rows) {
+        self.add(name, Work::Elementwise { bytes_per_row, rows });
+    }
+
     fn gemm(&mut self, name: &'static str, part: Part, outputs: u64, inputs: u64, rows: Rows) {
         let dtype = self.weights.dtype(part);
         self.add(name, Work::Gemm(Gemm { outputs, inputs, batch: 1, dtype, rows }));
@@ -155,7 +182,7 @@ impl Walk<'_> {
 
     /// A fused add and norm reads and writes the stream and the residual.
     fn norms(&mut self, norms: u64) {
-        self.add("norm", Work::Elementwise { bytes_per_token: norms * 4 * self.hidden * ACTIVATION_BYTES });
+        self.elementwise("norm", norms * 4 * self.hidden * ACTIVATION_BYTES, Rows::Tokens);
     }
 
     fn all_reduce(&mut self, name: &'static str) {
@@ -174,10 +201,7 @@ impl Walk<'_> {
                 let head_dim = u64::from(attention.head_dim);
                 let qkv = (heads + 2 * kv_heads) * head_dim;
                 self.gemm("qkv projection", Part::Attention, qkv, self.hidden, Rows::Tokens);
-                self.add(
-                    "rotation and KV write",
-                    Work::Elementwise { bytes_per_token: 2 * qkv * ACTIVATION_BYTES },
-                );
+                self.elementwise("rotation and KV write", 2 * qkv * ACTIVATION_BYTES, Rows::Tokens);
                 self.attention(AttentionKernel {
                     heads,
                     kv_heads,
@@ -228,7 +252,7 @@ impl Walk<'_> {
                 self.gemm("query and KV down", Part::Attention, outputs, self.hidden, Rows::Tokens);
             }
         }
-        self.add("rotation and KV write", Work::Elementwise { bytes_per_token: 2 * down * ACTIVATION_BYTES });
+        self.elementwise("rotation and KV write", 2 * down * ACTIVATION_BYTES, Rows::Tokens);
         self.gemm("KV up", Part::Attention, heads * (nope + value), latent, Rows::PrefillTokens);
         self.add(
             "prefill attention",
@@ -274,7 +298,7 @@ impl Walk<'_> {
         let projections = if gated { 2 } else { 1 };
         self.gemm("gate and up projection", part, projections * width, self.hidden, Rows::Tokens);
         let bytes_per_token = (projections + 1) * width * ACTIVATION_BYTES;
-        self.add("activation", Work::Elementwise { bytes_per_token });
+        self.elementwise("activation", bytes_per_token, Rows::Tokens);
         self.gemm("down projection", part, self.hidden, width, Rows::Tokens);
     }
 

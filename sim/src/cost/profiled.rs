@@ -253,7 +253,9 @@ fn rows_of(work: &Work) -> Rows {
         Work::Gemm(gemm) => gemm.rows,
         Work::PrefillAttention(_) => Rows::PrefillTokens,
         Work::DecodeAttention(_) => Rows::DecodeRequests,
-        Work::Experts(_) | Work::Elementwise { .. } | Work::AllReduce { .. } => Rows::Tokens,
+        Work::Elementwise { rows, .. } => *rows,
+        Work::LogitsGather { .. } => Rows::Sampled,
+        Work::Experts(_) | Work::AllReduce { .. } => Rows::Tokens,
     }
 }
 
@@ -304,9 +306,15 @@ fn call(work: &Work, context: &Context, sums: Sums) -> Result<Operation> {
             heads: heads(kernel),
             cache: cache_dtype(context.kv)?,
         },
-        Work::Elementwise { bytes_per_token } => {
-            Operation::Elementwise { bytes: rows * *bytes_per_token as f64 }
+        Work::Elementwise { bytes_per_row, .. } => {
+            Operation::Elementwise { bytes: rows * *bytes_per_row as f64 }
         }
+        Work::LogitsGather { bytes_per_row } => Operation::Collective {
+            family: Family::AllGather,
+            bytes: rows * *bytes_per_row as f64,
+            ranks,
+            route: Route::Nccl,
+        },
         Work::AllReduce { bytes_per_token } => Operation::Collective {
             family: Family::AllReduce,
             bytes: rows * *bytes_per_token as f64,

@@ -24,6 +24,18 @@ impl CostModel for ScaledCost {
         SimDuration(self.scaled(self.inner.step(shape)).0.max(1))
     }
 
+    fn stages(&self) -> usize {
+        self.inner.stages()
+    }
+
+    fn stage(&self, stage: usize, shape: &StepShape) -> SimDuration {
+        self.scaled(self.inner.stage(stage, shape))
+    }
+
+    fn send(&self, shape: &StepShape) -> SimDuration {
+        self.scaled(self.inner.send(shape))
+    }
+
     fn host(&self, shape: &StepShape) -> SimDuration {
         self.scaled(self.inner.host(shape))
     }

@@ -1,6 +1,7 @@
-//! A replica of either kind: one that steps one request at a time, or all decoding requests as one.
+//! A replica of any kind: one that steps one request at a time, all decoding requests as one, or several steps at once.
 
 use super::aggregated::AggregatedReplica;
+use super::pipelined::PipelinedReplica;
 use super::{GapCounts, Replica, StepRecord, StepTotals};
 use crate::cost::CostModel;
 use crate::request::RequestTable;
@@ -18,6 +19,8 @@ pub enum StepPath {
     Aggregated,
     /// Each request by itself: the reference, and the path of every setting that the other does not accept.
     Plain,
+    /// Each request by itself, with several steps in flight: asynchronous scheduling or pipeline stages.
+    Pipelined,
 }
 
 impl StepPath {
@@ -31,6 +34,7 @@ impl StepPath {
 pub(crate) enum EitherReplica {
     Aggregated(Box<AggregatedReplica>),
     Plain(Box<Replica>),
+    Pipelined(Box<PipelinedReplica>),
 }
 
 impl EitherReplica {
@@ -47,14 +51,18 @@ impl EitherReplica {
                 EitherReplica::Aggregated(Box::new(AggregatedReplica::new(index, config, is_shared, cost)))
             }
             StepPath::Plain => EitherReplica::Plain(Box::new(Replica::new(index, config, cost))),
+            StepPath::Pipelined => {
+                EitherReplica::Pipelined(Box::new(PipelinedReplica::new(index, config, cost)))
+            }
         }
     }
 
-    /// When its step ends; never while it has none.
-    pub fn step_end(&self) -> SimTime {
+    /// When something happens in it next; never while it has nothing to do.
+    pub fn next_at(&self, now: SimTime) -> SimTime {
         match self {
             EitherReplica::Aggregated(replica) => replica.step_end(),
             EitherReplica::Plain(replica) => replica.step_end(),
+            EitherReplica::Pipelined(replica) => replica.next_at(now),
         }
     }
 
@@ -63,14 +71,20 @@ impl EitherReplica {
         match self {
             EitherReplica::Aggregated(replica) => replica.enqueue(request),
             EitherReplica::Plain(replica) => replica.scheduler.enqueue(request),
+            EitherReplica::Pipelined(replica) => {
+                replica.wake();
+                replica.scheduler.enqueue(request);
+            }
         }
     }
 
-    /// Ends the step in flight: its tokens become visible now. Gives how many requests finished.
+    /// Ends the step that ends now, if one does: its tokens become visible. Gives how many requests finished.
     pub fn end_step(&mut self, now: SimTime, table: &mut RequestTable) -> usize {
         match self {
-            EitherReplica::Aggregated(replica) => replica.end_step(now, table),
-            EitherReplica::Plain(replica) => replica.end_step(now, table).len(),
+            EitherReplica::Aggregated(replica) if replica.step_end() == now => replica.end_step(now, table),
+            EitherReplica::Plain(replica) if replica.step_end() == now => replica.end_step(now, table).len(),
+            EitherReplica::Pipelined(replica) => replica.end_step(now, table),
+            EitherReplica::Aggregated(_) | EitherReplica::Plain(_) => 0,
         }
     }
 
@@ -79,6 +93,7 @@ impl EitherReplica {
         match self {
             EitherReplica::Aggregated(replica) => replica.start_step(now, table),
             EitherReplica::Plain(replica) => replica.start_step(now, table),
+            EitherReplica::Pipelined(replica) => replica.start_step(now, table),
         }
     }
 
@@ -87,6 +102,7 @@ impl EitherReplica {
         match self {
             EitherReplica::Aggregated(replica) => replica.totals(),
             EitherReplica::Plain(replica) => replica.totals(),
+            EitherReplica::Pipelined(replica) => replica.totals(),
         }
     }
 
@@ -97,6 +113,7 @@ impl EitherReplica {
                 replica.scheduler.usable_blocks() - replica.scheduler.free_blocks()
             }
             EitherReplica::Plain(replica) => replica.scheduler().pool().used_blocks(),
+            EitherReplica::Pipelined(replica) => replica.scheduler.pool().used_blocks(),
         }
     }
 
@@ -105,6 +122,7 @@ impl EitherReplica {
         match self {
             EitherReplica::Aggregated(replica) => replica.into_gaps(),
             EitherReplica::Plain(replica) => replica.into_gaps(),
+            EitherReplica::Pipelined(replica) => replica.into_gaps(),
         }
     }
 }

@@ -1,15 +1,19 @@
 //! Which cost model a scenario gets, and what it rests on.
 
-use super::file::{CostSection, ScenarioFile};
+use super::file::{CostSection, ExpertRouting, ScenarioFile};
 use super::{Engine, EnginePreset};
 use crate::catalogue;
 use crate::cost::operators::operators;
-use crate::cost::{Context, CostModel, CudaGraphs, DatasheetCost, HostTime, LinearCost, ProfiledCost};
+use crate::cost::{
+    Context, CostModel, CudaGraphs, DatasheetCost, HostTime, LinearCost, PipelineCost, ProfiledCost,
+};
 use crate::document::Document;
 use crate::error::{Error, Result};
 use crate::gpu::GpuSpec;
+use crate::memory::Parallelism;
 use crate::model::ModelSpec;
 use crate::profile::{CostProfile, GpuLimits, Routing};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -45,11 +49,10 @@ pub(super) fn resolve(
             provenance: "given: linear in the tokens of a step, as the scenario states".to_string(),
         }),
         CostSection::Datasheet => Ok(Pricing {
-            model: Arc::new(DatasheetCost::new(
-                operators(model, &engine.weights, engine.kv, ranks),
-                gpu,
-                ranks,
-            )),
+            model: staged(file, model, gpu, |layers| {
+                let operators = operators(model, &engine.weights, engine.kv, ranks, layers);
+                Ok(Arc::new(DatasheetCost::new(operators, gpu, ranks)) as Arc<dyn CostModel>)
+            })?,
             profiled: None,
             provenance: "assumed: roofline of the GPU's data sheet with assumed efficiencies, no measurement"
                 .to_string(),
@@ -61,19 +64,43 @@ pub(super) fn resolve(
             };
             let profile = find_profile(name, gpu, engine.preset, folder)
                 .map_err(|e| if e.place().is_some() { e } else { document.error("cost", e.message()) })?;
-            let context = Context { ranks, kv: engine.kv, routing: Routing::Balanced };
+            let context = Context { ranks, kv: engine.kv, routing: routing(file) };
             let graphs =
                 CudaGraphs::vllm(engine.scheduler.max_num_seqs, engine.scheduler.max_num_batched_tokens);
-            let operators = operators(model, &engine.weights, engine.kv, ranks);
-            let cost = ProfiledCost::new(profile, operators, context, graphs, engine.host).map_err(|e| {
-                document.error("cost", format!("{}; `cost: datasheet` needs no kernels", e.message()))
-            })?;
-            let cost = Arc::new(cost);
+            let priced = |layers| {
+                let operators = operators(model, &engine.weights, engine.kv, ranks, layers);
+                ProfiledCost::new(profile.clone(), operators, context, graphs.clone(), engine.host).map_err(
+                    |e| {
+                        document.error("cost", format!("{}; `cost: datasheet` needs no kernels", e.message()))
+                    },
+                )
+            };
+            let cost = Arc::new(priced(model.all_layers())?);
+            let model: Arc<dyn CostModel> = match file.deployment.pipeline_parallel {
+                1 => cost.clone(),
+                _ => staged(file, model, gpu, |layers| Ok(Arc::new(priced(layers)?) as Arc<dyn CostModel>))?,
+            };
             let host = if file.engine.host_time.is_some() { "given" } else { "assumed" };
             let provenance = format!("{}; host time {host}", cost.basis());
-            Ok(Pricing { model: cost.clone(), profiled: Some(cost), provenance })
+            Ok(Pricing { model, profiled: Some(cost), provenance })
         }
     }
+}
+
+/// One cost model for all layers, or one per pipeline stage (V-43).
+fn staged(
+    file: &ScenarioFile,
+    model: &ModelSpec,
+    gpu: &GpuSpec,
+    stage: impl Fn(Range<u32>) -> Result<Arc<dyn CostModel>>,
+) -> Result<Arc<dyn CostModel>> {
+    let pipeline = file.deployment.pipeline_parallel;
+    if pipeline == 1 {
+        return stage(model.all_layers());
+    }
+    let layers = Parallelism { pipeline, ..Parallelism::SINGLE }.stages(model.layers());
+    let stages = layers.into_iter().map(stage).collect::<Result<Vec<_>>>()?;
+    Ok(Arc::new(PipelineCost::new(stages, model.hidden_size, gpu)))
 }
 
 /// The profile of that name or file; without a name the one of the GPU, or the nearest one scaled to it.
@@ -138,5 +165,14 @@ pub(super) fn host_time(file: &ScenarioFile) -> HostTime {
     match &file.engine.host_time {
         Some(given) => HostTime { base_ns: given.base.0, per_request_ns: given.per_request.0 },
         None => HostTime::VLLM_V1,
+    }
+}
+
+/// How tokens spread over experts; evenly unless the scenario says otherwise.
+fn routing(file: &ScenarioFile) -> Routing {
+    match file.engine.expert_routing {
+        None | Some(ExpertRouting::Balanced) => Routing::Balanced,
+        Some(ExpertRouting::PowerLaw101) => Routing::PowerLaw101,
+        Some(ExpertRouting::PowerLaw120) => Routing::PowerLaw120,
     }
 }

@@ -62,7 +62,11 @@ pub(super) fn resolve(
                 gpu,
                 weights: &weights,
                 kv,
-                parallel: Parallelism { tensor, ..Parallelism::SINGLE },
+                parallel: Parallelism {
+                    tensor,
+                    pipeline: file.deployment.pipeline_parallel,
+                    ..Parallelism::SINGLE
+                },
                 block_size,
                 utilization: gpu_memory_utilization,
                 limits: BatchLimits { max_num_batched_tokens, max_num_seqs },
@@ -92,7 +96,7 @@ pub(super) fn resolve(
         long_prefill_cap_spares_single: section.preset == EnginePreset::Vllm033,
         watermark_blocks: (section.watermark.unwrap_or(0.0) * f64::from(total_blocks)) as u32,
         reserve_full_prompt: section.scheduler_reserve_full_isl.unwrap_or(true),
-        async_scheduling: false,
+        async_scheduling: section.async_scheduling.unwrap_or(false),
         draft_tokens: 0,
     };
     let host = super::cost::host_time(file);

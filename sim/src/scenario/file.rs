@@ -137,6 +137,12 @@ pub struct EngineSection {
     /// Data type of the KV cache: `auto` as the weights' high precision, or for example `fp8`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kv_cache_dtype: Option<String>,
+    /// Whether a step is scheduled before the tokens of the step before are known, which hides the engine's CPU time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub async_scheduling: Option<bool>,
+    /// How tokens are assumed to spread over experts, with a profile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expert_routing: Option<ExpertRouting>,
     /// Time of the engine on the CPU per step, with a profile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_time: Option<HostTimeSection>,
@@ -208,6 +214,20 @@ impl SloSection {
     fn is_empty(&self) -> bool {
         *self == SloSection::default()
     }
+}
+
+/// How tokens spread over experts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ExpertRouting {
+    /// Every expert gets the same share.
+    #[serde(rename = "balanced")]
+    Balanced,
+    /// Popularity falls with the rank to the power 1.01.
+    #[serde(rename = "power_law_1.01")]
+    PowerLaw101,
+    /// Popularity falls with the rank to the power 1.2.
+    #[serde(rename = "power_law_1.2")]
+    PowerLaw120,
 }
 
 /// Time of the engine on the CPU per step.

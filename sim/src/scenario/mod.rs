@@ -89,7 +89,7 @@ impl Scenario {
             itl_ns: file.slo.itl.map(|span| span.0),
             e2el_ns: file.slo.e2el.map(|span| span.0),
         };
-        let refusal = refuse_to_simulate(document, &file.deployment);
+        let refusal = refuse_to_simulate(document, &file);
         Ok(Scenario {
             label: label.to_string(),
             file,
@@ -259,12 +259,15 @@ fn check_deployment(document: &Document, deployment: &DeploymentSection, model: 
 }
 
 /// Degrees that are understood but have no step time yet.
-fn refuse_to_simulate(document: &Document, deployment: &DeploymentSection) -> Option<Error> {
-    let degrees = [
-        ("pipeline_parallel", deployment.pipeline_parallel),
-        ("data_parallel", deployment.data_parallel),
-        ("expert_parallel", deployment.expert_parallel),
-    ];
+fn refuse_to_simulate(document: &Document, file: &ScenarioFile) -> Option<Error> {
+    let deployment = &file.deployment;
+    if deployment.pipeline_parallel > 1 && matches!(file.cost, CostSection::Linear { .. }) {
+        let message =
+            format!("found {}; linear step times say nothing of stages", deployment.pipeline_parallel);
+        return Some(document.error("deployment.pipeline_parallel", message));
+    }
+    let degrees =
+        [("data_parallel", deployment.data_parallel), ("expert_parallel", deployment.expert_parallel)];
     let (key, value) = degrees.into_iter().find(|(_, value)| *value != 1)?;
     let message = format!("found {value}; its step time is not modelled yet, only 1 can be simulated");
     Some(document.error(&format!("deployment.{key}"), message))

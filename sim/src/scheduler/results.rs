@@ -19,11 +19,15 @@ impl Scheduler {
     /// Applies a step's results without drafts: each request that sampled has one more known token. The ids of the
     /// requests that are complete are appended to `finished`.
     pub fn complete(&mut self, batch: &ScheduledBatch, finished: &mut Vec<RequestId>) {
-        self.complete_with(batch, |_| 0, |emission| {
-            if emission.is_finished {
-                finished.push(emission.id);
-            }
-        });
+        self.complete_with(
+            batch,
+            |_| 0,
+            |emission| {
+                if emission.is_finished {
+                    finished.push(emission.id);
+                }
+            },
+        );
     }
 
     /// Applies a step's results. `accept` says how many of a request's drafts hold; each request that sampled gets one
@@ -35,19 +39,24 @@ impl Scheduler {
         mut accept: impl FnMut(&ScheduledRequest) -> u32,
         mut emit: impl FnMut(Emission),
     ) {
-        let mut any_finished = false;
+        let (mut any_finished, mut any_waiting_finished) = (false, false);
         for entry in batch.requests.iter().filter(|entry| entry.samples) {
             let sequence = self.slots.get(entry.slot);
             // A request that ended with an earlier step may still have been in this one (V-42b).
             if sequence.id != entry.id || sequence.is_finished {
                 continue;
             }
+            let is_waiting = sequence.stale_outputs > 0;
             let emission = self.apply(entry, accept(entry).min(entry.drafts));
             any_finished |= emission.is_finished;
+            any_waiting_finished |= emission.is_finished && is_waiting;
             emit(emission);
         }
         if any_finished {
             self.remove_finished();
+        }
+        if any_waiting_finished {
+            self.remove_finished_waiting();
         }
     }
 
@@ -61,7 +70,8 @@ impl Scheduler {
             sequence.stale_outputs -= 1;
         } else {
             sequence.is_decoding = true;
-            sequence.placeholders = sequence.placeholders.saturating_sub(1);
+            sequence.in_flight -= 1;
+            sequence.placeholders = sequence.placeholders.min(sequence.in_flight);
             sequence.computed_tokens -= entry.drafts - accepted; // V-32a
         }
         let is_finished = sequence.known_tokens >= sequence.final_tokens;
@@ -89,11 +99,12 @@ impl Scheduler {
             }
             stays
         });
-        // A preempted request may end with a token that was in flight.
-        if self.config.async_scheduling {
-            for slot in self.waiting.remove_where(|slot| self.slots.get(slot).is_finished) {
-                self.slots.give_back(slot);
-            }
+    }
+
+    /// A preempted request may end with a token that was in flight.
+    fn remove_finished_waiting(&mut self) {
+        for slot in self.waiting.remove_where(|slot| self.slots.get(slot).is_finished) {
+            self.slots.give_back(slot);
         }
     }
 }

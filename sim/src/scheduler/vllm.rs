@@ -86,6 +86,7 @@ impl Scheduler {
             request.prompt_tokens.saturating_add(request.output_tokens).min(self.config.max_model_len);
         sequence.limit_tokens = request.prompt_tokens.saturating_add(request.max_output_tokens);
         sequence.computed_tokens = 0;
+        sequence.in_flight = 0;
         sequence.placeholders = 0;
         sequence.stale_outputs = 0;
         sequence.drafts = 0;
@@ -116,8 +117,9 @@ impl Scheduler {
             let sequence = self.slots.get_mut(entry.slot);
             sequence.computed_tokens += entry.tokens; // V-32
             sequence.entry = None;
-            if self.config.async_scheduling && entry.samples {
-                sequence.placeholders += 1;
+            sequence.in_flight += u32::from(entry.samples);
+            if self.config.async_scheduling {
+                sequence.placeholders = sequence.in_flight;
             }
         }
     }
@@ -223,7 +225,8 @@ impl Scheduler {
         sequence.is_decoding = false;
         sequence.drafts = 0;
         // Its steps in flight still deliver their tokens (V-16).
-        sequence.stale_outputs += std::mem::take(&mut sequence.placeholders);
+        sequence.stale_outputs += std::mem::take(&mut sequence.in_flight);
+        sequence.placeholders = 0;
         batch.preempted.push(sequence.id);
         let rank = rank_of(sequence);
         self.waiting.push_preempted(slot, rank);

@@ -1,0 +1,170 @@
+//! A replica with several steps in flight: asynchronous scheduling, pipeline stages, or both (V-42a, V-42b, V-43). While
+//! fewer than its depth are in flight and there is something to schedule, it schedules; results are applied as they come.
+
+use super::{GapCounts, StepBatch, StepRecord, StepTotals};
+use crate::cost::CostModel;
+use crate::request::{Outcome, RequestTable};
+use crate::scheduler::{Scheduler, SchedulerConfig};
+use crate::step::ScheduledBatch;
+use crate::units::{SimDuration, SimTime};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// A step on its way.
+#[derive(Debug)]
+struct Flight {
+    batch: ScheduledBatch,
+    end: SimTime,
+}
+
+/// One engine with several steps in flight.
+pub(crate) struct PipelinedReplica {
+    index: u32,
+    pub(crate) scheduler: Scheduler,
+    cost: Arc<dyn CostModel>,
+    /// Most steps in flight.
+    depth: usize,
+    in_flight: VecDeque<Flight>,
+    /// Batches whose memory is used again.
+    spare: Vec<ScheduledBatch>,
+    /// Until when the engine's own work on the CPU takes.
+    host_free: SimTime,
+    /// Until when each stage is taken.
+    stage_free: Vec<SimTime>,
+    /// Nothing can be scheduled before a result or a request arrives.
+    is_starved: bool,
+    totals: StepTotals,
+    gaps: GapCounts,
+}
+
+impl PipelinedReplica {
+    /// An idle replica. Its depth is the number of stages, and one more with asynchronous scheduling (V-42a).
+    pub fn new(index: u32, config: SchedulerConfig, cost: Arc<dyn CostModel>) -> PipelinedReplica {
+        let stages = cost.stages().max(1);
+        PipelinedReplica {
+            index,
+            scheduler: Scheduler::new(config),
+            cost,
+            depth: stages + usize::from(config.async_scheduling),
+            in_flight: VecDeque::new(),
+            spare: Vec::new(),
+            host_free: SimTime::ZERO,
+            stage_free: vec![SimTime::ZERO; stages],
+            is_starved: false,
+            totals: StepTotals::default(),
+            gaps: GapCounts::default(),
+        }
+    }
+
+    /// When something happens next: the oldest step ends, or the CPU is free to schedule another.
+    pub fn next_at(&self, now: SimTime) -> SimTime {
+        let end = self.in_flight.front().map_or(SimTime::NEVER, |flight| flight.end);
+        let can_schedule = self.in_flight.len() < self.depth && !self.is_starved && !self.scheduler.is_idle();
+        if can_schedule && self.host_free > now { end.min(self.host_free) } else { end }
+    }
+
+    /// A request was queued.
+    pub fn wake(&mut self) {
+        self.is_starved = false;
+    }
+
+    /// Applies the oldest step's results if it ends now. Gives how many requests finished.
+    pub fn end_step(&mut self, now: SimTime, table: &mut RequestTable) -> usize {
+        let Some(flight) = self.in_flight.pop_front_if(|flight| flight.end == now) else { return 0 };
+        self.is_starved = false;
+        let mut finished = 0;
+        let gaps = &mut self.gaps;
+        self.scheduler.complete_with(
+            &flight.batch,
+            |_| 0,
+            |emission| {
+                if let Some(gap_ns) = table.record_token(emission.id, now) {
+                    gaps.add(gap_ns);
+                }
+                if emission.is_finished {
+                    table.outcome[emission.id.index()] = Outcome::Finished;
+                    finished += 1;
+                }
+            },
+        );
+        self.spare.push(flight.batch);
+        finished
+    }
+
+    /// Schedules the next step if there is room for one, the CPU is free and there is work.
+    pub fn start_step(&mut self, now: SimTime, table: &mut RequestTable) -> Option<StepRecord<'_>> {
+        if self.in_flight.len() >= self.depth || self.host_free > now || self.is_starved {
+            return None;
+        }
+        // A batch may stay empty once, when the only running request preempted itself; then it is admitted again.
+        for _ in 0..2 {
+            if self.scheduler.is_idle() {
+                return None;
+            }
+            let mut batch = self.spare.pop().unwrap_or_default();
+            self.scheduler.form_batch(&mut batch);
+            self.record_decisions(&batch, now, table);
+            if !batch.requests.is_empty() {
+                return Some(self.launch(batch, now));
+            }
+            self.spare.push(batch);
+        }
+        self.is_starved = true;
+        None
+    }
+
+    fn record_decisions(&mut self, batch: &ScheduledBatch, now: SimTime, table: &mut RequestTable) {
+        for id in &batch.preempted {
+            table.preemptions[id.index()] += 1;
+        }
+        self.totals.preemptions += batch.preempted.len() as u64;
+        for admission in &batch.admitted {
+            self.totals.record_admission(admission);
+            if admission.is_first {
+                table.first_scheduled[admission.id.index()] = now;
+                table.cached_tokens[admission.id.index()] = admission.cached_tokens;
+            }
+        }
+    }
+
+    /// Sends a batch through the stages: each takes it when the stage before has handed it on and it is free.
+    fn launch(&mut self, batch: ScheduledBatch, now: SimTime) -> StepRecord<'_> {
+        let shape = batch.shape();
+        self.host_free = now + self.cost.host(&shape);
+        let mut ready = self.host_free;
+        for (stage, free) in self.stage_free.iter_mut().enumerate() {
+            *free = ready.max(*free) + self.cost.stage(stage, &shape);
+            ready = *free + self.cost.send(&shape);
+        }
+        let end = self.stage_free.last().copied().unwrap_or(ready);
+        // Steps overlap: each counts for the time by which it moves the end of all work on.
+        let previous_end = self.in_flight.back().map_or(now, |flight| flight.end.max(now));
+        let held_blocks = self.scheduler.pool().used_blocks();
+        self.totals.record_step(&shape, end - previous_end, held_blocks);
+        let preempted_requests = batch.preempted.len() as u32;
+        self.in_flight.push_back(Flight { batch, end });
+        let duration: SimDuration = end - now;
+        let flight = &self.in_flight[self.in_flight.len() - 1];
+        StepRecord {
+            replica: self.index,
+            start: now,
+            duration,
+            batch: StepBatch::Plain(&flight.batch),
+            shape,
+            preempted_requests,
+            running_requests: self.scheduler.running_requests() as u32,
+            waiting_requests: self.scheduler.waiting_requests() as u32,
+            free_blocks: self.scheduler.pool().free_blocks(),
+        }
+    }
+
+    /// Sums over its steps so far.
+    pub fn totals(&self) -> &StepTotals {
+        &self.totals
+    }
+
+    /// The gaps between tokens that it produced.
+    pub fn into_gaps(self) -> GapCounts {
+        self.gaps
+    }
+}

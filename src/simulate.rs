@@ -121,6 +121,10 @@ impl Watcher {
 }
 
 impl RunObserver for Watcher {
+    fn watches_steps(&self) -> bool {
+        self.steps_out.is_some()
+    }
+
     fn arrival(&mut self, arrival: &Arrival) {
         if let Some(file) = &mut self.trace_out
             && self.failure.is_none()

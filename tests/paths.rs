@@ -62,6 +62,14 @@ impl Reached {
     }
 }
 
+fn is_same(one: &RunResult, two: &RunResult) -> bool {
+    one.table == two.table
+        && one.replicas == two.replicas
+        && one.token_gaps == two.token_gaps
+        && (one.usable_blocks, one.held_blocks, one.end, one.request_ns)
+            == (two.usable_blocks, two.held_blocks, two.end, two.request_ns)
+}
+
 /// Runs both paths and compares everything; the message says which scenario differs.
 fn compare(
     replicas: u32,
@@ -81,17 +89,16 @@ fn compare(
     };
     let (fast, fast_steps) = run(StepPath::Aggregated);
     let (plain, plain_steps) = run(StepPath::Plain);
-    let same = fast.table == plain.table
-        && fast.replicas == plain.replicas
-        && fast.token_gaps == plain.token_gaps
-        && fast_steps == plain_steps
-        && (fast.usable_blocks, fast.held_blocks, fast.end, fast.request_ns)
-            == (plain.usable_blocks, plain.held_blocks, plain.end, plain.request_ns);
+    // Unwatched, replicas run on from arrival to arrival.
+    let ahead =
+        Simulation::with_path(replicas, config, &cost, workload.clone(), StepPath::Aggregated).run(&mut ());
+    let same = is_same(&fast, &plain) && is_same(&ahead, &plain) && fast_steps == plain_steps;
     if !same {
         for (index, (fast, plain)) in fast_steps.iter().zip(&plain_steps).enumerate() {
             assert_eq!(fast, plain, "{}: step {index}, aggregated left, plain right", name());
         }
         assert_eq!(fast.table, plain.table, "{}: aggregated left, plain right", name());
+        assert_eq!(ahead.table, plain.table, "{}: running ahead left, plain right", name());
         panic!("{}: aggregated {fast:?}\nplain {plain:?}", name());
     }
     fast

@@ -1,8 +1,10 @@
 //! Paged KV memory: a pool of fixed-size blocks, with vLLM's prefix cache over it when that is on (V-20 to V-28).
 //! Without prefix caching blocks are interchangeable, and the pool only counts.
 
+mod content_table;
+
 use crate::identity::BlockHash;
-use rustc_hash::FxHashMap;
+use content_table::ContentTable;
 
 /// Index of a block. Block 0 is the reserved null block and is never handed out (V-20).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -17,7 +19,8 @@ struct Block {
     /// Neighbours in the free queue; meaningful only while `references` is 0.
     previous_free: u32,
     next_free: u32,
-    /// The next block that holds the same content, in order of insertion (V-22).
+    /// Neighbours among the blocks that hold the same content, in order of insertion (V-22).
+    previous_same: u32,
     next_same: u32,
     hash: Option<BlockHash>,
 }
@@ -28,7 +31,7 @@ struct PrefixCache {
     blocks: Vec<Block>,
     first_free: u32,
     last_free: u32,
-    by_hash: FxHashMap<BlockHash, u32>,
+    contents: ContentTable,
 }
 
 /// A pool of KV blocks.
@@ -47,13 +50,19 @@ impl BlockPool {
 
     /// A pool of `total_blocks`, one of which is the reserved null block, with a prefix cache.
     pub fn with_prefix_cache(total_blocks: u32) -> BlockPool {
-        let blank =
-            Block { references: 0, previous_free: NONE, next_free: NONE, next_same: NONE, hash: None };
+        let blank = Block {
+            references: 0,
+            previous_free: NONE,
+            next_free: NONE,
+            previous_same: NONE,
+            next_same: NONE,
+            hash: None,
+        };
         let mut cache = PrefixCache {
             blocks: vec![blank; total_blocks as usize],
             first_free: NONE,
             last_free: NONE,
-            by_hash: FxHashMap::default(),
+            contents: ContentTable::new(),
         };
         for block in 1..total_blocks {
             cache.push_last(block);
@@ -85,7 +94,8 @@ impl BlockPool {
     pub fn find_prefix(&self, chain: &[BlockHash], found: &mut Vec<BlockId>) {
         found.clear();
         let Some(cache) = &self.cache else { return };
-        found.extend(chain.iter().map_while(|hash| cache.by_hash.get(hash)).map(|&block| BlockId(block)));
+        let blocks = chain.iter().map_while(|&hash| cache.contents.find(hash, &cache.blocks));
+        found.extend(blocks.map(BlockId));
     }
 
     /// How many of `blocks` nobody holds: taking them shrinks the free pool (V-23).
@@ -124,20 +134,19 @@ impl BlockPool {
     /// Enters the content of a held block into the cache (V-26). Blocks with equal content are not merged (V-22).
     pub fn remember(&mut self, block: BlockId, hash: BlockHash) {
         let Some(cache) = &mut self.cache else { return };
-        cache.blocks[block.0 as usize].hash = Some(hash);
-        cache.blocks[block.0 as usize].next_same = NONE;
-        match cache.by_hash.entry(hash) {
-            std::collections::hash_map::Entry::Vacant(entry) => {
-                entry.insert(block.0);
+        let first = cache.contents.enter(hash, block.0, &cache.blocks);
+        let mut last = NONE;
+        if let Some(first) = first {
+            last = first;
+            while cache.blocks[last as usize].next_same != NONE {
+                last = cache.blocks[last as usize].next_same;
             }
-            std::collections::hash_map::Entry::Occupied(entry) => {
-                let mut last = *entry.get();
-                while cache.blocks[last as usize].next_same != NONE {
-                    last = cache.blocks[last as usize].next_same;
-                }
-                cache.blocks[last as usize].next_same = block.0;
-            }
+            cache.blocks[last as usize].next_same = block.0;
         }
+        let entry = &mut cache.blocks[block.0 as usize];
+        entry.hash = Some(hash);
+        entry.previous_same = last;
+        entry.next_same = NONE;
     }
 
     /// Gives back `count` blocks of one request, listed in `held` in the order of its tokens unless the pool only
@@ -202,24 +211,24 @@ impl PrefixCache {
         }
     }
 
-    /// Drops the block's content from the map; a later block with the same content takes its place.
+    /// Drops the block's content; a later block with the same content takes its place.
     fn forget(&mut self, block: u32) {
-        let Some(hash) = self.blocks[block as usize].hash.take() else { return };
-        let next = std::mem::replace(&mut self.blocks[block as usize].next_same, NONE);
-        let Some(first) = self.by_hash.get_mut(&hash) else { return };
-        if *first == block {
-            if next == NONE {
-                self.by_hash.remove(&hash);
-            } else {
-                *first = next;
-            }
+        let Block { hash: Some(hash), previous_same, next_same, .. } = self.blocks[block as usize] else {
             return;
+        };
+        if next_same != NONE {
+            if previous_same == NONE {
+                self.contents.replace(hash, next_same, &self.blocks);
+            }
+            self.blocks[next_same as usize].previous_same = previous_same;
         }
-        let mut before = *first;
-        while self.blocks[before as usize].next_same != block {
-            before = self.blocks[before as usize].next_same;
+        if previous_same != NONE {
+            self.blocks[previous_same as usize].next_same = next_same;
         }
-        self.blocks[before as usize].next_same = next;
+        let entry = &mut self.blocks[block as usize];
+        entry.hash = None;
+        entry.previous_same = NONE;
+        entry.next_same = NONE;
     }
 }
 
@@ -288,6 +297,41 @@ mod tests {
         assert_eq!(pool.free_blocks(), 2, "still held once");
         pool.release(&mut shared, 1);
         assert_eq!(pool.free_blocks(), 3);
+    }
+
+    /// Contents come and go, some in several blocks, and a map of lists knows which block must be found.
+    #[test]
+    fn v22_the_earliest_block_that_still_holds_a_content_is_found() {
+        let mut pool = BlockPool::with_prefix_cache(3_000);
+        let mut held: Vec<(Vec<BlockId>, u64)> = Vec::new();
+        let mut holders: std::collections::BTreeMap<u64, Vec<BlockId>> = Default::default();
+        let mut random = 5u64;
+        let mut draw = |end: u64| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (random >> 33) % end
+        };
+        for round in 0..60_000 {
+            if pool.free_blocks() > 0 && draw(2) == 0 {
+                let block = take(&mut pool, 1);
+                holders.values_mut().for_each(|blocks| blocks.retain(|b| *b != block[0]));
+                // Contents with equal tags or equal homes are among them.
+                let content = (draw(900) * 0x1_0000_0001 % 0x7_0000_0000) | (draw(4) << 40);
+                pool.remember(block[0], BlockHash(content));
+                holders.entry(content).or_default().push(block[0]);
+                held.push((block, content));
+            } else if !held.is_empty() {
+                let (mut block, _) = held.swap_remove(draw(held.len() as u64) as usize);
+                pool.release(&mut block, 1);
+            }
+            if round % 64 == 0 {
+                let mut found = Vec::new();
+                for (&content, blocks) in &holders {
+                    pool.find_prefix(&[BlockHash(content)], &mut found);
+                    assert_eq!(found.first(), blocks.first(), "round {round}, content {content:x}");
+                }
+                holders.retain(|_, blocks| !blocks.is_empty());
+            }
+        }
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! Latencies, throughput and goodput of a run, as `vllm bench serve` defines them (V-61 to V-63).
 
+use crate::replica::TokenGaps;
+use crate::replica::gaps::RELATIVE_ERROR;
 use crate::request::{Outcome, RequestId, RequestTable};
 use crate::units::SimTime;
 use serde::Serialize;
 
-/// Mean and exact percentiles of a sample, with linear interpolation between neighbours, in milliseconds.
+/// Mean and percentiles of a sample, with linear interpolation between neighbours, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Distribution {
     /// Values in the sample.
@@ -19,20 +21,49 @@ pub struct Distribution {
     pub p95: f64,
     /// 99th percentile.
     pub p99: f64,
-    /// Largest value.
+    /// Largest value; always exact, as the mean is.
     pub max: f64,
+    /// How far the percentiles may be off, as a share of them; zero, and not written, where they are exact.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub relative_error: f64,
+}
+
+fn is_zero(share: &f64) -> bool {
+    *share == 0.0
 }
 
 impl Distribution {
-    /// Of values in ns with their counts, ascending by value; none when there are no values.
-    pub fn of_counts(values: &[(u64, u64)]) -> Option<Distribution> {
-        let count: u64 = values.iter().map(|value| value.1).sum();
-        let max = values.last()?.0;
-        if count == 0 {
-            return None;
-        }
-        let total: u128 = values.iter().map(|&(ns, count)| u128::from(ns) * u128::from(count)).sum();
-        let percentile = |q: u64| weighted_percentile_ns(values, count, q) / 1e6;
+    /// Of the gaps between tokens; none when there are none.
+    pub fn of_gaps(gaps: &TokenGaps) -> Option<Distribution> {
+        let count = gaps.count();
+        let percentile = |q: u64| weighted_percentile_ns(&gaps.counts, count, q) / 1e6;
+        (count > 0).then(|| Distribution {
+            count,
+            mean: gaps.total_ns as f64 / count as f64 / 1e6,
+            p50: percentile(50),
+            p90: percentile(90),
+            p95: percentile(95),
+            p99: percentile(99),
+            max: gaps.max_ns as f64 / 1e6,
+            relative_error: if gaps.is_exact { 0.0 } else { RELATIVE_ERROR },
+        })
+    }
+
+    /// Of values in ns, in any order; none when there are none. Exact, without sorting.
+    pub fn of_values(mut values: Vec<u64>) -> Option<Distribution> {
+        let max = *values.iter().max()?;
+        let total: u128 = values.iter().map(|&ns| u128::from(ns)).sum();
+        let count = values.len() as u64;
+        let mut from = 0;
+        let mut percentile = |q: u64| {
+            let (index, rest) = rank(count, q);
+            // What is before `from` is no larger than what is after it.
+            let (_, low, larger) = values[from..].select_nth_unstable(index as usize - from);
+            let low = *low;
+            let next = larger.iter().min().copied().unwrap_or(low);
+            from = index as usize;
+            between_ns(low, next, rest) / 1e6
+        };
         Some(Distribution {
             count,
             mean: total as f64 / count as f64 / 1e6,
@@ -41,21 +72,25 @@ impl Distribution {
             p95: percentile(95),
             p99: percentile(99),
             max: max as f64 / 1e6,
+            relative_error: 0.0,
         })
-    }
-
-    /// Of values in ns, in any order.
-    pub fn of_values(mut values: Vec<u64>) -> Option<Distribution> {
-        values.sort_unstable();
-        let counted: Vec<(u64, u64)> = values.into_iter().map(|value| (value, 1)).collect();
-        Distribution::of_counts(&counted)
     }
 }
 
-/// The `q`-th percentile of sorted, counted values: the point `q/100 (n - 1)` between neighbours.
-fn weighted_percentile_ns(values: &[(u64, u64)], count: u64, q: u64) -> f64 {
+/// Where the `q`-th percentile of `count` values lies: at `q/100 (count - 1)`, as the index below and the hundredths.
+fn rank(count: u64, q: u64) -> (u64, u64) {
     let scaled = q * (count - 1);
-    let (index, rest) = (scaled / 100, scaled % 100);
+    (scaled / 100, scaled % 100)
+}
+
+/// The point `rest` hundredths of the way from `low` to `next`.
+fn between_ns(low: u64, next: u64, rest: u64) -> f64 {
+    low as f64 + (next - low) as f64 * rest as f64 / 100.0
+}
+
+/// The `q`-th percentile of sorted, counted values.
+fn weighted_percentile_ns(values: &[(u64, u64)], count: u64, q: u64) -> f64 {
+    let (index, rest) = rank(count, q);
     let mut seen = 0;
     let mut low = None;
     for &(value, times) in values {
@@ -66,7 +101,7 @@ fn weighted_percentile_ns(values: &[(u64, u64)], count: u64, q: u64) -> f64 {
         if let Some(low) = low
             && (rest == 0 || seen > index + 1)
         {
-            return low as f64 + (value - low) as f64 * rest as f64 / 100.0;
+            return between_ns(low, value, rest);
         }
     }
     values.last().map_or(0.0, |value| value.0 as f64)
@@ -145,6 +180,7 @@ pub fn span(table: &RequestTable) -> Option<(SimTime, SimTime)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::replica::GapCounts;
 
     #[test]
     fn percentiles_interpolate_between_neighbours() {
@@ -158,9 +194,11 @@ mod tests {
 
     #[test]
     fn counted_values_are_as_if_written_out() {
-        let counted = [(10, 3), (20, 1), (35, 6), (90, 2)];
-        let written = counted.iter().flat_map(|&(value, count)| vec![value; count as usize]).collect();
-        assert_eq!(Distribution::of_counts(&counted), Distribution::of_values(written));
+        for values in [vec![35], vec![10, 20], vec![10, 10, 10, 20, 35, 35, 35, 35, 35, 35, 90, 90]] {
+            let mut gaps = GapCounts::default();
+            values.iter().for_each(|&gap| gaps.add(gap));
+            assert_eq!(Distribution::of_gaps(&gaps.into_sorted()), Distribution::of_values(values));
+        }
     }
 
     #[test]

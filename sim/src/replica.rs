@@ -3,10 +3,12 @@
 
 mod aggregated;
 mod either;
+pub mod gaps;
 mod pipelined;
 
 pub(crate) use either::EitherReplica;
 pub use either::StepPath;
+pub use gaps::{GapCounts, TokenGaps};
 
 use crate::cost::CostModel;
 use crate::request::{Outcome, RequestId, RequestTable};
@@ -14,7 +16,6 @@ use crate::scheduler::aggregated::{AggregatedBatch, AggregatedScheduler};
 use crate::scheduler::{Scheduler, SchedulerConfig};
 use crate::step::{Admission, ScheduledBatch, ScheduledRequest, StepShape};
 use crate::units::{SimDuration, SimTime};
-use rustc_hash::FxHashMap;
 use std::sync::Arc;
 
 /// Sums over the steps of a replica, exact integers.
@@ -56,53 +57,6 @@ impl StepTotals {
         self.computed_tokens += shape.new_tokens();
         self.block_ns += u128::from(held_blocks) * u128::from(duration.0);
         self.blocks_max = self.blocks_max.max(held_blocks);
-    }
-}
-
-/// Gaps between tokens with how often each occurred, in ns.
-#[derive(Debug, Clone, Default)]
-pub struct GapCounts {
-    counts: FxHashMap<u64, u64>,
-    latest: (u64, u64),
-}
-
-impl GapCounts {
-    /// Counts one gap.
-    pub fn add(&mut self, gap_ns: u64) {
-        self.add_many(gap_ns, 1);
-    }
-
-    /// Counts `count` equal gaps. Neighbours are mostly equal: all requests of a step wait for the same step.
-    pub fn add_many(&mut self, gap_ns: u64, count: u64) {
-        if gap_ns == self.latest.0 {
-            self.latest.1 += count;
-        } else {
-            self.flush();
-            self.latest = (gap_ns, count);
-        }
-    }
-
-    fn flush(&mut self) {
-        if self.latest.1 > 0 {
-            *self.counts.entry(self.latest.0).or_default() += self.latest.1;
-            self.latest.1 = 0;
-        }
-    }
-
-    /// Adds another replica's gaps.
-    pub fn merge(&mut self, mut other: GapCounts) {
-        other.flush();
-        for (gap_ns, count) in other.counts {
-            *self.counts.entry(gap_ns).or_default() += count;
-        }
-    }
-
-    /// All gaps in ascending order with their counts.
-    pub fn into_sorted(mut self) -> Vec<(u64, u64)> {
-        self.flush();
-        let mut sorted: Vec<_> = self.counts.into_iter().collect();
-        sorted.sort_unstable();
-        sorted
     }
 }
 

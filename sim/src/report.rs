@@ -138,7 +138,7 @@ impl Metrics {
                 total_tokens_per_s: per_second(prompt_tokens + output_tokens),
             },
             ttft_ms: of(metrics::ttft_ns),
-            itl_ms: Distribution::of_counts(&run.token_gaps),
+            itl_ms: Distribution::of_gaps(&run.token_gaps),
             tpot_ms: Distribution::of_values(
                 metrics::finished(table).filter_map(|id| metrics::tpot_ns(table, id)).collect(),
             ),

@@ -2,7 +2,7 @@
 //! starts, each by replica index.
 
 use crate::cost::{CostModel, UsageReport};
-use crate::replica::{EitherReplica, GapCounts, StepPath, StepRecord, StepTotals};
+use crate::replica::{EitherReplica, GapCounts, StepPath, StepRecord, StepTotals, TokenGaps};
 use crate::request::{Outcome, RequestTable};
 use crate::scheduler::{NewRequest, SchedulerConfig};
 use crate::units::{SimDuration, SimTime};
@@ -11,6 +11,11 @@ use std::sync::Arc;
 
 /// Watches a run.
 pub trait RunObserver {
+    /// Whether it watches steps. If it does not, replicas may run on to the next arrival without saying so.
+    fn watches_steps(&self) -> bool {
+        true
+    }
+
     /// A request arrives.
     fn arrival(&mut self, _arrival: &Arrival) {}
     /// A step starts.
@@ -20,7 +25,11 @@ pub trait RunObserver {
 }
 
 /// Watches nothing.
-impl RunObserver for () {}
+impl RunObserver for () {
+    fn watches_steps(&self) -> bool {
+        false
+    }
+}
 
 /// A deployment under traffic.
 pub struct Simulation {
@@ -30,6 +39,8 @@ pub struct Simulation {
     workload: WorkloadGenerator,
     table: RequestTable,
     next_replica: usize,
+    /// When the next request arrives; never when none is known.
+    next_arrival: SimTime,
     present: PresenceTotals,
 }
 
@@ -64,8 +75,8 @@ pub struct RunResult {
     pub usable_blocks: u32,
     /// Blocks still held at the end, over all replicas: zero when everything finished.
     pub held_blocks: u64,
-    /// Gaps between tokens in ascending order with their counts, in ns.
-    pub token_gaps: Vec<(u64, u64)>,
+    /// Gaps between tokens.
+    pub token_gaps: TokenGaps,
     /// When the last event happened.
     pub end: SimTime,
     /// Requests in the system summed over time, in request-nanoseconds.
@@ -109,6 +120,7 @@ impl Simulation {
             workload,
             table: RequestTable::default(),
             next_replica: 0,
+            next_arrival: SimTime::NEVER,
             present: PresenceTotals::default(),
         }
     }
@@ -116,12 +128,24 @@ impl Simulation {
     /// Runs until every request has left.
     pub fn run(mut self, observer: &mut dyn RunObserver) -> RunResult {
         let mut now = SimTime::ZERO;
+        let watches_steps = observer.watches_steps();
+        // An answer of one replica may bring a request to another, so then they go step by step.
+        let answers_cross = self.workload.follows_answers() && self.replicas.len() > 1;
+        let runs_ahead = !watches_steps && !answers_cross;
+        self.look_for_arrival();
         while let Some(next) = self.next_event(now) {
             now = next;
             self.end_steps(now);
             self.take_arrivals(now, observer);
             for replica in &mut self.replicas {
+                if runs_ahead {
+                    replica.start_steps(now, self.next_arrival, &mut self.table);
+                    continue;
+                }
                 while let Some(step) = replica.start_step(now, &mut self.table) {
+                    if !watches_steps {
+                        continue;
+                    }
                     observer.step(&step);
                 }
             }
@@ -133,8 +157,12 @@ impl Simulation {
     fn next_event(&self, now: SimTime) -> Option<SimTime> {
         let step_end =
             self.replicas.iter().map(|replica| replica.next_at(now)).min().unwrap_or(SimTime::NEVER);
-        let next = self.workload.next_at().map_or(step_end, |arrival| arrival.min(step_end));
+        let next = self.next_arrival.min(step_end);
         (next != SimTime::NEVER).then_some(next)
+    }
+
+    fn look_for_arrival(&mut self) {
+        self.next_arrival = self.workload.next_at().unwrap_or(SimTime::NEVER);
     }
 
     fn end_steps(&mut self, now: SimTime) {
@@ -145,15 +173,17 @@ impl Simulation {
                 for _ in 0..finished {
                     self.workload.on_finish(now);
                 }
+                self.next_arrival = self.workload.next_at().unwrap_or(SimTime::NEVER);
             }
         }
     }
 
     fn take_arrivals(&mut self, now: SimTime, observer: &mut dyn RunObserver) {
-        while self.workload.next_at() == Some(now) {
+        while self.next_arrival == now {
             let Some(arrival) = self.workload.next() else { return };
             observer.arrival(&arrival);
             self.route(&arrival);
+            self.look_for_arrival();
         }
     }
 
@@ -241,7 +271,7 @@ impl RunResult {
         if self.held_blocks != 0 {
             return Err(format!("KV accounting: {} blocks are still held at the end", self.held_blocks));
         }
-        let gaps: u64 = self.token_gaps.iter().map(|gap| gap.1).sum();
+        let gaps = self.token_gaps.count();
         let tokens: u64 = table.generated_tokens.iter().map(|&n| u64::from(n)).sum();
         let started = table.generated_tokens.iter().filter(|&&n| n > 0).count() as u64;
         if gaps + started != tokens {

@@ -25,7 +25,10 @@ impl SimDuration {
 
     /// The nearest whole nanosecond to `seconds`; negative and NaN give zero, what is too long saturates.
     pub fn from_seconds(seconds: f64) -> Self {
-        SimDuration((seconds * 1e9).round() as u64)
+        // `round`, written out: it is a call where the processor has no instruction for it.
+        let ns = seconds * 1e9;
+        let whole = ns as u64;
+        SimDuration(whole.saturating_add(u64::from(ns - whole as f64 >= 0.5)))
     }
 
     /// In seconds.
@@ -320,6 +323,21 @@ impl From<Span> for SimDuration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn seconds_round_to_the_nearest_ns() {
+        let mut random = 3u64;
+        for _ in 0..100_000 {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let seconds = f64::from_bits(random >> 2 | 0x3000_0000_0000_0000); // from 1e-77 to far too long
+            assert_eq!(SimDuration::from_seconds(seconds).0, (seconds * 1e9).round() as u64, "{seconds}");
+        }
+        for seconds in
+            [0.0, -0.0, -0.7e-9, -3.0, 0.5e-9, 1.5e-9, 2.5e-9, f64::NAN, f64::INFINITY, -f64::INFINITY]
+        {
+            assert_eq!(SimDuration::from_seconds(seconds).0, (seconds * 1e9).round() as u64, "{seconds}");
+        }
+    }
 
     #[test]
     fn quantities_read_their_units() {

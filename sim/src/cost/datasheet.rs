@@ -23,6 +23,10 @@ pub const ALL_REDUCE_LATENCY_S: f64 = 8e-6;
 #[derive(Debug, Clone)]
 pub struct DatasheetCost {
     operators: Vec<Operator>,
+    /// Bytes of each operator's weights, of one matrix of routed experts.
+    weight_bytes: Vec<f64>,
+    /// The operators that depend on the contexts of decoding requests, and how often each runs.
+    decode_attention: Vec<(f64, AttentionKernel)>,
     memory_bytes_per_s: f64,
     link_bytes_per_s: f64,
     ranks: f64,
@@ -38,7 +42,13 @@ impl DatasheetCost {
         let bf16_per_s = gpu.compute.bf16.0;
         let link =
             gpu.interconnect.peer_links.as_ref().map_or(gpu.interconnect.pcie.0, |links| links.bandwidth.0);
+        let decode_attention = |operator: &Operator| match operator.work {
+            Work::DecodeAttention(kernel) => Some((operator.count as f64, kernel)),
+            _ => None,
+        };
         DatasheetCost {
+            weight_bytes: operators.iter().map(|operator| weight_bytes(&operator.work)).collect(),
+            decode_attention: operators.iter().filter_map(decode_attention).collect(),
             operators,
             memory_bytes_per_s: gpu.memory_bandwidth.0 * MEMORY_EFFICIENCY,
             link_bytes_per_s: link * LINK_EFFICIENCY,
@@ -51,15 +61,20 @@ impl DatasheetCost {
 
     /// What each operator costs for a step, all its runs together, in seconds.
     pub fn operator_seconds<'a>(&'a self, shape: &'a StepShape) -> impl Iterator<Item = (&'a Operator, f64)> {
-        self.operators
-            .iter()
-            .map(move |operator| (operator, operator.count as f64 * self.seconds(&operator.work, shape)))
+        let indices = 0..self.operators.len();
+        indices.map(move |index| (&self.operators[index], self.seconds(index, shape)))
     }
 
-    fn seconds(&self, work: &Work, shape: &StepShape) -> f64 {
+    /// What an operator costs for a step, all its runs together.
+    fn seconds(&self, index: usize, shape: &StepShape) -> f64 {
+        let operator = &self.operators[index];
+        operator.count as f64 * self.seconds_once(&operator.work, self.weight_bytes[index], shape)
+    }
+
+    fn seconds_once(&self, work: &Work, weight_bytes: f64, shape: &StepShape) -> f64 {
         match work {
-            Work::Gemm(gemm) => self.gemm(gemm, rows(gemm.rows, shape)),
-            Work::Experts(experts) => self.experts(experts, shape.new_tokens() as f64),
+            Work::Gemm(gemm) => self.gemm(gemm, weight_bytes, rows(gemm.rows, shape)),
+            Work::Experts(experts) => self.experts(experts, weight_bytes, shape.new_tokens() as f64),
             Work::PrefillAttention(kernel) => self.prefill_attention(kernel, shape),
             Work::DecodeAttention(kernel) => self.decode_attention(kernel, shape),
             Work::Elementwise { bytes_per_row, rows: on } => match rows(*on, shape) {
@@ -78,6 +93,21 @@ impl DatasheetCost {
         }
     }
 
+    /// The operators whose time does not depend on the contexts of decoding requests.
+    fn context_free_seconds(&self, shape: &StepShape) -> f64 {
+        let is_free = |&index: &usize| !matches!(self.operators[index].work, Work::DecodeAttention(_));
+        (0..self.operators.len()).filter(is_free).map(|index| self.seconds(index, shape)).sum()
+    }
+
+    /// The others.
+    #[inline]
+    fn decode_context_seconds(&self, shape: &StepShape) -> f64 {
+        let seconds =
+            |&(count, ref kernel): &(f64, AttentionKernel)| count * self.decode_attention(kernel, shape);
+        self.decode_attention.iter().map(seconds).sum()
+    }
+
+    #[inline]
     fn roofline(&self, operations: f64, operations_per_s: f64, bytes: f64) -> f64 {
         OPERATOR_FLOOR_S.max(operations / operations_per_s).max(bytes / self.memory_bytes_per_s)
     }
@@ -90,19 +120,17 @@ impl DatasheetCost {
         }
     }
 
-    fn gemm(&self, gemm: &Gemm, rows: f64) -> f64 {
+    fn gemm(&self, gemm: &Gemm, weights: f64, rows: f64) -> f64 {
         if rows == 0.0 {
             return 0.0;
         }
         let batch = gemm.batch as f64;
-        let weights = batch * gemm.dtype.matrix_bytes(gemm.outputs, gemm.inputs) as f64;
         let activations = 2.0 * batch * rows * (gemm.outputs + gemm.inputs) as f64;
         let operations = 2.0 * batch * rows * (gemm.outputs * gemm.inputs) as f64;
         self.roofline(operations, self.rate(gemm.dtype), weights + activations)
     }
 
-    fn experts(&self, experts: &Experts, tokens: f64) -> f64 {
-        let matrix = experts.dtype.matrix_bytes(experts.intermediate_size, experts.hidden_size) as f64;
+    fn experts(&self, experts: &Experts, matrix: f64, tokens: f64) -> f64 {
         let touched = experts_touched(experts.experts as f64, experts.experts_per_token as f64, tokens);
         let weights = touched * experts.matrices as f64 * matrix;
         let rows = tokens * experts.experts_per_token as f64;
@@ -122,6 +150,7 @@ impl DatasheetCost {
         self.attention(kernel, pairs, context, shape.prefill_tokens as f64)
     }
 
+    #[inline]
     fn decode_attention(&self, kernel: &AttentionKernel, shape: &StepShape) -> f64 {
         if shape.decode_requests == 0 {
             return 0.0;
@@ -130,6 +159,7 @@ impl DatasheetCost {
         self.attention(kernel, context, context, shape.decode_requests as f64)
     }
 
+    #[inline]
     fn attention(&self, kernel: &AttentionKernel, pairs: f64, context: f64, tokens: f64) -> f64 {
         let operations = pairs * (kernel.heads * kernel.flops_per_pair_and_head) as f64;
         let cache = context * kernel.kv_bits_per_token as f64 / 8.0;
@@ -140,8 +170,30 @@ impl DatasheetCost {
 
 impl CostModel for DatasheetCost {
     fn step(&self, shape: &StepShape) -> SimDuration {
-        let seconds: f64 = self.operator_seconds(shape).map(|(_, seconds)| seconds).sum();
-        SimDuration(SimDuration::from_seconds(seconds).0.max(1))
+        duration(self.context_free_seconds(shape) + self.decode_context_seconds(shape))
+    }
+
+    fn decode_run(&self, first: &StepShape, each: &mut dyn FnMut(SimDuration) -> bool) {
+        let context_free_seconds = self.context_free_seconds(first);
+        let mut shape = *first;
+        while each(duration(context_free_seconds + self.decode_context_seconds(&shape))) {
+            shape.decode_context_tokens += shape.decode_requests;
+        }
+    }
+}
+
+fn duration(seconds: f64) -> SimDuration {
+    SimDuration(SimDuration::from_seconds(seconds).0.max(1))
+}
+
+/// Bytes of the weights of an operator that has any; of routed experts, of one matrix.
+fn weight_bytes(work: &Work) -> f64 {
+    match work {
+        Work::Gemm(gemm) => gemm.batch as f64 * gemm.dtype.matrix_bytes(gemm.outputs, gemm.inputs) as f64,
+        Work::Experts(experts) => {
+            experts.dtype.matrix_bytes(experts.intermediate_size, experts.hidden_size) as f64
+        }
+        _ => 0.0,
     }
 }
 
@@ -162,6 +214,48 @@ pub fn experts_touched(experts: f64, experts_per_token: f64, tokens: f64) -> f64
 
 /// A context sum with the window applied: never more than `parts` windows. With sums only this is an upper bound when
 /// some contexts are shorter than the window and others longer.
+#[inline]
 fn windowed(sum: u64, parts: u64, kernel: &AttentionKernel) -> f64 {
     kernel.window_tokens.map_or(sum, |window| sum.min(parts.saturating_mul(window))) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalogue;
+    use crate::cost::operators::operators;
+    use crate::model::KvDtype;
+
+    /// A run of decode steps costs to the nanosecond what its steps cost one by one, for every model of the catalogue.
+    #[test]
+    fn decode_runs_are_sums_of_steps() {
+        let gpu = catalogue::find_gpu("h200").unwrap();
+        let models = catalogue::models();
+        assert!(models.len() > 20);
+        for entry in models {
+            let model = catalogue::find_model(entry.name).unwrap();
+            let cost = DatasheetCost::new(
+                operators(&model, &model.weights, KvDtype::Auto, 1, model.all_layers()),
+                &gpu,
+                1,
+            );
+            for (requests, context) in [(1, 1), (1, 900), (7, 15_000), (200, 90_000), (256, 3_000_000)] {
+                let mut shape = StepShape {
+                    decode_requests: requests,
+                    decode_context_tokens: context,
+                    sampled_requests: requests,
+                    ..StepShape::default()
+                };
+                let mut durations = Vec::new();
+                cost.decode_run(&shape, &mut |duration| {
+                    durations.push(duration);
+                    durations.len() < 500
+                });
+                for duration in durations {
+                    assert_eq!(duration, cost.step(&shape), "{}: {shape:?}", entry.name);
+                    shape.decode_context_tokens += requests;
+                }
+            }
+        }
+    }
 }

@@ -46,4 +46,14 @@ pub trait CostModel: Send + Sync {
     fn host(&self, _shape: &StepShape) -> SimDuration {
         SimDuration::ZERO
     }
+
+    /// Durations of consecutive steps of decoding requests alone, of which `first` is the first and each later one has
+    /// one more token of context per request: each is given to `each`, until that says no. Equal to asking
+    /// [`CostModel::step`] and [`CostModel::host`] for each; a model may share among them what their contexts do not change.
+    fn decode_run(&self, first: &StepShape, each: &mut dyn FnMut(SimDuration) -> bool) {
+        let mut shape = *first;
+        while each(self.step(&shape) + self.host(&shape)) {
+            shape.decode_context_tokens += shape.decode_requests;
+        }
+    }
 }

@@ -6,7 +6,7 @@ use crate::cost::CostModel;
 use crate::request::{Outcome, RequestTable};
 use crate::scheduler::aggregated::{AggregatedBatch, AggregatedScheduler, Departure};
 use crate::scheduler::{NewRequest, SchedulerConfig};
-use crate::units::SimTime;
+use crate::units::{SimDuration, SimTime};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -118,22 +118,61 @@ impl AggregatedReplica {
 
     /// Starts the next step if there is work and none is in flight: form the batch, ask its cost.
     pub fn start_step(&mut self, now: SimTime, table: &mut RequestTable) -> Option<StepRecord<'_>> {
+        self.form_batch(now, table).then(|| {
+            let duration = self.cost.step(&self.batch.shape) + self.cost.host(&self.batch.shape);
+            self.launch(now, duration)
+        })
+    }
+
+    /// Starts the next step and, while requests only decode, ends it and starts further ones before `horizon`.
+    pub fn start_steps(&mut self, now: SimTime, horizon: SimTime, table: &mut RequestTable) {
+        if !self.form_batch(now, table) {
+            return;
+        }
+        if !self.batch.prefills.is_empty() || self.scheduler.waiting_requests() > 0 {
+            let duration = self.cost.step(&self.batch.shape) + self.cost.host(&self.batch.shape);
+            self.launch(now, duration);
+            return;
+        }
+        let first = self.batch.shape;
+        let oldest = self.scheduler.oldest_decoding_since();
+        let (scheduler, totals) = (&mut self.scheduler, &mut self.totals);
+        let (gaps, largest_gaps) = (&mut self.gaps, &mut self.largest_gaps);
+        let mut start = now;
+        self.cost.decode_run(&first, &mut |duration| {
+            let held_blocks = scheduler.usable_blocks() - scheduler.free_blocks();
+            totals.record_step(&first, duration, held_blocks);
+            self.step_end = start + duration;
+            if self.step_end >= horizon || !scheduler.only_decodes_on() {
+                return false;
+            }
+            gaps.add_many(duration.0, first.decode_requests);
+            largest_gaps.push(scheduler.steps(), duration.0, oldest);
+            start = self.step_end;
+            scheduler.decode_on();
+            true
+        });
+        self.last_step_end = start;
+    }
+
+    /// Forms the next batch if there is work and no step in flight; says whether it runs anything.
+    fn form_batch(&mut self, now: SimTime, table: &mut RequestTable) -> bool {
         if self.step_end != SimTime::NEVER {
-            return None;
+            return false;
         }
         // A batch may stay empty once, when the only running request preempted itself; then it is admitted again.
         for _ in 0..2 {
             if self.scheduler.is_idle() {
-                return None;
+                return false;
             }
             let steps_before = self.scheduler.steps();
             self.scheduler.form_batch(&mut self.batch);
             self.record_decisions(now, steps_before, table);
             if self.batch.shape.batch_requests() > 0 {
-                return Some(self.launch(now));
+                return true;
             }
         }
-        None
+        false
     }
 
     fn record_decisions(&mut self, now: SimTime, steps_before: u64, table: &mut RequestTable) {
@@ -151,9 +190,8 @@ impl AggregatedReplica {
         }
     }
 
-    fn launch(&mut self, now: SimTime) -> StepRecord<'_> {
+    fn launch(&mut self, now: SimTime, duration: SimDuration) -> StepRecord<'_> {
         let shape = self.batch.shape;
-        let duration = self.cost.step(&shape) + self.cost.host(&shape);
         self.step_end = now + duration;
         let free_blocks = self.scheduler.free_blocks();
         self.totals.record_step(&shape, duration, self.scheduler.usable_blocks() - free_blocks);

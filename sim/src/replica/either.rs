@@ -97,6 +97,18 @@ impl EitherReplica {
         }
     }
 
+    /// Starts the next step if there is work and none is in flight, and may end it and start further ones, as long as
+    /// only tokens of decoding requests come of it and each ends before `horizon`, when the next request arrives.
+    pub fn start_steps(&mut self, now: SimTime, horizon: SimTime, table: &mut RequestTable) {
+        match self {
+            EitherReplica::Aggregated(replica) => replica.start_steps(now, horizon, table),
+            EitherReplica::Plain(replica) => {
+                replica.start_step(now, table);
+            }
+            EitherReplica::Pipelined(replica) => while replica.start_step(now, table).is_some() {},
+        }
+    }
+
     /// Sums over its steps so far.
     pub fn totals(&self) -> &StepTotals {
         match self {

@@ -335,8 +335,8 @@ fn is_saturated(run: &RunResult) -> bool {
     }
     let median = |part: &[u64]| {
         let mut part = part.to_vec();
-        part.sort_unstable();
-        part[part.len() / 2]
+        let middle = part.len() / 2;
+        *part.select_nth_unstable(middle).1
     };
     let (first, last) = (median(&waits[..quarter]), median(&waits[waits.len() - quarter..]));
     last > 1_000_000_000 && last > first.saturating_mul(3)

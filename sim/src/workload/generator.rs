@@ -164,6 +164,11 @@ impl WorkloadGenerator {
         self.arrivals.on_finish(now);
     }
 
+    /// Whether answers bring new requests: a closed loop.
+    pub fn follows_answers(&self) -> bool {
+        self.arrivals.is_closed_loop()
+    }
+
     /// Whether no further request can come, whatever finishes. In a closed loop that ends by `duration` alone this is
     /// false while a client waits.
     pub fn is_exhausted(&self) -> bool {

@@ -171,6 +171,11 @@ impl DecodePool {
         slot
     }
 
+    /// Whether a request has all its tokens after the latest step.
+    pub fn has_finished(&self) -> bool {
+        self.finished_from(self.finishing[self.list_of(self.step)].first) != NONE
+    }
+
     /// Takes the requests that have all their tokens after the latest step out, in order of admission: each is given
     /// to `left` with its computed tokens.
     pub fn take_finished(&mut self, mut left: impl FnMut(u32, u32, u64)) {

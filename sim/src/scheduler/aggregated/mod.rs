@@ -244,10 +244,8 @@ impl AggregatedScheduler {
 
     /// Blocks for all decoding requests, preempting the last admitted until they fit (V-12).
     fn grow_decoding(&mut self, batch: &mut AggregatedBatch) {
-        let crossing = self.decoding.crossing_requests();
-        let fits = crossing <= self.kv.free_blocks();
-        if fits && !self.kv.has_content() {
-            self.kv.allocate(NONE, crossing);
+        if self.decoding.crossing_requests() <= self.kv.free_blocks() {
+            self.allocate_decoding();
             return;
         }
         let mut slot = self.decoding.first_crossing();
@@ -262,13 +260,33 @@ impl AggregatedScheduler {
             self.kv.allocate(slot, 1);
             slot = self.decoding.next_in_bucket(slot);
         }
-        if self.kv.has_content() {
-            let mut slot = self.decoding.first_filling();
-            while slot != NONE {
-                let computed_tokens = self.decoding.computed_tokens_of(slot);
-                self.kv.fill(slot, computed_tokens, 1, computed_tokens + 1);
-                slot = self.decoding.next_in_bucket(slot);
-            }
+        self.fill_decoding();
+    }
+
+    /// Blocks for all decoding requests, for which there are enough.
+    fn allocate_decoding(&mut self) {
+        if !self.kv.has_content() {
+            self.kv.allocate(NONE, self.decoding.crossing_requests());
+            return;
+        }
+        let mut slot = self.decoding.first_crossing();
+        while slot != NONE {
+            self.kv.allocate(slot, 1);
+            slot = self.decoding.next_in_bucket(slot);
+        }
+        self.fill_decoding();
+    }
+
+    /// Enters the blocks that the next step fills into the prefix cache, in order of admission.
+    fn fill_decoding(&mut self) {
+        if !self.kv.has_content() {
+            return;
+        }
+        let mut slot = self.decoding.first_filling();
+        while slot != NONE {
+            let computed_tokens = self.decoding.computed_tokens_of(slot);
+            self.kv.fill(slot, computed_tokens, 1, computed_tokens + 1);
+            slot = self.decoding.next_in_bucket(slot);
         }
     }
 
@@ -361,6 +379,17 @@ impl AggregatedScheduler {
             is_prefill: true,
             drafts: 0,
         });
+    }
+
+    /// After a step that only decoded, with nothing waiting: whether the next one only decodes, and nobody leaves before.
+    pub fn only_decodes_on(&self) -> bool {
+        !self.decoding.has_finished() && self.decoding.crossing_requests() <= self.kv.free_blocks()
+    }
+
+    /// Completes such a step and forms the next, whose decoding requests have one more token of context each.
+    pub fn decode_on(&mut self) {
+        self.allocate_decoding();
+        self.decoding.advance();
     }
 
     /// Applies a step's results: each request that sampled has one more known token; those that are complete leave, and

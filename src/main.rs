@@ -4,6 +4,7 @@
 //! progress and warnings go to standard error. Exit 0: done; 1: the answer is "no"; 2: bad input.
 #![forbid(unsafe_code)]
 
+mod calibrate;
 mod check;
 mod list;
 mod output;
@@ -30,6 +31,8 @@ enum Command {
     Check(check::Arguments),
     /// What is in the catalogue: models, gpus, profiles, scenarios, engines
     List(list::Arguments),
+    /// Kernel timings to a cost profile: import, fit, check, plot
+    Calibrate(calibrate::Arguments),
     /// The JSON schema of a scenario, for editors
     Schema,
 }
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
         Command::Simulate(arguments) => simulate::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::List(arguments) => list::run(&arguments),
+        Command::Calibrate(arguments) => calibrate::run(&arguments),
         Command::Schema => check::schema(),
     };
     match result {

@@ -4,6 +4,7 @@
 //! progress and warnings go to standard error. Exit 0: done; 1: the answer is "no"; 2: bad input.
 #![forbid(unsafe_code)]
 
+mod calibrate;
 mod check;
 mod list;
 mod memory;
@@ -36,6 +37,8 @@ enum Command {
     Check(check::Arguments),
     /// What is in the catalogue: models, gpus, profiles, scenarios, engines
     List(list::Arguments),
+    /// Kernel timings to a cost profile: import, fit, check, plot
+    Calibrate(calibrate::Arguments),
     /// The JSON schema of a scenario, for editors
     Schema,
     /// Where every byte of GPU memory goes, and what fits
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
         Command::Simulate(arguments) => simulate::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::List(arguments) => list::run(&arguments),
+        Command::Calibrate(arguments) => calibrate::run(&arguments),
         Command::Schema => check::schema(),
         Command::Memory(arguments) => memory::run(&arguments),
         Command::Tokens(arguments) => tokens::run(&arguments),

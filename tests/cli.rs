@@ -31,7 +31,7 @@ workload:
 ";
 
 /// The message of a run that must fail with exit code 2, print nothing on standard output and leave no file behind.
-fn refusal(files: &[(&str, &str)], arguments: &[&str]) -> String {
+pub fn refusal(files: &[(&str, &str)], arguments: &[&str]) -> String {
     let folder = TempDir::new().unwrap();
     for (name, text) in files {
         std::fs::write(folder.path().join(name), text).unwrap();

@@ -148,8 +148,28 @@ pub fn fit_and_check(
     Ok((fit, check))
 }
 
+/// Every row of a small variant with the time that a fit without its shape predicts, in seconds.
+pub(crate) fn fit_and_check_rows<'a>(
+    family: Family,
+    variant: &str,
+    rows: &[&'a Measurement],
+    gpu: &GpuLimits,
+) -> Vec<(&'a Measurement, f64)> {
+    let mut predicted = Vec::with_capacity(rows.len());
+    for fold in 0..FOLDS {
+        let (held_out, training): (Vec<&Measurement>, Vec<&Measurement>) =
+            rows.iter().copied().partition(|row| HoldOut::WholeShapes.fold(row, FOLDS) == fold);
+        if !training.is_empty() && !held_out.is_empty() {
+            let fit = fit_variant(family, variant, &training, gpu, Provenance::Datasheet);
+            predicted
+                .extend(held_out.into_iter().map(|row| (row, fit.evaluate(&row.operation, gpu).seconds)));
+        }
+    }
+    predicted
+}
+
 /// Held-out rows and the rest. When whole shapes cannot be held out, `hold_out` becomes points.
-fn split<'a>(
+pub(crate) fn split<'a>(
     rows: &[&'a Measurement],
     hold_out: &mut HoldOut,
 ) -> (Vec<&'a Measurement>, Vec<&'a Measurement>) {

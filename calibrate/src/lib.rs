@@ -4,15 +4,19 @@
 
 pub mod baseline;
 pub mod check;
+pub mod coverage;
 pub mod fit;
 pub mod holdout;
 pub mod import;
 pub mod measurement;
+pub mod plot;
 pub mod profile;
 pub mod recipe;
 pub mod report;
 mod search;
 mod table_fit;
+pub mod vidur;
+mod write;
 
 pub use sim::{Error, Result};
 

@@ -42,7 +42,7 @@ pub struct MeasurementTable {
 }
 
 /// Every column that a measurement file may have.
-const COLUMNS: [&str; 34] = [
+pub(crate) const COLUMNS: [&str; 34] = [
     "family",
     "dtype",
     "cache",

@@ -1,6 +1,8 @@
 //! The held-out errors as a report: Markdown for readers, CSV for programs.
 
 use crate::check::{VariantCheck, summarize};
+use crate::coverage::Coverage;
+use crate::measurement::MeasurementTable;
 use sim::profile::{Family, HeldOutError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -177,4 +179,89 @@ pub fn csv(profiles: &[ProfileChecks]) -> String {
         }
     }
     out
+}
+
+/// Rows of each family, as text.
+pub fn row_counts(table: &MeasurementTable) -> String {
+    let mut counts: BTreeMap<Family, usize> = BTreeMap::new();
+    for row in &table.rows {
+        *counts.entry(row.operation.family()).or_default() += 1;
+    }
+    counts.into_iter().fold(String::new(), |mut out, (family, count)| {
+        let _ = writeln!(out, "{:<20} {count:>8} rows", family.name());
+        out
+    })
+}
+
+/// The held-out errors of a profile and what its error bands cover, as text.
+pub fn check_text(errors: &[(Family, HeldOutError)], coverage: &[Coverage]) -> String {
+    let mut out = format!(
+        "{:<20} {:>8} {:>7} {:>9} {:>7} {:>7} {:>9}\n",
+        "held out", "points", "shapes", "median %", "p90 %", "bias %", "target %"
+    );
+    for (family, error) in errors {
+        let _ = writeln!(
+            out,
+            "{:<20} {:>8} {:>7} {:>9} {:>7} {:>+7.1} {:>9}",
+            family.name(),
+            error.points,
+            error.shapes,
+            percent(error.median),
+            percent(error.p90),
+            error.bias * 100.0,
+            target(*family).map_or("-".to_string(), percent),
+        );
+    }
+    if !coverage.is_empty() {
+        let _ = writeln!(
+            out,
+            "\n{:<24} {:>7} {:>14} {:>12} {:>9} {:>7}",
+            "composed steps", "steps", "within band %", "band +- %", "median %", "p90 %"
+        );
+    }
+    for kind in coverage {
+        let _ = writeln!(
+            out,
+            "{:<24} {:>7} {:>14} {:>12} {:>9} {:>7}",
+            kind.kind,
+            kind.steps,
+            percent(kind.within),
+            percent(kind.band),
+            percent(kind.median),
+            percent(kind.p90)
+        );
+    }
+    out
+}
+
+/// The same as [`check_text`] for programs. Errors are shares.
+pub fn check_json(errors: &[(Family, HeldOutError)], coverage: &[Coverage]) -> serde_json::Value {
+    let families: Vec<serde_json::Value> = errors
+        .iter()
+        .map(|(family, error)| {
+            serde_json::json!({
+                "family": family.name(),
+                "points": error.points,
+                "shapes": error.shapes,
+                "median": error.median,
+                "p90": error.p90,
+                "bias": error.bias,
+                "target": target(*family),
+            })
+        })
+        .collect();
+    let steps: Vec<serde_json::Value> = coverage
+        .iter()
+        .map(|kind| {
+            serde_json::json!({
+                "kind": kind.kind,
+                "steps": kind.steps,
+                "within_band": kind.within,
+                "median_band": kind.band,
+                "median": kind.median,
+                "p90": kind.p90,
+            })
+        })
+        .collect();
+    serde_json::json!({ "held_out": families, "composed_steps": steps })
 }

@@ -1,3 +1,5 @@
+mod files;
+
 use crate::check::{check_profile, fit_and_check, summarize};
 use crate::holdout::{HoldOut, shape_key};
 use crate::import::{Engine, import_aiconfigurator};

@@ -1,5 +1,6 @@
 //! What a step costs. The scheduler never learns what a GPU is: it is told durations.
 
+mod band;
 mod datasheet;
 mod graphs;
 mod host;
@@ -10,6 +11,7 @@ mod profiled;
 mod scaled;
 mod usage;
 
+pub use band::{ASSUMED_ERROR, error_of_sum};
 pub use datasheet::{DatasheetCost, experts_touched};
 pub use graphs::CudaGraphs;
 pub use host::HostTime;

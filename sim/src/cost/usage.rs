@@ -1,7 +1,7 @@
 //! Where the time of a run's steps went: by operator, by what bound it, and how sure it is. Looked at on every
 //! sixteenth step of a run, so that it costs little; shares, not sums, are meant to be read.
 
-use super::ProfiledCost;
+use super::{ASSUMED_ERROR, ProfiledCost, error_of_sum};
 use crate::profile::{Dtype, Family, Operation};
 use crate::step::StepShape;
 use serde::Serialize;
@@ -9,9 +9,6 @@ use std::collections::BTreeMap;
 
 /// One step in this many is looked at.
 pub const SAMPLE_EVERY: u64 = 16;
-
-/// 90th percentile of the error of a kernel that has no held-out error: derived or assumed figures. Assumed.
-const ASSUMED_ERROR: f64 = 0.35;
 
 /// A call that takes more than this many times its data-sheet limit is bound by neither rate.
 const OVERHEAD_RATIO: f64 = 3.0;
@@ -162,8 +159,6 @@ impl Usage {
         let mut by_operator: Vec<_> =
             self.by_operator.iter().map(|(name, s)| ((*name).to_string(), share(*s))).collect();
         by_operator.sort_by(|a, b| b.1.total_cmp(&a.1));
-        // An operator's error is the same in all layers, and independent of other operators'.
-        let variance: f64 = self.error_by_operator.values().map(|error| share(*error) * share(*error)).sum();
         Some(UsageReport {
             sampled_steps: self.steps_seen.div_ceil(SAMPLE_EVERY),
             by_bound,
@@ -174,7 +169,7 @@ impl Usage {
             octaves_outside: self.octaves_outside,
             waiting_for_seats: share(self.waiting_for_seats),
             waiting_for_blocks: share(self.waiting_for_blocks),
-            step_error_90: variance.sqrt(),
+            step_error_90: error_of_sum(self.error_by_operator.values().map(|error| share(*error))),
         })
     }
 }

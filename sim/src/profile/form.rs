@@ -104,7 +104,7 @@ impl KernelFit {
     /// The factor by which the tables correct the closed form.
     pub fn correction(&self, operation: &Operation) -> f64 {
         let logs = log_features(operation);
-        self.tables.iter().map(|table| table.log_correction(&logs)).sum::<f64>().exp()
+        libm::exp(self.tables.iter().map(|table| table.log_correction(&logs)).sum::<f64>())
     }
 
     /// Predicted time of `operation` on `gpu`; never faster than the data sheet allows.
@@ -119,9 +119,9 @@ impl KernelFit {
         let features = operation.features();
         features.values().iter().zip(&self.measured).fold(0.0, |worst: f64, (value, [low, high])| {
             let outside = if value < low {
-                (low / value).log2()
+                libm::log2(low / value)
             } else if value > high {
-                (value / high).log2()
+                libm::log2(value / high)
             } else {
                 0.0
             };
@@ -134,7 +134,7 @@ impl KernelFit {
 pub fn log_features(operation: &Operation) -> [f64; MAX_FEATURES] {
     let mut logs = [0.0; MAX_FEATURES];
     for (log, value) in logs.iter_mut().zip(operation.features().values()) {
-        *log = value.log2();
+        *log = libm::log2(*value);
     }
     logs
 }

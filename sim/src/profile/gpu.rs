@@ -1,6 +1,7 @@
 //! The limits of a GPU as its data sheet states them.
 
 use super::names::Dtype;
+use crate::gpu::GpuSpec;
 
 /// Data-sheet limits of one GPU: nothing is ever predicted faster than these allow.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,6 +21,22 @@ pub struct GpuLimits {
 }
 
 impl GpuLimits {
+    /// The data-sheet limits of a GPU of the catalogue. Without 8-bit matrix units 8-bit weights run at the 16-bit rate.
+    pub fn of(gpu: &GpuSpec) -> GpuLimits {
+        let bfloat16 = gpu.compute.bf16.0;
+        let eight_bit = gpu.compute.fp8.or(gpu.compute.int8).map_or(bfloat16, |rate| rate.0);
+        let link =
+            gpu.interconnect.peer_links.as_ref().map_or(gpu.interconnect.pcie.0, |links| links.bandwidth.0);
+        GpuLimits {
+            name: gpu.name.clone(),
+            bytes_per_second: gpu.memory_bandwidth.0,
+            bfloat16_flops_per_second: bfloat16,
+            fp8_flops_per_second: eight_bit,
+            link_bytes_per_second: link,
+            multiprocessors: gpu.multiprocessors,
+        }
+    }
+
     /// NVIDIA H100 SXM5 80 GB: 3.35 TB/s, 989 and 1979 dense TFLOP/s, NVLink 450 GB/s per direction
     /// (NVIDIA H100 data sheet).
     pub fn h100_sxm() -> GpuLimits {

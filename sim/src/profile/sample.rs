@@ -26,7 +26,7 @@ pub fn sample_operations(family: Family, variant: &str, measured: &[[f64; 2]]) -
             .map(|[low, high]| {
                 let position = (rest % steps) as f64 / (steps - 1) as f64;
                 rest /= steps;
-                low * (high / low).powf(position)
+                low * libm::pow(high / low, position)
             })
             .collect();
         operations.extend(templates.iter().map(|template| with_features(template, &values)));

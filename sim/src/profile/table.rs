@@ -13,7 +13,7 @@ pub struct Axis {
 impl Axis {
     /// An axis over `feature` with these knots, which must be positive and strictly rising.
     pub fn new(feature: usize, knots: Vec<f64>) -> Axis {
-        let log_knots = knots.iter().map(|knot| knot.log2()).collect();
+        let log_knots = knots.iter().map(|knot| libm::log2(*knot)).collect();
         Axis { feature, knots, log_knots }
     }
 

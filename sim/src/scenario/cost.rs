@@ -129,7 +129,7 @@ fn find_profile(
     if let Some(entry) = named(&format!("{}-{engine}", gpu.name)) {
         return CostProfile::parse(entry.name, entry.text);
     }
-    let limits = limits_of(gpu);
+    let limits = GpuLimits::of(gpu);
     let mut nearest: Option<(f64, CostProfile)> = None;
     for entry in entries.iter().filter(|entry| entry.name.ends_with(engine)) {
         let profile = CostProfile::parse(entry.name, entry.text)?;
@@ -141,22 +141,6 @@ fn find_profile(
     match nearest {
         Some((_, profile)) => Ok(profile.scaled_to(limits)),
         None => Err(Error::new(format!("no profile for {}; `cost: datasheet` needs none", gpu.name))),
-    }
-}
-
-/// The data-sheet limits of a GPU. Without 8-bit matrix units 8-bit weights run at the 16-bit rate.
-fn limits_of(gpu: &GpuSpec) -> GpuLimits {
-    let bfloat16 = gpu.compute.bf16.0;
-    let eight_bit = gpu.compute.fp8.or(gpu.compute.int8).map_or(bfloat16, |rate| rate.0);
-    let link =
-        gpu.interconnect.peer_links.as_ref().map_or(gpu.interconnect.pcie.0, |links| links.bandwidth.0);
-    GpuLimits {
-        name: gpu.name.clone(),
-        bytes_per_second: gpu.memory_bandwidth.0,
-        bfloat16_flops_per_second: bfloat16,
-        fp8_flops_per_second: eight_bit,
-        link_bytes_per_second: link,
-        multiprocessors: gpu.multiprocessors,
     }
 }
 

@@ -18,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::gpu::GpuSpec;
 use crate::metrics::Limits;
 use crate::model::ModelSpec;
+use crate::replica::StepPath;
 use crate::simulation::{RunObserver, RunResult, Simulation};
 use crate::units::HourlyPrice;
 use crate::workload::WorkloadGenerator;
@@ -106,11 +107,18 @@ impl Scenario {
 
     /// Runs the scenario and checks the laws that every run obeys.
     pub fn simulate(&self, observer: &mut dyn RunObserver) -> Result<RunResult> {
+        self.simulate_on(StepPath::best(&self.engine.scheduler), observer)
+    }
+
+    /// The same with the steps computed as `path` says, where the engine's settings allow it: for benchmarks and tests.
+    /// The results are equal.
+    pub fn simulate_on(&self, path: StepPath, observer: &mut dyn RunObserver) -> Result<RunResult> {
         if let Some(refusal) = &self.refusal {
             return Err(refusal.clone());
         }
         let replicas = self.file.deployment.replicas;
-        let simulation = Simulation::new(replicas, self.engine.scheduler, &self.cost, self.workload.clone());
+        let (config, workload) = (self.engine.scheduler, self.workload.clone());
+        let simulation = Simulation::with_path(replicas, config, &self.cost, workload, path);
         let run = simulation.run(observer);
         match run.check_laws() {
             Ok(()) => Ok(run),

@@ -5,6 +5,9 @@ use rustc_hash::FxHashMap;
 /// Different gaps up to which each is counted by itself.
 pub const EXACT_VALUES: usize = 1 << 12;
 
+/// With more different gaps than these the map is given its full size, so that later steps allocate nothing.
+const FEW_VALUES: usize = 64;
+
 /// Each power of two is divided into `2^14` buckets, whose middle stands for the values in them.
 const BUCKET_BITS: u32 = 14;
 
@@ -49,6 +52,9 @@ impl GapCounts {
 
     fn count(&mut self, gap_ns: u64, count: u64) {
         if self.is_exact() {
+            if self.exact.len() == FEW_VALUES {
+                self.exact.reserve(EXACT_VALUES + 1 - FEW_VALUES);
+            }
             *self.exact.entry(gap_ns).or_default() += count;
             if self.exact.len() > EXACT_VALUES {
                 self.fill_buckets();

@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::gpu::GpuSpec;
 use crate::metrics::Limits;
 use crate::model::ModelSpec;
-use crate::replica::StepRecord;
+use crate::replica::{StepPath, StepRecord};
 use crate::scheduler::SchedulerConfig;
 use crate::simulation::{RunObserver, RunResult, Simulation};
 use crate::units::HourlyPrice;
@@ -121,15 +121,21 @@ impl Scenario {
 
     /// Runs the scenario and checks the laws that every run obeys.
     pub fn simulate(&self, observer: &mut dyn RunObserver) -> Result<RunResult> {
+        self.simulate_on(StepPath::best(&self.engine.scheduler), observer)
+    }
+
+    /// The same with the steps computed as `path` says, where the engine's settings allow it: for benchmarks and tests.
+    /// The results are equal.
+    pub fn simulate_on(&self, path: StepPath, observer: &mut dyn RunObserver) -> Result<RunResult> {
         if let Some(refusal) = &self.refusal {
             return Err(refusal.clone());
         }
         match &self.pricing.profiled {
-            None => self.run(&self.pricing.model, observer),
+            None => self.run(&self.pricing.model, path, observer),
             Some(profiled) => {
                 let mut meter =
                     Meter { observer, profiled, config: &self.engine.scheduler, usage: Usage::default() };
-                let mut run = self.run(&self.pricing.model, &mut meter)?;
+                let mut run = self.run(&self.pricing.model, path, &mut meter)?;
                 run.usage = meter.usage.report(profiled);
                 Ok(run)
             }
@@ -140,12 +146,18 @@ impl Scenario {
     pub fn simulate_scaled(&self, per_mille: u64) -> Result<RunResult> {
         let inner = Arc::clone(&self.pricing.model);
         let scaled: Arc<dyn CostModel> = Arc::new(ScaledCost { inner, per_mille });
-        self.run(&scaled, &mut ())
+        self.run(&scaled, StepPath::best(&self.engine.scheduler), &mut ())
     }
 
-    fn run(&self, cost: &Arc<dyn CostModel>, observer: &mut dyn RunObserver) -> Result<RunResult> {
+    fn run(
+        &self,
+        cost: &Arc<dyn CostModel>,
+        path: StepPath,
+        observer: &mut dyn RunObserver,
+    ) -> Result<RunResult> {
         let replicas = self.file.deployment.replicas;
-        let run = Simulation::new(replicas, self.engine.scheduler, cost, self.workload.clone()).run(observer);
+        let (config, workload) = (self.engine.scheduler, self.workload.clone());
+        let run = Simulation::with_path(replicas, config, cost, workload, path).run(observer);
         match run.check_laws() {
             Ok(()) => Ok(run),
             Err(law) => Err(Error::new(format!(

@@ -212,6 +212,8 @@ impl AggregatedScheduler {
             self.sequences.push(sequence);
             self.running_links.push(Links::default());
             self.decoding.reserve(slot);
+            // Room for all to leave, so that leaving allocates nothing.
+            self.unused_slots.reserve(self.sequences.len() - self.unused_slots.len());
         } else {
             self.sequences[slot as usize] = sequence;
         }

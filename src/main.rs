@@ -7,7 +7,9 @@
 mod check;
 mod list;
 mod output;
+mod report;
 mod rows;
+mod run_output;
 mod simulate;
 mod table;
 
@@ -26,6 +28,8 @@ struct Arguments {
 enum Command {
     /// What will this deployment do under this traffic
     Simulate(simulate::Arguments),
+    /// The page of a finished run: charts, tables, provenance; a trace for the Perfetto UI
+    Report(report::Arguments),
     /// A scenario resolved: every default filled in, every number checked
     Check(check::Arguments),
     /// What is in the catalogue: models, gpus, profiles, scenarios, engines
@@ -38,6 +42,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match arguments.command {
         Command::Simulate(arguments) => simulate::run(&arguments),
+        Command::Report(arguments) => report::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::List(arguments) => list::run(&arguments),
         Command::Schema => check::schema(),

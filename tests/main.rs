@@ -4,6 +4,7 @@
 mod cli;
 mod docs;
 mod laws;
+mod pages;
 mod real_traces;
 mod recordings;
 mod vllm_026;

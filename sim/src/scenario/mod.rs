@@ -13,7 +13,7 @@ pub use summary::{Report, Resolved};
 use crate::catalogue;
 use crate::cost::operators::operators;
 use crate::cost::{CostModel, DatasheetCost, LinearCost};
-use crate::document::Document;
+use crate::document::{Document, to_yaml};
 use crate::error::{Error, Result};
 use crate::gpu::GpuSpec;
 use crate::metrics::Limits;
@@ -40,6 +40,7 @@ pub struct Scenario {
     pub limits: Limits,
     cost: Arc<dyn CostModel>,
     workload: WorkloadGenerator,
+    folder: PathBuf,
     refusal: Option<Error>,
 }
 
@@ -85,7 +86,18 @@ impl Scenario {
             e2el_ns: file.slo.e2el.map(|span| span.0),
         };
         let refusal = refuse_to_simulate(document, &file.deployment);
-        Ok(Scenario { label: label.to_string(), file, model, gpu, engine, limits, cost, workload, refusal })
+        Ok(Scenario {
+            label: label.to_string(),
+            file,
+            model,
+            gpu,
+            engine,
+            limits,
+            cost,
+            workload,
+            folder: folder.to_path_buf(),
+            refusal,
+        })
     }
 
     /// Requests that will arrive, when the scenario says.
@@ -130,6 +142,13 @@ impl Scenario {
         Resolved::new(self)
     }
 
+    /// The scenario with its overrides as YAML that can be loaded from any folder: paths of files are absolute.
+    pub fn to_yaml(&self) -> String {
+        let mut value = serde_json::to_value(&self.file).unwrap_or_default();
+        make_paths_absolute(&mut value, &self.folder);
+        to_yaml(&value)
+    }
+
     fn skipped_rows(&self) -> u64 {
         self.workload.skipped_rows()
     }
@@ -151,6 +170,26 @@ fn in_folder(folder: &Path, name_or_path: &str) -> String {
         return path.display().to_string();
     }
     name_or_path.to_string()
+}
+
+/// Keys of a scenario whose text may be the path of a file.
+const PATH_KEYS: [&str; 5] = ["model", "gpu", "path", "pairs", "profile"];
+
+fn make_paths_absolute(value: &mut serde_json::Value, folder: &Path) {
+    let Some(entries) = value.as_object_mut() else { return };
+    for (key, value) in entries {
+        match value {
+            serde_json::Value::String(text) if PATH_KEYS.contains(&key.as_str()) => {
+                let path = folder.join(text.as_str());
+                if path.is_file()
+                    && let Ok(path) = std::path::absolute(path)
+                {
+                    *text = path.display().to_string();
+                }
+            }
+            value => make_paths_absolute(value, folder),
+        }
+    }
 }
 
 fn check_deployment(document: &Document, deployment: &DeploymentSection, model: &ModelSpec) -> Result<()> {

@@ -1,0 +1,14 @@
+//! What is shown of a finished run: rows, charts, one HTML page, a Perfetto trace. Knows the simulator's results, not
+//! how they come about.
+#![forbid(unsafe_code)]
+
+pub mod charts;
+pub mod numbers;
+pub mod page;
+pub mod rows;
+pub mod run_charts;
+pub mod run_folder;
+pub mod series;
+pub mod style;
+
+pub use run_folder::RunFolder;

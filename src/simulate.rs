@@ -40,10 +40,16 @@ pub struct Arguments {
     /// Keep the run in this new folder, for `servesim report` and `servesim compare`
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
+    /// Simulate under this many seeds, starting with the scenario's: means with 95 % intervals
+    #[arg(long, value_name = "COUNT", conflicts_with_all = ["out", "requests_out", "steps_out", "trace_out"])]
+    seeds: Option<u32>,
 }
 
 /// Runs the command.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    if let Some(seeds) = arguments.seeds {
+        return crate::compare::over_seeds(&arguments.scenario, &arguments.set, seeds, arguments.format);
+    }
     let scenario = Scenario::load(&arguments.scenario, &arguments.set)?;
     let create = |path: &Option<PathBuf>| path.as_deref().map(RowWriter::create).transpose();
     let requests_out = create(&arguments.requests_out)?;

@@ -5,6 +5,8 @@
 pub mod charts;
 pub mod numbers;
 pub mod page;
+pub mod perfetto;
+pub mod plan_page;
 pub mod rows;
 pub mod run_charts;
 pub mod run_folder;

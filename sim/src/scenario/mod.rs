@@ -2,13 +2,15 @@
 
 mod engine;
 mod file;
+mod plan;
 mod summary;
 
 pub use engine::Engine;
 pub use file::{
     CostSection, DeploymentSection, EnginePreset, EngineSection, HardwareSection, ScenarioFile, SloSection,
 };
-pub use summary::{Report, Resolved};
+pub use plan::{PlanGoal, PlanSection, PlanSpace};
+pub use summary::{Report, Resolved, is_saturated, provenance};
 
 use crate::catalogue;
 use crate::cost::operators::operators;
@@ -19,7 +21,8 @@ use crate::gpu::GpuSpec;
 use crate::metrics::Limits;
 use crate::model::ModelSpec;
 use crate::simulation::{RunObserver, RunResult, Simulation};
-use crate::units::HourlyPrice;
+use crate::step::StepShape;
+use crate::units::{HourlyPrice, Rate, SimDuration};
 use crate::workload::WorkloadGenerator;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -48,6 +51,12 @@ impl Scenario {
     /// Loads a scenario by the path of a file or the name of a ready-made one, with `--set` overrides. Relative paths
     /// inside it start at the file's folder; those of a ready-made scenario at the current folder.
     pub fn load(name_or_path: &str, overrides: &[String]) -> Result<Scenario> {
+        let (document, folder) = Scenario::document(name_or_path, overrides)?;
+        Scenario::resolve(name_or_path, &document, &folder)
+    }
+
+    /// The document of a scenario with its overrides, and the folder where its relative paths start; not yet resolved.
+    pub fn document(name_or_path: &str, overrides: &[String]) -> Result<(Document, PathBuf)> {
         let path = Path::new(name_or_path);
         let ready_made = catalogue::scenarios().into_iter().find(|entry| entry.name == name_or_path);
         let is_file =
@@ -62,7 +71,7 @@ impl Scenario {
         for assignment in overrides {
             document.set(assignment)?;
         }
-        Scenario::resolve(name_or_path, &document, &folder)
+        Ok((document, folder))
     }
 
     /// Resolves a parsed document; `folder` is where its relative paths start.
@@ -140,6 +149,27 @@ impl Scenario {
     /// Everything resolved, for `servesim check`.
     pub fn resolved(&self) -> Resolved<'_> {
         Resolved::new(self)
+    }
+
+    /// The requests that arrive.
+    pub fn workload(&self) -> &WorkloadGenerator {
+        &self.workload
+    }
+
+    /// Changes the mean rate of the arrivals: the same requests, closer together or further apart. An error when they
+    /// do not come at a rate of their own (a burst, or clients that wait for their answers).
+    pub fn set_rate(&mut self, rate: Rate) -> Result<()> {
+        if self.workload.set_rate(rate.0) {
+            return Ok(());
+        }
+        let message =
+            "these arrivals have no rate that could be changed; use constant, poisson, gamma or a trace";
+        Err(Error::new(message).key("workload.arrivals"))
+    }
+
+    /// How long a step of this shape takes.
+    pub fn step_duration(&self, shape: &StepShape) -> SimDuration {
+        self.cost.step(shape)
     }
 
     /// The scenario with its overrides as YAML that can be loaded from any folder: paths of files are absolute.

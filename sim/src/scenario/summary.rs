@@ -132,7 +132,7 @@ impl<'a> Resolved<'a> {
 }
 
 /// Where the step times come from, in words.
-fn provenance(cost: &CostSection) -> &'static str {
+pub fn provenance(cost: &CostSection) -> &'static str {
     match cost {
         CostSection::Datasheet => {
             "assumed: roofline of the GPU's data sheet with assumed efficiencies, no measurement"
@@ -276,7 +276,7 @@ fn rejected_tokens(run: &RunResult) -> u64 {
 
 /// Whether queueing grew over the run: the last quarter of the requests waited, in the median, more than three times as
 /// long as the first quarter, and more than a second.
-fn is_saturated(run: &RunResult) -> bool {
+pub fn is_saturated(run: &RunResult) -> bool {
     let waits: Vec<u64> = metrics::finished(&run.table).map(|id| metrics::queue_ns(&run.table, id)).collect();
     let quarter = waits.len() / 4;
     if quarter < 25 {

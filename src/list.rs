@@ -1,10 +1,10 @@
 //! `servesim list`: what is in the catalogue.
 
 use crate::output::{self, Format};
-use crate::table::grouped;
 use anyhow::Result;
 use clap::ValueEnum;
 use comfy_table::{Table, TableStyle};
+use reports::numbers::grouped;
 use serde_json::{Value, json};
 use sim::catalogue;
 use sim::document::Document;

@@ -6,11 +6,19 @@
 
 mod calibrate;
 mod check;
+mod compare;
 mod list;
 mod memory;
 mod output;
+mod plan;
+mod plan_table;
+mod progress;
+mod report;
 mod rows;
+mod run_output;
 mod simulate;
+mod sweep;
+mod sweep_file;
 mod table;
 #[cfg(feature = "tokens")]
 mod tokens;
@@ -33,6 +41,14 @@ struct Arguments {
 enum Command {
     /// What will this deployment do under this traffic
     Simulate(simulate::Arguments),
+    /// The cheapest deployment that keeps the goal under the traffic, or the highest rate that each one holds
+    Plan(plan::Arguments),
+    /// One run per combination of values, in parallel, resumable, in shards
+    Sweep(sweep::Arguments),
+    /// Scenarios or finished runs side by side: what differs going in and coming out
+    Compare(compare::Arguments),
+    /// The page of a finished run: charts, tables, provenance; a trace for the Perfetto UI
+    Report(report::Arguments),
     /// A scenario resolved: every default filled in, every number checked
     Check(check::Arguments),
     /// What is in the catalogue: models, gpus, profiles, scenarios, engines
@@ -51,6 +67,10 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match arguments.command {
         Command::Simulate(arguments) => simulate::run(&arguments),
+        Command::Plan(arguments) => plan::run(&arguments),
+        Command::Sweep(arguments) => sweep::run(&arguments),
+        Command::Compare(arguments) => compare::run(&arguments),
+        Command::Report(arguments) => report::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::List(arguments) => list::run(&arguments),
         Command::Calibrate(arguments) => calibrate::run(&arguments),

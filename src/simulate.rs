@@ -1,10 +1,12 @@
 //! `servesim simulate`: what will this deployment do under this traffic.
 
 use crate::output::{self, Format, WholeFile};
-use crate::rows::{self, RowWriter, StepRow};
+use crate::rows::{self, RowWriter};
+use crate::run_output::RunOutput;
 use crate::table;
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use reports::rows::StepRow;
 use sim::replica::StepRecord;
 use sim::scenario::Scenario;
 use sim::simulation::RunObserver;
@@ -38,15 +40,29 @@ pub struct Arguments {
     /// Leave out the error band, which takes two more runs
     #[arg(long)]
     no_band: bool,
+    /// Keep the run in this new folder, for `servesim report` and `servesim compare`
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
+    /// Simulate under this many seeds, starting with the scenario's: means with 95 % intervals
+    #[arg(long, value_name = "COUNT", conflicts_with_all = ["out", "requests_out", "steps_out", "trace_out"])]
+    seeds: Option<u32>,
 }
 
 /// Runs the command.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    if let Some(seeds) = arguments.seeds {
+        return crate::compare::over_seeds(&arguments.scenario, &arguments.set, seeds, arguments.format);
+    }
     let scenario = Scenario::load(&arguments.scenario, &arguments.set)?;
     let create = |path: &Option<PathBuf>| path.as_deref().map(RowWriter::create).transpose();
     let requests_out = create(&arguments.requests_out)?;
     let trace_out = arguments.trace_out.as_deref().map(WholeFile::create).transpose()?;
-    let mut watcher = Watcher::new(create(&arguments.steps_out)?, trace_out, scenario.expected_requests());
+    let folder = arguments.out.as_deref().map(RunOutput::create).transpose()?;
+    let mut steps_out: Vec<RowWriter> = create(&arguments.steps_out)?.into_iter().collect();
+    if let Some(folder) = &folder {
+        steps_out.push(folder.steps_writer()?);
+    }
+    let mut watcher = Watcher::new(steps_out, trace_out, scenario.expected_requests());
     let run = scenario.simulate(&mut watcher)?;
     watcher.finish()?;
     if let Some(writer) = requests_out {
@@ -55,6 +71,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let mut report = scenario.report(&run);
     if !arguments.no_band {
         report.error_band = scenario.error_band(&run)?;
+    }
+    if let Some(folder) = folder {
+        folder.finish(&scenario, &run, &report)?;
     }
     match arguments.format {
         Format::Json => output::print_json(&report)?,
@@ -71,7 +90,7 @@ const QUIET: Duration = Duration::from_millis(700);
 
 /// Writes steps and arrivals, and shows progress.
 struct Watcher {
-    steps_out: Option<RowWriter>,
+    steps_out: Vec<RowWriter>,
     trace_out: Option<WholeFile>,
     arrivals: u64,
     failure: Option<anyhow::Error>,
@@ -83,7 +102,7 @@ struct Watcher {
 
 impl Watcher {
     fn new(
-        steps_out: Option<RowWriter>,
+        steps_out: Vec<RowWriter>,
         trace_out: Option<WholeFile>,
         expected_requests: Option<u64>,
     ) -> Watcher {
@@ -106,7 +125,7 @@ impl Watcher {
         if let Some(failure) = self.failure {
             return Err(failure);
         }
-        self.steps_out.map_or(Ok(()), RowWriter::finish)?;
+        self.steps_out.into_iter().try_for_each(RowWriter::finish)?;
         self.trace_out.map_or(Ok(()), WholeFile::finish)
     }
 
@@ -122,7 +141,7 @@ impl Watcher {
 
 impl RunObserver for Watcher {
     fn watches_steps(&self) -> bool {
-        self.steps_out.is_some()
+        !self.steps_out.is_empty()
     }
 
     fn arrival(&mut self, arrival: &Arrival) {
@@ -136,11 +155,14 @@ impl RunObserver for Watcher {
     }
 
     fn step(&mut self, step: &StepRecord<'_>) {
-        if let Some(writer) = &mut self.steps_out
-            && self.failure.is_none()
-            && let Err(error) = writer.write(&StepRow::new(step))
-        {
-            self.failure = Some(error);
+        if self.steps_out.is_empty() || self.failure.is_some() {
+            return;
+        }
+        let row = StepRow::new(step);
+        for writer in &mut self.steps_out {
+            if let Err(error) = writer.write(&row) {
+                self.failure = Some(error);
+            }
         }
     }
 

@@ -1,39 +1,12 @@
 //! The report of a run as people read it.
 
 use comfy_table::{CellAlignment, Table, TableStyle};
+use reports::numbers::{grouped, percent, short};
 use sim::cost::{Bound, UsageReport};
 use sim::metrics::Distribution;
 use sim::report::Metrics;
 use sim::scenario::{ErrorBand, Report};
 use std::fmt::Write;
-
-/// A number with thousands separated.
-pub fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-/// A value with three significant digits or no decimals, thousands separated.
-fn short(value: f64) -> String {
-    match value {
-        v if v >= 1000.0 => grouped(v.round() as u64),
-        v if v >= 100.0 => format!("{v:.0}"),
-        v if v >= 10.0 => format!("{v:.1}"),
-        v if v >= 1.0 => format!("{v:.2}"),
-        v => format!("{v:.3}"),
-    }
-}
-
-fn percent(share: f64) -> String {
-    format!("{:.1} %", share * 100.0)
-}
 
 /// The whole report.
 pub fn report(report: &Report) -> String {
@@ -241,19 +214,4 @@ fn band(band: &ErrorBand) -> Vec<(&'static str, String)> {
             ),
         ),
     ]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{grouped, short};
-
-    #[test]
-    fn numbers_are_short_and_grouped() {
-        assert_eq!(grouped(0), "0");
-        assert_eq!(grouped(1_234_567), "1,234,567");
-        assert_eq!(
-            [0.12345, 1.234, 12.34, 123.4, 1234.5].map(short),
-            ["0.123", "1.23", "12.3", "123", "1,235"].map(String::from)
-        );
-    }
 }

@@ -3,6 +3,7 @@
 //! ordinary serde types of the caller.
 
 mod reader;
+mod writer;
 
 use crate::error::{Error, Result};
 use reader::NodeReader;
@@ -11,6 +12,7 @@ use serde::de::{DeserializeOwned, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 use std::fmt;
 use std::path::Path;
+pub use writer::to_yaml;
 
 /// A file of more bytes than this is not a scenario.
 const MAX_DOCUMENT_BYTES: u64 = 16 << 20;

@@ -1,7 +1,7 @@
 //! Memory as people read it: one combination in detail, several side by side.
 
 use super::Line;
-use crate::table::grouped;
+use reports::numbers::grouped;
 use comfy_table::{CellAlignment, Table, TableStyle};
 use sim::memory::answer::Answer;
 use sim::memory::search::Found;

@@ -13,9 +13,10 @@ use crate::gpu::GpuSpec;
 use crate::memory::Parallelism;
 use crate::model::ModelSpec;
 use crate::profile::{CostProfile, GpuLimits, Routing};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The cost model of a scenario with where its times come from.
 #[derive(Clone)]
@@ -114,7 +115,7 @@ fn find_profile(
     let named = |wanted: &str| entries.iter().find(|entry| entry.name.eq_ignore_ascii_case(wanted));
     if let Some(name) = name {
         return match named(name) {
-            Some(entry) => CostProfile::parse(entry.name, entry.text),
+            Some(entry) => embedded(entry),
             None if name.ends_with(".yaml") => CostProfile::read(&folder.join(name)),
             None => {
                 let names: Vec<&str> = entries.iter().map(|entry| entry.name).collect();
@@ -127,12 +128,12 @@ fn find_profile(
     }
     let engine = preset.profile_suffix();
     if let Some(entry) = named(&format!("{}-{engine}", gpu.name)) {
-        return CostProfile::parse(entry.name, entry.text);
+        return embedded(entry);
     }
     let limits = GpuLimits::of(gpu);
     let mut nearest: Option<(f64, CostProfile)> = None;
     for entry in entries.iter().filter(|entry| entry.name.ends_with(engine)) {
-        let profile = CostProfile::parse(entry.name, entry.text)?;
+        let profile = embedded(entry)?;
         let distance = profile.gpu.distance(&limits);
         if nearest.as_ref().is_none_or(|(least, _)| distance < *least) {
             nearest = Some((distance, profile));
@@ -142,6 +143,18 @@ fn find_profile(
         Some((_, profile)) => Ok(profile.scaled_to(limits)),
         None => Err(Error::new(format!("no profile for {}; `cost: datasheet` needs none", gpu.name))),
     }
+}
+
+/// An embedded profile, parsed once per process: reading and checking one takes longer than many a simulation.
+fn embedded(entry: &catalogue::Entry) -> Result<CostProfile> {
+    static PARSED: Mutex<BTreeMap<&'static str, CostProfile>> = Mutex::new(BTreeMap::new());
+    let mut parsed = PARSED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(profile) = parsed.get(entry.name) {
+        return Ok(profile.clone());
+    }
+    let profile = CostProfile::parse(entry.name, entry.text)?;
+    parsed.insert(entry.name, profile.clone());
+    Ok(profile)
 }
 
 /// The host time of an engine: the scenario's, or the preset's.

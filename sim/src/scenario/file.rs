@@ -1,5 +1,6 @@
 //! The scenario as it is typed: strict sections, units in the text, defaults left open.
 
+use super::plan::PlanSection;
 use crate::scheduler::Policy;
 use crate::units::{HourlyPrice, Span};
 use crate::workload::WorkloadSpec;
@@ -31,6 +32,9 @@ pub struct ScenarioFile {
     /// Where step times come from.
     #[serde(default)]
     pub cost: CostSection,
+    /// What `servesim plan` looks for; the other commands leave it aside.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<PlanSection>,
     /// Seed of every random draw.
     #[serde(default = "default_seed")]
     pub seed: u64,

@@ -3,6 +3,7 @@
 mod cost;
 mod engine;
 mod file;
+mod plan;
 mod summary;
 
 pub use cost::Pricing;
@@ -10,11 +11,12 @@ pub use engine::Engine;
 pub use file::{
     CostSection, DeploymentSection, EnginePreset, EngineSection, HardwareSection, ScenarioFile, SloSection,
 };
-pub use summary::{ErrorBand, Report, Resolved};
+pub use plan::{PlanGoal, PlanSection, PlanSpace};
+pub use summary::{ErrorBand, Report, Resolved, is_saturated};
 
 use crate::catalogue;
 use crate::cost::{CostModel, Pressure, ProfiledCost, ScaledCost, Usage};
-use crate::document::Document;
+use crate::document::{Document, to_yaml};
 use crate::error::{Error, Result};
 use crate::gpu::GpuSpec;
 use crate::metrics::Limits;
@@ -22,8 +24,8 @@ use crate::model::ModelSpec;
 use crate::replica::{StepPath, StepRecord};
 use crate::scheduler::SchedulerConfig;
 use crate::simulation::{RunObserver, RunResult, Simulation};
-use crate::units::HourlyPrice;
-use crate::units::SimTime;
+use crate::step::StepShape;
+use crate::units::{HourlyPrice, Rate, SimDuration, SimTime};
 use crate::workload::{Arrival, WorkloadGenerator};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -45,6 +47,7 @@ pub struct Scenario {
     /// Where step times come from.
     pub pricing: Pricing,
     workload: WorkloadGenerator,
+    folder: PathBuf,
     refusal: Option<Error>,
 }
 
@@ -52,6 +55,12 @@ impl Scenario {
     /// Loads a scenario by the path of a file or the name of a ready-made one, with `--set` overrides. Relative paths
     /// inside it start at the file's folder; those of a ready-made scenario at the current folder.
     pub fn load(name_or_path: &str, overrides: &[String]) -> Result<Scenario> {
+        let (document, folder) = Scenario::document(name_or_path, overrides)?;
+        Scenario::resolve(name_or_path, &document, &folder)
+    }
+
+    /// The document of a scenario with its overrides, and the folder where its relative paths start; not yet resolved.
+    pub fn document(name_or_path: &str, overrides: &[String]) -> Result<(Document, PathBuf)> {
         let path = Path::new(name_or_path);
         let ready_made = catalogue::scenarios().into_iter().find(|entry| entry.name == name_or_path);
         let is_file =
@@ -66,7 +75,7 @@ impl Scenario {
         for assignment in overrides {
             document.set(assignment)?;
         }
-        Scenario::resolve(name_or_path, &document, &folder)
+        Ok((document, folder))
     }
 
     /// Resolves a parsed document; `folder` is where its relative paths start.
@@ -99,6 +108,7 @@ impl Scenario {
             limits,
             pricing,
             workload,
+            folder: folder.to_path_buf(),
             refusal,
         })
     }
@@ -181,6 +191,34 @@ impl Scenario {
         Resolved::new(self)
     }
 
+    /// The requests that arrive.
+    pub fn workload(&self) -> &WorkloadGenerator {
+        &self.workload
+    }
+
+    /// Changes the mean rate of the arrivals: the same requests, closer together or further apart. An error when they
+    /// do not come at a rate of their own (a burst, or clients that wait for their answers).
+    pub fn set_rate(&mut self, rate: Rate) -> Result<()> {
+        if self.workload.set_rate(rate.0) {
+            return Ok(());
+        }
+        let message =
+            "these arrivals have no rate that could be changed; use constant, poisson, gamma or a trace";
+        Err(Error::new(message).key("workload.arrivals"))
+    }
+
+    /// How long a step of this shape takes.
+    pub fn step_duration(&self, shape: &StepShape) -> SimDuration {
+        self.pricing.model.step(shape) + self.pricing.model.host(shape)
+    }
+
+    /// The scenario with its overrides as YAML that can be loaded from any folder: paths of files are absolute.
+    pub fn to_yaml(&self) -> String {
+        let mut value = serde_json::to_value(&self.file).unwrap_or_default();
+        make_paths_absolute(&mut value, &self.folder);
+        to_yaml(&value)
+    }
+
     fn skipped_rows(&self) -> u64 {
         self.workload.skipped_rows()
     }
@@ -231,6 +269,26 @@ fn in_folder(folder: &Path, name_or_path: &str) -> String {
         return path.display().to_string();
     }
     name_or_path.to_string()
+}
+
+/// Keys of a scenario whose text may be the path of a file.
+const PATH_KEYS: [&str; 5] = ["model", "gpu", "path", "pairs", "profile"];
+
+fn make_paths_absolute(value: &mut serde_json::Value, folder: &Path) {
+    let Some(entries) = value.as_object_mut() else { return };
+    for (key, value) in entries {
+        match value {
+            serde_json::Value::String(text) if PATH_KEYS.contains(&key.as_str()) => {
+                let path = folder.join(text.as_str());
+                if path.is_file()
+                    && let Ok(path) = std::path::absolute(path)
+                {
+                    *text = path.display().to_string();
+                }
+            }
+            value => make_paths_absolute(value, folder),
+        }
+    }
 }
 
 fn check_deployment(document: &Document, deployment: &DeploymentSection, model: &ModelSpec) -> Result<()> {

@@ -327,7 +327,7 @@ fn rejected_tokens(run: &RunResult) -> u64 {
 
 /// Whether queueing grew over the run: the last quarter of the requests waited, in the median, more than three times as
 /// long as the first quarter, and more than a second.
-fn is_saturated(run: &RunResult) -> bool {
+pub fn is_saturated(run: &RunResult) -> bool {
     let waits: Vec<u64> = metrics::finished(&run.table).map(|id| metrics::queue_ns(&run.table, id)).collect();
     let quarter = waits.len() / 4;
     if quarter < 25 {

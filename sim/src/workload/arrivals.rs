@@ -135,6 +135,25 @@ impl Arrivals {
         }
     }
 
+    /// The mean rate per second of a paced process.
+    pub(super) fn rate_per_s(&self) -> Option<f64> {
+        match self {
+            Arrivals::Paced(paced) => Some(paced.rate_per_s),
+            _ => None,
+        }
+    }
+
+    /// Changes the rate of a paced process; tells whether it is one.
+    pub(super) fn set_rate(&mut self, rate_per_s: f64) -> bool {
+        match self {
+            Arrivals::Paced(paced) => {
+                paced.rate_per_s = rate_per_s;
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// Whether an answer can bring a request that `next_at` does not know of yet.
     pub(super) fn is_closed_loop(&self) -> bool {
         matches!(self, Arrivals::ClosedLoop { .. })

@@ -50,6 +50,8 @@ pub struct WorkloadGenerator {
     end: SimTime,
     made: u64,
     skipped_rows: u64,
+    /// What the times of a trace are multiplied by.
+    time_factor: f64,
 }
 
 impl WorkloadGenerator {
@@ -103,6 +105,7 @@ impl WorkloadGenerator {
             end: spec.duration.map_or(SimTime::NEVER, |duration| SimTime(duration.0)),
             made: 0,
             skipped_rows,
+            time_factor: 1.0,
         })
     }
 
@@ -128,6 +131,7 @@ impl WorkloadGenerator {
             end: SimTime::NEVER,
             made: 0,
             skipped_rows: 0,
+            time_factor: 1.0,
         }
     }
 
@@ -138,10 +142,43 @@ impl WorkloadGenerator {
             return None;
         }
         let at = match (&self.arrivals, &self.lengths) {
-            (Arrivals::Trace, Lengths::Trace { rows, next }) => SimTime(rows.get(*next)?.at_ns),
+            (Arrivals::Trace, Lengths::Trace { rows, next }) => self.scaled(rows.get(*next)?.at_ns),
             (arrivals, _) => arrivals.next_at()?,
         };
         (at < self.end).then_some(at)
+    }
+
+    fn scaled(&self, at_ns: u64) -> SimTime {
+        if self.time_factor == 1.0 {
+            return SimTime(at_ns);
+        }
+        SimTime((at_ns as f64 * self.time_factor).round() as u64)
+    }
+
+    /// Mean arrivals per second: of a paced process as stated, of a trace from its first to its last row. None for
+    /// arrivals without a rate of their own.
+    pub fn mean_rate(&self) -> Option<f64> {
+        match (&self.arrivals, &self.lengths) {
+            (Arrivals::Trace, Lengths::Trace { rows, .. }) => {
+                let (first, last) = (rows.first()?, rows.last()?);
+                let span_ns = last.at_ns.saturating_sub(first.at_ns) as f64 * self.time_factor;
+                (span_ns > 0.0).then(|| (rows.len() - 1) as f64 * 1e9 / span_ns)
+            }
+            (arrivals, _) => arrivals.rate_per_s(),
+        }
+    }
+
+    /// Changes the mean rate: the same requests in the same order, with all times scaled. Tells whether the arrivals
+    /// have a rate; if not, nothing changes.
+    pub fn set_rate(&mut self, rate_per_s: f64) -> bool {
+        match self.mean_rate() {
+            Some(rate) if matches!(self.arrivals, Arrivals::Trace) => {
+                self.time_factor *= rate / rate_per_s;
+                true
+            }
+            Some(_) => self.arrivals.set_rate(rate_per_s),
+            None => false,
+        }
     }
 
     /// The next request, at the time that `next_at` gives; requests come in order of time. Not an `Iterator`: in a

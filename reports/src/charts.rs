@@ -1,0 +1,328 @@
+//! Line charts as SVG: sizes in a fixed grid, colours and text sizes from the page's style sheet, so that one drawing
+//! serves light and dark, phone and paper.
+
+use crate::numbers::short;
+use maud::{Markup, html};
+use std::fmt::Write;
+
+/// Width of the drawing, in its own units.
+const WIDTH: f64 = 480.0;
+/// Height of the drawing, in its own units.
+const HEIGHT: f64 = 290.0;
+const LEFT: f64 = 58.0;
+const RIGHT: f64 = 14.0;
+const TOP: f64 = 26.0;
+const BOTTOM: f64 = 48.0;
+
+/// How values are laid out along an axis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scale {
+    /// Equal steps are equal distances; starts at 0.
+    Linear,
+    /// Equal ratios are equal distances; values at or below 0 are left out.
+    Log,
+}
+
+/// An axis.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Axis {
+    /// What it shows, with the unit.
+    pub label: String,
+    /// How values are laid out.
+    pub scale: Scale,
+    /// The end of a linear axis where it is known, such as 100 %.
+    pub end: Option<f64>,
+}
+
+impl Axis {
+    /// A linear axis from 0 to the largest value.
+    pub fn linear(label: impl Into<String>) -> Axis {
+        Axis { label: label.into(), scale: Scale::Linear, end: None }
+    }
+
+    /// A logarithmic axis.
+    pub fn log(label: impl Into<String>) -> Axis {
+        Axis { label: label.into(), scale: Scale::Log, end: None }
+    }
+
+    /// The same axis with its end fixed.
+    pub fn to(mut self, end: f64) -> Axis {
+        self.end = Some(end);
+        self
+    }
+}
+
+/// One line of a chart.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Series {
+    /// What it shows; the legend.
+    pub name: String,
+    /// Points in the order in which they are joined.
+    pub points: Vec<(f64, f64)>,
+    /// Whether each point is marked with a dot.
+    pub dots: bool,
+    /// Whether the points are joined.
+    pub joined: bool,
+}
+
+impl Series {
+    /// A line.
+    pub fn line(name: impl Into<String>, points: Vec<(f64, f64)>) -> Series {
+        Series { name: name.into(), points, dots: false, joined: true }
+    }
+
+    /// A line whose points are marked.
+    pub fn marked(name: impl Into<String>, points: Vec<(f64, f64)>) -> Series {
+        Series { name: name.into(), points, dots: true, joined: true }
+    }
+
+    /// Dots alone.
+    pub fn scatter(name: impl Into<String>, points: Vec<(f64, f64)>) -> Series {
+        Series { name: name.into(), points, dots: true, joined: false }
+    }
+}
+
+/// A value to compare with, drawn across the chart.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Mark {
+    /// Where it stands on its axis.
+    pub value: f64,
+    /// What it is.
+    pub text: String,
+    /// Whether it stands on the x axis (an upright line) rather than the y axis.
+    pub on_x: bool,
+}
+
+/// A chart.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Chart {
+    /// What it answers.
+    pub title: String,
+    /// How to read it, in a sentence.
+    pub note: String,
+    /// The horizontal axis.
+    pub x: Axis,
+    /// The vertical axis.
+    pub y: Axis,
+    /// The lines.
+    pub series: Vec<Series>,
+    /// Values to compare with.
+    pub marks: Vec<Mark>,
+}
+
+/// An axis fitted to its values.
+struct Fitted {
+    scale: Scale,
+    low: f64,
+    high: f64,
+    ticks: Vec<f64>,
+}
+
+impl Fitted {
+    fn new(axis: &Axis, values: impl Iterator<Item = f64>) -> Fitted {
+        let usable = |v: &f64| v.is_finite() && (axis.scale == Scale::Linear || *v > 0.0);
+        let (low, high) = values.filter(usable).fold((f64::MAX, f64::MIN), |(a, b), v| (a.min(v), b.max(v)));
+        let (low, high) = if low > high { (1.0, 1.0) } else { (low, high) };
+        match axis.scale {
+            Scale::Linear => {
+                let ticks = linear_ticks(axis.end.unwrap_or(high).max(f64::MIN_POSITIVE), axis.end.is_some());
+                let end = axis.end.unwrap_or_else(|| ticks.last().copied().unwrap_or(1.0));
+                Fitted { scale: axis.scale, low: 0.0, high: end, ticks }
+            }
+            Scale::Log => {
+                let (low, high) = if high < low * 2.0 { (low / 1.5, high * 1.5) } else { (low, high) };
+                let ticks = log_ticks(low, high);
+                Fitted { scale: axis.scale, low, high, ticks }
+            }
+        }
+    }
+
+    /// Where a value stands, from 0 to 1.
+    fn place(&self, value: f64) -> Option<f64> {
+        let place = match self.scale {
+            Scale::Linear => (value - self.low) / (self.high - self.low),
+            Scale::Log if value <= 0.0 => return None,
+            Scale::Log => (value / self.low).ln() / (self.high / self.low).ln(),
+        };
+        place.is_finite().then_some(place)
+    }
+}
+
+/// Round values from 0 in steps of 1, 2 or 5 times a power of ten, about five of them.
+fn linear_ticks(high: f64, stay_inside: bool) -> Vec<f64> {
+    let rough = high / 4.5;
+    let power = 10f64.powf(rough.log10().floor());
+    let step =
+        [1.0, 2.0, 2.5, 5.0, 10.0].into_iter().map(|m| m * power).find(|s| *s >= rough).unwrap_or(power);
+    let count = if stay_inside { (high / step + 1e-9).floor() } else { (high / step - 1e-9).ceil() };
+    (0..=(count.clamp(1.0, 12.0) as u32)).map(|k| f64::from(k) * step).collect()
+}
+
+/// 1, 2 and 5 times powers of ten inside the range, fewer when it is wide.
+fn log_ticks(low: f64, high: f64) -> Vec<f64> {
+    let (first, last) = (low.log10().floor() as i32, high.log10().ceil() as i32);
+    let digits: &[f64] = match last - first {
+        ..=2 => &[1.0, 2.0, 5.0],
+        3..=4 => &[1.0, 3.0],
+        _ => &[1.0],
+    };
+    let all = (first..=last).flat_map(|power| digits.iter().map(move |digit| digit * 10f64.powi(power)));
+    all.filter(|v| *v >= low * 0.999 && *v <= high * 1.001).collect()
+}
+
+/// A tick's text, without needless decimals.
+fn tick_text(value: f64) -> String {
+    match value {
+        v if v >= 1e6 => format!("{}M", trimmed(v / 1e6)),
+        v if v >= 1e4 => format!("{}k", trimmed(v / 1e3)),
+        v => trimmed(v),
+    }
+}
+
+fn trimmed(value: f64) -> String {
+    let decimals = if value.abs() < 0.1 { 4 } else { 2 };
+    let text = format!("{value:.decimals$}");
+    let text = text.trim_end_matches('0').trim_end_matches('.');
+    if text.is_empty() { "0".to_string() } else { text.to_string() }
+}
+
+impl Chart {
+    /// The chart as a figure of a page: title, note, legend, drawing. Says so when there is nothing to draw.
+    pub fn figure(&self) -> Markup {
+        let is_empty = self.series.iter().all(|series| series.points.is_empty());
+        html! {
+            figure {
+                figcaption {
+                    h3 { (self.title) }
+                    p.note { (self.note) }
+                    @if self.series.len() > 1 {
+                        ul.legend {
+                            @for (index, series) in self.series.iter().enumerate() {
+                                li { span class=(format!("swatch swatch{index}")) {} (series.name) }
+                            }
+                        }
+                    }
+                }
+                @if is_empty { p.note { "Nothing to draw: no request got that far." } } @else { (self.svg()) }
+            }
+        }
+    }
+
+    /// The drawing alone.
+    pub fn svg(&self) -> Markup {
+        let xs = self.series.iter().flat_map(|s| s.points.iter().map(|p| p.0));
+        let ys = self.series.iter().flat_map(|s| s.points.iter().map(|p| p.1));
+        let marked = |on_x: bool| self.marks.iter().filter(move |m| m.on_x == on_x).map(|m| m.value);
+        let x = Fitted::new(&self.x, xs.chain(marked(true)));
+        let y = Fitted::new(&self.y, ys.chain(marked(false)));
+        let (right, bottom) = (WIDTH - RIGHT, HEIGHT - BOTTOM);
+        html! {
+            svg viewBox=(format!("0 0 {WIDTH} {HEIGHT}")) role="img" xmlns="http://www.w3.org/2000/svg" {
+                title { (self.title) }
+                @for (value, at) in y.ticks.iter().filter_map(|v| Some((v, to_y(&y, *v)?))) {
+                    line.grid x1=(LEFT) x2=(right) y1=(px(at)) y2=(px(at)) {}
+                    text.tick x=(LEFT - 6.0) y=(px(at + 4.5)) text-anchor="end" { (tick_text(*value)) }
+                }
+                @for (value, at) in x.ticks.iter().filter_map(|v| Some((v, to_x(&x, *v)?))) {
+                    line.grid x1=(px(at)) x2=(px(at)) y1=(TOP) y2=(bottom) {}
+                    text.tick x=(px(at)) y=(bottom + 17.0) text-anchor="middle" { (tick_text(*value)) }
+                }
+                line.axis x1=(LEFT) x2=(right) y1=(bottom) y2=(bottom) {}
+                text.label x=(right) y=(HEIGHT - 8.0) text-anchor="end" { (self.x.label) }
+                text.label x="2" y="14" { (self.y.label) }
+                @for mark in &self.marks { (mark.draw(&x, &y)) }
+                @for (index, series) in self.series.iter().enumerate() { (series.draw(index, &x, &y)) }
+            }
+        }
+    }
+}
+
+fn px(value: f64) -> String {
+    format!("{value:.1}")
+}
+
+fn to_x(axis: &Fitted, value: f64) -> Option<f64> {
+    axis.place(value).map(|place| LEFT + place.clamp(0.0, 1.0) * (WIDTH - LEFT - RIGHT))
+}
+
+fn to_y(axis: &Fitted, value: f64) -> Option<f64> {
+    axis.place(value).map(|place| HEIGHT - BOTTOM - place.clamp(0.0, 1.0) * (HEIGHT - TOP - BOTTOM))
+}
+
+impl Series {
+    fn draw(&self, index: usize, x: &Fitted, y: &Fitted) -> Markup {
+        let placed: Vec<(f64, f64)> =
+            self.points.iter().filter_map(|p| Some((to_x(x, p.0)?, to_y(y, p.1)?))).collect();
+        let mut path = String::new();
+        for (n, (px, py)) in placed.iter().enumerate() {
+            let _ = write!(path, "{}{px:.1} {py:.1}", if n == 0 { "M" } else { "L" });
+        }
+        html! {
+            @if self.joined { path class=(format!("line line{index}")) d=(path) {} }
+            @if self.dots || placed.len() == 1 {
+                @for (n, at) in placed.iter().enumerate() {
+                    circle class=(format!("dot dot{index}")) cx=(px(at.0)) cy=(px(at.1)) r="3.5" {
+                        @if let Some(point) = self.points.get(n) {
+                            title { (self.name) ": " (short(point.0)) ", " (short(point.1)) }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Mark {
+    fn draw(&self, x: &Fitted, y: &Fitted) -> Markup {
+        let (right, bottom) = (WIDTH - RIGHT, HEIGHT - BOTTOM);
+        let at = if self.on_x { to_x(x, self.value) } else { to_y(y, self.value) };
+        let Some(at) = at else { return html! {} };
+        // An upright line's text goes to the side with more room.
+        let to_left = at > (LEFT + right) / 2.0;
+        html! {
+            @if self.on_x {
+                line.mark x1=(px(at)) x2=(px(at)) y1=(TOP) y2=(bottom) {}
+                text.marktext x=(px(if to_left { at - 5.0 } else { at + 5.0 })) y=(bottom - 8.0)
+                    text-anchor=(if to_left { "end" } else { "start" }) { (self.text) }
+            } @else {
+                line.mark x1=(LEFT) x2=(right) y1=(px(at)) y2=(px(at)) {}
+                text.marktext x=(right) y=(px(if at < TOP + 14.0 { at + 15.0 } else { at - 5.0 }))
+                    text-anchor="end" { (self.text) }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_are_round_and_cover_the_values() {
+        assert_eq!(linear_ticks(9.3, false), [0.0, 2.5, 5.0, 7.5, 10.0]);
+        assert_eq!(linear_ticks(100.0, true), [0.0, 25.0, 50.0, 75.0, 100.0]);
+        assert_eq!(log_ticks(15.0, 320.0), [20.0, 50.0, 100.0, 200.0]);
+        assert_eq!(
+            [0.0, 0.05, 2.5, 400.0, 12_000.0, 3e6].map(tick_text),
+            ["0", "0.05", "2.5", "400", "12k", "3M"]
+        );
+    }
+
+    #[test]
+    fn odd_values_draw_inside_the_frame() {
+        let points = vec![(f64::NAN, 1.0), (0.0, f64::INFINITY), (-1.0, 2.0), (5.0, 1e12)];
+        for x in [Axis::linear("x"), Axis::log("x")] {
+            let chart = Chart {
+                title: "a <b>".into(),
+                note: String::new(),
+                x,
+                y: Axis::linear("y").to(100.0),
+                series: vec![Series::marked("s", points.clone())],
+                marks: vec![Mark { value: 0.0, text: "m".into(), on_x: true }],
+            };
+            let text = chart.figure().into_string();
+            assert!(!text.contains("NaN") && !text.contains("inf"), "{text}");
+            assert!(text.contains("a &lt;b&gt;"));
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! Numbers as people read them.
+
+/// A number with thousands separated by commas.
+pub fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// A value with three significant digits or no decimals, thousands separated.
+pub fn short(value: f64) -> String {
+    match value {
+        v if v < 0.0 => format!("-{}", short(-v)),
+        v if v >= 1000.0 => grouped(v.round() as u64),
+        v if v >= 100.0 => format!("{v:.0}"),
+        v if v >= 10.0 => format!("{v:.1}"),
+        v if v >= 1.0 => format!("{v:.2}"),
+        v => format!("{v:.3}"),
+    }
+}
+
+/// A share of 1 as a percentage with one decimal.
+pub fn percent(share: f64) -> String {
+    format!("{:.1} %", share * 100.0)
+}
+
+/// A time given in milliseconds, in the unit that keeps it short: µs, ms, s or min.
+pub fn duration_ms(ms: f64) -> String {
+    match ms {
+        v if v >= 600_000.0 => format!("{} min", short(v / 60_000.0)),
+        v if v >= 1000.0 => format!("{} s", short(v / 1000.0)),
+        v if v >= 1.0 => format!("{} ms", short(v)),
+        v => format!("{} µs", short(v * 1000.0)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{duration_ms, grouped, short};
+
+    #[test]
+    fn numbers_are_short_and_grouped() {
+        assert_eq!(grouped(0), "0");
+        assert_eq!(grouped(1_234_567), "1,234,567");
+        assert_eq!(
+            [0.12345, 1.234, 12.34, 123.4, 1234.5, -12.34].map(short),
+            ["0.123", "1.23", "12.3", "123", "1,235", "-12.3"].map(String::from)
+        );
+        assert_eq!(
+            [0.5, 1.0, 999.0, 1500.0, 900_000.0].map(duration_ms),
+            ["500 µs", "1.00 ms", "999 ms", "1.50 s", "15.0 min"].map(String::from)
+        );
+    }
+}

@@ -1,0 +1,58 @@
+//! `servesim plan`: which deployment carries the traffic within its limits, at what cost.
+
+use crate::output::{self, Format, WholeFile};
+use crate::{plan_table, progress};
+use anyhow::Result;
+use planner::plan::Planner;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Arguments of `plan`.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// A scenario file with a `plan:` section, or the name of a ready-made one
+    scenario: String,
+    /// Override a key of the scenario, for example --set plan.goal.ttft_p99=300ms
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Form of the answer
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+    /// Deployments that the table shows
+    #[arg(long, value_name = "COUNT", default_value_t = 10)]
+    top: usize,
+    /// Threads that simulate [default: one per core]; the answer does not depend on it
+    #[arg(long, value_name = "COUNT")]
+    threads: Option<usize>,
+    /// Write the plan as a page for readers to this file: recommendation first, then the evidence
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+}
+
+/// Runs the command.
+pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    progress::set_threads(arguments.threads)?;
+    let planner = Planner::load(&arguments.scenario, &arguments.set)?;
+    let page = arguments.report.as_deref().map(WholeFile::create).transpose()?;
+    let bar = progress::bar(planner.deployments() as u64, "deployments");
+    let plan = planner.run(&|| bar.inc(1));
+    bar.finish_and_clear();
+    let plan = plan?;
+    if let Some(mut page) = page {
+        page.write_all(reports::plan_page::plan_page(&plan).as_bytes())?;
+        page.finish()?;
+    }
+    match arguments.format {
+        Format::Json => output::print_json(&plan)?,
+        Format::Text => output::print(&plan_table::plan(&plan, arguments.top))?,
+    }
+    let unsteady = plan.candidates.iter().filter(|c| !c.exceptions_per_s.is_empty()).count();
+    if unsteady > 0 {
+        eprintln!(
+            "warning: {unsteady} deployments keep the goal again at a higher rate than one that breaks it; their rate \
+             is the highest below every failure, and the JSON names the exceptions"
+        );
+    }
+    Ok(if plan.candidates.is_empty() { ExitCode::from(1) } else { ExitCode::SUCCESS })
+}

@@ -1,0 +1,175 @@
+//! `servesim sweep`: one run per combination of values, one row per run.
+
+use crate::output;
+use crate::progress;
+use crate::sweep_file;
+use anyhow::{Result, bail};
+use planner::sweep::{self, Journal, Manifest, Row, Shard, Sweep};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Arguments of `sweep`.
+#[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    points: Option<Points>,
+    /// Write one row per point to this .csv or .jsonl file
+    #[arg(long, value_name = "FILE", required = true)]
+    out: Option<PathBuf>,
+    /// Run only this part of the points, i of n with i from 0; `sweep merge` puts the parts together
+    #[arg(long, value_name = "I/N")]
+    shard: Option<String>,
+    /// Threads that simulate [default: one per core]; the rows do not depend on it
+    #[arg(long, value_name = "COUNT")]
+    threads: Option<usize>,
+}
+
+/// What to run.
+#[derive(clap::Args)]
+struct Points {
+    /// A scenario file, or the name of a ready-made one
+    scenario: String,
+    /// Values of a key: --set engine.max_num_seqs=64,128 or --set deployment.replicas=1..4 or
+    /// --set workload.arrivals.poisson=2/s..20/s:2; one value alone is an override
+    #[arg(long = "set", value_name = "KEY=VALUES")]
+    set: Vec<String>,
+    /// Draw this many points as a Latin hypercube instead of every combination
+    #[arg(long, value_name = "COUNT")]
+    sample: Option<usize>,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    /// Put the files of all shards together
+    Merge(MergeArguments),
+    /// Write a manifest that runs the shards on a cluster
+    Manifest(ManifestArguments),
+}
+
+#[derive(clap::Args)]
+struct MergeArguments {
+    /// The files of the shards
+    #[arg(required = true)]
+    files: Vec<PathBuf>,
+    /// Where to write all rows
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+}
+
+#[derive(clap::Args)]
+struct ManifestArguments {
+    #[command(flatten)]
+    points: Points,
+    /// How many shards
+    #[arg(long, value_name = "COUNT")]
+    shards: usize,
+    /// A Kubernetes Indexed Job
+    #[arg(long, conflicts_with = "slurm", required_unless_present = "slurm", requires = "image")]
+    kubernetes: bool,
+    /// A Slurm job array
+    #[arg(long)]
+    slurm: bool,
+    /// The container image that holds servesim (Kubernetes)
+    #[arg(long)]
+    image: Option<String>,
+    /// The Kueue queue (Kubernetes) or the partition (Slurm)
+    #[arg(long)]
+    queue: Option<String>,
+    /// Name of the job
+    #[arg(long, default_value = "servesim-sweep")]
+    name: String,
+    /// The folder that all shards write to
+    #[arg(long, default_value = "/sweep")]
+    folder: String,
+    /// Cores of each shard
+    #[arg(long, default_value_t = 4)]
+    cpus: u32,
+}
+
+/// Runs the command.
+pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    match (&arguments.command, &arguments.points, &arguments.out) {
+        (Some(Command::Merge(arguments)), ..) => merge(arguments),
+        (Some(Command::Manifest(arguments)), ..) => manifest(arguments),
+        (None, Some(points), Some(out)) => run_points(arguments, points, out),
+        _ => bail!("sweep: expected a scenario and --out FILE"),
+    }
+}
+
+fn run_points(arguments: &Arguments, points: &Points, out: &Path) -> Result<ExitCode> {
+    progress::set_threads(arguments.threads)?;
+    sweep_file::check_name(out)?;
+    let shard = arguments.shard.as_deref().map_or(Ok(Shard::WHOLE), Shard::parse)?;
+    let sweep = Sweep::load(&points.scenario, &points.set, points.sample)?;
+    let mut name = out.file_name().unwrap_or_default().to_os_string();
+    name.push(".journal");
+    let journal = Journal::open(&out.with_file_name(name), &sweep, shard)?;
+    let open = sweep.points_of(shard).filter(|point| !journal.has(*point)).count();
+    let known = journal.rows().len();
+    if known > 0 {
+        eprintln!("going on: {known} points are in the journal, {open} are left");
+    }
+    let bar = progress::bar(open as u64, "points");
+    let rows = sweep.run(shard, &journal, &|| bar.inc(1));
+    bar.finish_and_clear();
+    let rows = rows?;
+    let failed = rows.iter().filter(|row| is_error(&sweep, row)).count();
+    sweep_file::write(out, &sweep.columns(), &rows)?;
+    journal.remove()?;
+    output::print(&format!("{} points, {failed} could not run: {}\n", rows.len(), out.display()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn is_error(sweep: &Sweep, row: &Row) -> bool {
+    let status = sweep.columns().iter().position(|column| column.name == "status");
+    status.and_then(|index| row.cells.get(index)).is_some_and(|cell| cell == "error")
+}
+
+fn merge(arguments: &MergeArguments) -> Result<ExitCode> {
+    sweep_file::check_name(&arguments.out)?;
+    let mut columns = None;
+    let mut shards = Vec::new();
+    for file in &arguments.files {
+        let (found, rows) = sweep_file::read(file)?;
+        match &columns {
+            None => columns = Some(found),
+            Some(known) if *known == found => {}
+            Some(_) => bail!(
+                "{}: has other columns than {}: is it of another sweep?",
+                file.display(),
+                arguments.files[0].display()
+            ),
+        }
+        shards.push((file.display().to_string(), rows));
+    }
+    let rows = sweep::merge(shards)?;
+    sweep_file::write(&arguments.out, &columns.unwrap_or_default(), &rows)?;
+    output::print(&format!("{} points: {}\n", rows.len(), arguments.out.display()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn manifest(arguments: &ManifestArguments) -> Result<ExitCode> {
+    let points = &arguments.points;
+    let sweep = Sweep::load(&points.scenario, &points.set, points.sample)?;
+    if !(1..=sweep.len()).contains(&arguments.shards) {
+        bail!("--shards: found {}, expected 1 to {}, the number of points", arguments.shards, sweep.len());
+    }
+    let mut words: Vec<String> =
+        points.set.iter().flat_map(|set| ["--set".to_string(), set.clone()]).collect();
+    words.extend(points.sample.iter().flat_map(|count| ["--sample".to_string(), count.to_string()]));
+    let manifest = Manifest {
+        name: arguments.name.clone(),
+        scenario: points.scenario.clone(),
+        arguments: words,
+        shards: arguments.shards,
+        folder: arguments.folder.clone(),
+        image: arguments.image.clone().unwrap_or_default(),
+        queue: arguments.queue.clone(),
+        cpus: arguments.cpus,
+    };
+    output::print(&if arguments.slurm { sweep::slurm(&manifest) } else { sweep::kubernetes(&manifest) })?;
+    Ok(ExitCode::SUCCESS)
+}

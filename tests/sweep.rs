@@ -1,0 +1,257 @@
+//! Sweeps: nothing lost when killed, shards that add up, rows that are what `simulate` says; comparisons.
+
+use crate::cli::{answer, servesim};
+use serde_json::Value;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+use tempfile::TempDir;
+
+const SWEEP: [&str; 8] = [
+    "sweep",
+    "quickstart",
+    "--set",
+    "workload.requests=1500",
+    "--set",
+    "engine.max_num_seqs=8,64,256",
+    "--set",
+    "seed=1..12",
+];
+
+fn sweep<'a>(more: &[&'a str]) -> Vec<&'a str> {
+    [&SWEEP[..], more].concat()
+}
+
+fn read(folder: &Path, name: &str) -> String {
+    std::fs::read_to_string(folder.join(name)).unwrap()
+}
+
+/// Runs the sweep and kills it once the journal has `lines` lines. Tells whether it was still running then.
+fn kill_after(folder: &Path, lines: usize, out: &str) -> bool {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_servesim"))
+        .current_dir(folder)
+        .args(sweep(&["--out", out, "--threads", "2"]))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let journal = folder.join(format!("{out}.journal"));
+    loop {
+        let written = std::fs::read_to_string(&journal).map_or(0, |text| text.lines().count());
+        if written >= lines || child.try_wait().unwrap().is_some() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let was_running = child.try_wait().unwrap().is_none();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    was_running
+}
+
+#[test]
+fn a_sweep_that_is_killed_three_times_ends_with_the_same_rows() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path();
+    answer(path, &sweep(&["--out", "whole.csv", "--threads", "1"]));
+    let whole = read(path, "whole.csv");
+    assert_eq!(whole.lines().count(), 1 + 36);
+    let killed = [3, 11, 23].map(|lines| kill_after(path, lines, "killed.csv"));
+    assert!(killed.iter().any(|was_running| *was_running), "the sweep was too fast to be killed");
+    assert!(!path.join("killed.csv").exists(), "no half-written file");
+    let kept = read(path, "killed.csv.journal").lines().count();
+    assert!(kept > 3, "{kept}");
+    // What a kill can leave at the end of the journal.
+    let mut journal = std::fs::OpenOptions::new().append(true).open(path.join("killed.csv.journal")).unwrap();
+    journal.write_all(b"[\"35\",\"8\",\"1").unwrap();
+    let output = servesim(path, &sweep(&["--out", "killed.csv"]));
+    assert!(output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("going on: "));
+    assert_eq!(read(path, "killed.csv"), whole);
+    assert!(!path.join("killed.csv.journal").exists());
+}
+
+#[test]
+fn shards_merged_are_the_whole_in_either_form() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path();
+    let small = ["--set", "engine.max_num_batched_tokens=2048,8192", "--sample", "7"];
+    let run = |more: &[&str]| {
+        let base =
+            ["sweep", "quickstart", "--set", "workload.requests=150", "--set", "engine.max_num_seqs=8..64"];
+        answer(path, &[&base[..], &small, more].concat())
+    };
+    for ending in ["csv", "jsonl"] {
+        let name = |stem: &str| format!("{stem}.{ending}");
+        assert_eq!(run(&["--out", &name("whole")]), format!("7 points, 0 could not run: whole.{ending}\n"));
+        run(&["--out", &name("a"), "--shard", "0/2"]);
+        run(&["--out", &name("b"), "--shard", "1/2"]);
+        answer(path, &["sweep", "merge", &name("b"), &name("a"), "--out", &name("merged")]);
+        assert_eq!(read(path, &name("merged")), read(path, &name("whole")));
+    }
+    // One form from the other.
+    answer(path, &["sweep", "merge", "a.csv", "b.jsonl", "--out", "mixed.csv"]);
+    assert_eq!(read(path, "mixed.csv"), read(path, "whole.csv"));
+    let refused = |arguments: &[&str], expected: &str| {
+        let output = servesim(path, arguments);
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0), "{message}");
+        assert!(message.contains(expected) && message.lines().count() == 1, "{message}");
+    };
+    refused(&["sweep", "merge", "b.csv", "--out", "m.csv"], "points are in no file, such as 0");
+    refused(&["sweep", "merge", "a.csv", "a.csv", "--out", "m.csv"], "point 0 is in a.csv too");
+    std::fs::write(path.join("other.csv"), "point,status,message,x\n1,ok,,2\n").unwrap();
+    refused(&["sweep", "merge", "a.csv", "other.csv", "--out", "m.csv"], "has other columns than a.csv");
+    std::fs::write(path.join("no.csv"), "a,b\n1,2\n").unwrap();
+    refused(&["sweep", "merge", "no.csv", "--out", "m.csv"], "no.csv: holds no rows of a sweep");
+    assert!(!path.join("m.csv").exists());
+}
+
+#[test]
+fn rows_are_what_simulate_says_and_what_cannot_run_is_a_row() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path();
+    let set = ["--set", "workload.requests=200"];
+    answer(
+        path,
+        &[
+            &["sweep", "quickstart", "--set", "model=llama-3.1-8b,llama-3.1-405b", "--out", "s.jsonl"][..],
+            &set,
+        ]
+        .concat(),
+    );
+    let rows: Vec<Value> =
+        read(path, "s.jsonl").lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let report: Value = serde_json::from_str(&answer(
+        path,
+        &[&["simulate", "quickstart", "--format", "json"][..], &set].concat(),
+    ))
+    .unwrap();
+    assert_eq!(rows[0]["status"], "ok");
+    assert_eq!(rows[0]["ttft_p99_ms"], report["metrics"]["ttft_ms"]["p99"]);
+    assert_eq!(rows[0]["output_tokens_per_s"], report["metrics"]["throughput"]["output_tokens_per_s"]);
+    assert_eq!(rows[1]["status"], "error");
+    assert!(rows[1]["message"].as_str().unwrap().contains("does not fit on h200-sxm"));
+    assert!(rows[1]["ttft_p99_ms"].is_null());
+}
+
+#[test]
+fn bad_sweeps_get_one_message_and_leave_nothing() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path();
+    for (arguments, expected) in [
+        (&["--set", "engine.max_seqs=1,2", "--out", "s.csv"][..], "engine.max_seqs: unknown key"),
+        (&["--set", "seed=1..", "--out", "s.csv"], "expected a range from low to high"),
+        (&["--set", "workload.arrivals.poisson=1/s..2/s", "--out", "s.csv"], "needs a step in a grid"),
+        (&["--set", "seed=1,2", "--set", "seed=3,4", "--out", "s.csv"], "found twice"),
+        (&["--set", "seed=1,2", "--out", "s.txt"], "s.txt: found an unknown ending"),
+        (&["--set", "seed=1,2", "--out", "no/s.csv"], "no/s.csv: cannot be written"),
+        (&["--set", "seed=1,2", "--out", "s.csv", "--shard", "2/2"], "--shard: found `2/2`"),
+        (&["--set", "seed=1,2", "--out", "s.csv", "--sample", "0"], "--sample: found 0"),
+        (&["--set", "seed=1,2", "--out", "s.csv", "--threads", "0"], "--threads: found 0"),
+    ] {
+        let output = servesim(path, &[&["sweep", "quickstart"][..], arguments].concat());
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0), "{arguments:?}: {message}");
+        assert!(message.contains(expected) && message.lines().count() == 1, "{arguments:?}: {message}");
+        assert_eq!(std::fs::read_dir(path).unwrap().count(), 0, "{arguments:?} left a file");
+    }
+    // The journal of another sweep is not continued.
+    assert!(kill_after(path, 3, "s.csv"));
+    let journal = read(path, "s.csv.journal");
+    let output = servesim(path, &["sweep", "quickstart", "--set", "seed=1,2", "--out", "s.csv"]);
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(message.contains("s.csv.journal: belongs to another sweep"), "{message}");
+    assert_eq!(read(path, "s.csv.journal"), journal);
+}
+
+#[test]
+fn manifests_run_each_shard_once() {
+    let folder = TempDir::new().unwrap();
+    let base = [
+        "sweep",
+        "manifest",
+        "quickstart",
+        "--set",
+        "seed=1..20",
+        "--set",
+        "workload.arrivals={poisson: 4/s}",
+    ];
+    let with = |more: &[&str]| answer(folder.path(), &[&base[..], &["--shards", "5"], more].concat());
+    let job = with(&["--kubernetes", "--image", "example/servesim:1", "--queue", "batch"]);
+    for line in [
+        "  completionMode: Indexed",
+        "  completions: 5",
+        "    kueue.x-k8s.io/queue-name: batch",
+        "  suspend: true",
+        "--shard ${JOB_COMPLETION_INDEX}/5 --out /sweep/shard-${JOB_COMPLETION_INDEX}.csv",
+        "--set seed=1..20 --set 'workload.arrivals={poisson: 4/s}'",
+    ] {
+        assert!(job.contains(line), "{line} is not in\n{job}");
+    }
+    let script = with(&["--slurm", "--folder", "out"]);
+    assert!(script.starts_with("#!/bin/sh\n#SBATCH") && script.contains("--array=0-4\n"), "{script}");
+    // The script's own command runs here, with the array's index as Slurm would set it.
+    let script = script.replace("exec servesim", &format!("exec {}", env!("CARGO_BIN_EXE_servesim")));
+    let script = script.replace("--set seed=1..20", "--set seed=1..20 --set workload.requests=20");
+    std::fs::write(folder.path().join("job.sh"), script).unwrap();
+    for index in 0..5 {
+        let status = Command::new("sh")
+            .arg("job.sh")
+            .current_dir(folder.path())
+            .env("SLURM_ARRAY_TASK_ID", index.to_string())
+            .stdout(Stdio::null())
+            .status();
+        assert!(status.unwrap().success());
+    }
+    let files: Vec<String> = (0..5).map(|index| format!("out/shard-{index}.csv")).collect();
+    let files: Vec<&str> = files.iter().map(String::as_str).collect();
+    let merged = answer(folder.path(), &[&["sweep", "merge"][..], &files, &["--out", "all.csv"]].concat());
+    assert_eq!(merged, "20 points: all.csv\n");
+    let output = servesim(folder.path(), &[&base[..], &["--shards", "21", "--slurm"]].concat());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--shards: found 21, expected 1 to 20"));
+}
+
+#[test]
+fn comparisons_name_what_differs_and_seeds_give_intervals() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path();
+    let set = ["--set", "workload.requests=300"];
+    let run = |out: &str, more: &[&str]| {
+        answer(path, &[&["simulate", "quickstart", "--out", out][..], &set, more].concat());
+    };
+    run("a", &[]);
+    run("b", &["--set", "engine.max_num_seqs=4", "--set", "slo={}"]);
+    let compared: Value =
+        serde_json::from_str(&answer(path, &["compare", "a", "b", "--format", "json"])).unwrap();
+    let keys: Vec<&str> =
+        compared["inputs"].as_array().unwrap().iter().map(|i| i["key"].as_str().unwrap()).collect();
+    assert_eq!(keys, ["engine.max_num_seqs", "slo.tpot", "slo.ttft"]);
+    let text = answer(path, &["compare", "a", "a/scenario.yaml"]);
+    assert!(text.starts_with("The inputs are the same."), "{text}");
+    assert!(text.lines().any(|line| line.starts_with("ttft_p99_ms") && line.ends_with("(+0.0 %)")), "{text}");
+    let seeds = |threads: &str| {
+        answer(
+            path,
+            &[&["compare", "quickstart", "a/scenario.yaml", "--seeds", "4", "--threads", threads][..], &set]
+                .concat(),
+        )
+    };
+    let text = seeds("1");
+    assert_eq!(text, seeds("3"));
+    assert!(text.contains(" ± ") && text.contains("95 % interval over 4 seeds"), "{text}");
+    let over = answer(path, &[&["simulate", "quickstart", "--seeds", "3"][..], &set].concat());
+    assert!(over.starts_with("quickstart over 3 seeds") && over.contains(" ± "), "{over}");
+    for (arguments, expected) in [
+        (&["compare", "a", "b", "--seeds", "2"][..], "is a finished run of one seed"),
+        (&["compare", "a", "missing"], "found no file and no ready-made scenario `missing`"),
+        (&["simulate", "quickstart", "--seeds", "0"], "--seeds: found 0"),
+    ] {
+        let output = servesim(path, arguments);
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{message}");
+        assert!(message.contains(expected) && message.lines().count() == 1, "{message}");
+    }
+}

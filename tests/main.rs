@@ -5,6 +5,7 @@ mod calibrate_cli;
 mod cli;
 mod docs;
 mod laws;
+mod measured;
 mod real_traces;
 mod recordings;
 mod vllm_026;

@@ -6,6 +6,7 @@ mod cli;
 mod command;
 mod docs;
 mod laws;
+mod measured;
 mod memory;
 mod memory_logs;
 mod pages;

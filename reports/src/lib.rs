@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod charts;
+pub mod curve;
 pub mod numbers;
 pub mod page;
 pub mod perfetto;

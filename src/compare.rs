@@ -7,7 +7,7 @@ use comfy_table::{CellAlignment, Table, TableStyle};
 use planner::compare::{Comparison, Side, compare};
 use planner::seeds::{self, Estimate};
 use reports::RunFolder;
-use reports::numbers::short;
+use reports::numbers::{grouped, short};
 use reports::run_folder::{SCENARIO_FILE, read_report};
 use sim::scenario::{Scenario, ScenarioFile};
 use std::fmt::Write;
@@ -18,7 +18,7 @@ use std::process::ExitCode;
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Two or more of: scenario files, names of ready-made scenarios, folders of finished runs
-    #[arg(required = true, num_args = 2..)]
+    #[arg(required = true, num_args = 2..=9)]
     sides: Vec<String>,
     /// Override a key of every scenario (not of finished runs)
     #[arg(long = "set", value_name = "KEY=VALUE")]
@@ -83,28 +83,50 @@ pub fn over_seeds(name_or_path: &str, set: &[String], seeds: u32, format: Format
     Ok(ExitCode::SUCCESS)
 }
 
-/// `12.3 ± 0.4`, or `12.3` for one seed.
+/// `12.3 ± 0.4`, or `12.3` for one seed and where all seeds agree.
 pub fn estimate(estimate: Option<&Estimate>) -> String {
+    let number = |value: f64| match value {
+        whole if whole.fract() == 0.0 && (0.0..1e15).contains(&whole) => grouped(whole as u64),
+        other => short(other),
+    };
     match estimate {
         None => "-".to_string(),
-        Some(Estimate { mean, half_width: Some(half) }) => format!("{} ± {}", short(*mean), short(*half)),
-        Some(Estimate { mean, half_width: None }) => short(*mean),
+        Some(Estimate { mean, half_width: Some(half) }) if *half > 0.0 => {
+            format!("{} ± {}", short(*mean), short(*half))
+        }
+        Some(Estimate { mean, .. }) => number(*mean),
     }
 }
 
-fn text(comparison: &Comparison) -> String {
-    let mut text = String::new();
+/// Longest value of an input that the text shows; JSON has it whole.
+const VALUE_LETTERS: usize = 60;
+
+fn cut(text: &str) -> String {
+    if text.chars().count() <= VALUE_LETTERS {
+        return text.to_string();
+    }
+    text.chars().take(VALUE_LETTERS - 3).collect::<String>() + "..."
+}
+
+fn letter(side: usize) -> char {
+    char::from(b'A'.saturating_add(u8::try_from(side).unwrap_or(25)))
+}
+
+/// The inputs that differ, and the metrics with their differences.
+fn tables(comparison: &Comparison) -> (Table, Table) {
+    let labels = || {
+        let label = |(side, label): (usize, &String)| format!("{}: {}", letter(side), cut(label));
+        comparison.labels.iter().enumerate().map(label)
+    };
     let mut inputs = Table::new();
-    let labels = comparison.labels.iter().map(String::as_str);
-    inputs.load_style(TableStyle::new()).set_header(std::iter::once("input").chain(labels.clone()));
-    for difference in &comparison.inputs {
-        let value = |value: &Option<String>| value.clone().unwrap_or_else(|| "-".into());
+    inputs.load_style(TableStyle::new()).set_header(std::iter::once("input".to_string()).chain(labels()));
+    for difference in comparison.inputs.iter().filter(|difference| difference.key != "description") {
+        let value = |value: &Option<String>| value.as_deref().map_or_else(|| "-".into(), cut);
         inputs.add_row(std::iter::once(difference.key.clone()).chain(difference.values.iter().map(value)));
     }
     let mut measures = Table::new();
-    let changes =
-        (1..comparison.labels.len()).map(|side| format!("{} - {}", (b'A' + side as u8) as char, 'A'));
-    let header = std::iter::once("metric".to_string()).chain(labels.map(String::from)).chain(changes);
+    let changes = (1..comparison.labels.len()).map(|side| format!("{} - A", letter(side)));
+    let header = std::iter::once("metric".to_string()).chain(labels()).chain(changes);
     measures.load_style(TableStyle::new()).set_header(header);
     for measure in &comparison.measures {
         let mut row = vec![measure.name.to_string()];
@@ -116,35 +138,38 @@ fn text(comparison: &Comparison) -> String {
         }
         measures.add_row(row);
     }
-    for (table, is_measures) in [(&mut inputs, false), (&mut measures, true)] {
-        for (index, column) in table.column_iter_mut().enumerate() {
-            column.set_padding((0, 2));
-            if is_measures && index > 0 {
-                column.set_cell_alignment(CellAlignment::Right);
-            }
+    for column in inputs.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    for (index, column) in measures.column_iter_mut().enumerate() {
+        column.set_padding((0, 2));
+        if index > 0 {
+            column.set_cell_alignment(CellAlignment::Right);
         }
     }
-    let same = comparison.inputs.is_empty();
+    (inputs, measures)
+}
+
+fn text(comparison: &Comparison) -> String {
+    let (inputs, measures) = tables(comparison);
+    let mut text = String::new();
     let put = |text: &mut String, table: &Table| {
         for line in table.lines() {
             let _ = writeln!(text, "{}", line.trim_end());
         }
     };
-    if same && comparison.labels.len() == 1 {
+    if comparison.labels.len() == 1 {
         let _ = writeln!(text, "{} over {} seeds", comparison.labels[0], comparison.seeds[0]);
-    } else if same {
+    } else if comparison.inputs.is_empty() {
         let _ = writeln!(text, "The inputs are the same.");
     } else {
         put(&mut text, &inputs);
     }
     let _ = writeln!(text);
     put(&mut text, &measures);
-    if comparison.seeds.iter().any(|seeds| *seeds > 1) {
-        let _ = writeln!(
-            text,
-            "\n± is the 95 % interval over {} seeds; differences are taken seed by seed",
-            comparison.seeds[0]
-        );
+    if let Some(most) = comparison.seeds.iter().max().filter(|seeds| **seeds > 1) {
+        let _ =
+            writeln!(text, "\n± is the 95 % interval over {most} seeds; differences are taken seed by seed");
     }
     text
 }

@@ -64,7 +64,12 @@ impl WholeFile {
 impl Write for WholeFile {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         match &mut self.writer {
-            Some(writer) => writer.write(bytes),
+            Some(writer) => writer.write(bytes).map_err(|error| {
+                std::io::Error::new(
+                    error.kind(),
+                    format!("{}: cannot be written: {error}", self.target.display()),
+                )
+            }),
             None => Err(std::io::ErrorKind::BrokenPipe.into()),
         }
     }

@@ -22,6 +22,9 @@ pub struct Arguments {
     /// Deployments that the table shows
     #[arg(long, value_name = "COUNT", default_value_t = 10)]
     top: usize,
+    /// Simulate the best deployment again under this many seeds: how many keep the goal, with 95 % intervals
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    seeds: Option<u32>,
     /// Threads that simulate [default: one per core]; the answer does not depend on it
     #[arg(long, value_name = "COUNT")]
     threads: Option<usize>,
@@ -38,7 +41,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let bar = progress::bar(planner.deployments() as u64, "deployments");
     let plan = planner.run(&|| bar.inc(1));
     bar.finish_and_clear();
-    let plan = plan?;
+    let mut plan = plan?;
+    if let (Some(seeds), Some(best)) = (arguments.seeds, plan.candidates.first()) {
+        plan.confirmation = Some(planner.confirm(best, seeds)?);
+    }
     if let Some(mut page) = page {
         page.write_all(reports::plan_page::plan_page(&plan).as_bytes())?;
         page.finish()?;

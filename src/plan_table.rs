@@ -1,5 +1,6 @@
 //! A plan as people read it.
 
+use crate::compare::estimate;
 use comfy_table::{CellAlignment, Table, TableStyle};
 use planner::answer::{Candidate, Plan, Stage, deployment_name as name};
 use reports::numbers::{duration_ms, grouped, percent, short};
@@ -45,7 +46,18 @@ fn recommendation(text: &mut String, plan: &Plan, best: &Candidate, top: usize) 
     let fails = best.fails_per_s.map_or("no failing rate found".into(), |r| format!("fails at {}", short(r)));
     let _ = writeln!(text, "      holds {} requests/s{headroom}; {fails}", short(best.holds_per_s));
     let _ = writeln!(text, "      bound by {}, {} breaks first", best.binding.name(), best.breaks_first);
-    let _ = writeln!(text, "      next: {}\n", best.next_change);
+    let _ = writeln!(text, "      next: {}", best.next_change);
+    if let Some(sure) = &plan.confirmation {
+        let _ = writeln!(
+            text,
+            "      {} of {} seeds keep the goal; TTFT p99 {} ms, ITL p99 {} ms",
+            sure.keep_the_goal,
+            sure.seeds,
+            estimate(sure.ttft_p99_ms.as_ref()),
+            estimate(sure.itl_p99_ms.as_ref())
+        );
+    }
+    let _ = writeln!(text);
     for line in table(plan, top).lines() {
         let _ = writeln!(text, "{}", line.trim_end());
     }

@@ -1,8 +1,11 @@
 //! `servesim report`: the page of a finished run.
 
 use crate::output::{self, WholeFile};
-use anyhow::{Result, bail};
+use crate::sweep_file;
+use anyhow::{Context, Result, bail};
+use planner::sweep::Row;
 use reports::RunFolder;
+use reports::curve::CurvePoint;
 use reports::numbers::grouped;
 use reports::perfetto::Window;
 use reports::run_charts::SloMarks;
@@ -21,6 +24,9 @@ pub struct Arguments {
     /// Where to write the page [default: report.html in the run's folder]
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
+    /// Draw latency against throughput from this .csv or .jsonl file of `servesim sweep` into the page
+    #[arg(long, value_name = "FILE")]
+    sweep: Option<PathBuf>,
     /// Write a trace for the Perfetto UI (ui.perfetto.dev) to this .json file instead of the page
     #[arg(long, value_name = "FILE")]
     perfetto: Option<PathBuf>,
@@ -39,12 +45,30 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     if let Some(path) = &arguments.perfetto {
         return write_trace(&run, window, path);
     }
+    let curve = arguments.sweep.as_deref().map_or(Ok(Vec::new()), curve)?;
     let path = arguments.html.clone().unwrap_or_else(|| arguments.run.join("report.html"));
     let mut file = WholeFile::create(&path)?;
-    file.write_all(reports::page::run_page(&run, &slo_marks(&run)?).as_bytes())?;
+    file.write_all(reports::page::run_page(&run, &slo_marks(&run)?, &curve).as_bytes())?;
     file.finish()?;
     output::print(&format!("{}\n", path.display()))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The runs of a sweep that finished something.
+fn curve(path: &Path) -> Result<Vec<CurvePoint>> {
+    let (columns, rows) = sweep_file::read(path)?;
+    let index = |name: &str| {
+        let found = columns.iter().position(|column| column.name == name);
+        found.with_context(|| format!("{}: has no column `{name}`", path.display()))
+    };
+    let (throughput, ttft, itl) =
+        (index("output_tokens_per_s")?, index("ttft_p99_ms")?, index("itl_p99_ms")?);
+    let point = |row: &Row| {
+        let number = |index: usize| row.cells.get(index)?.parse::<f64>().ok();
+        let (output_tokens_per_s, ttft_p99_ms) = (number(throughput)?, number(ttft)?);
+        Some(CurvePoint { output_tokens_per_s, ttft_p99_ms, itl_p99_ms: number(itl)? })
+    };
+    Ok(rows.iter().filter_map(point).collect())
 }
 
 /// The part of the run that a trace shows.

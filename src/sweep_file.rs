@@ -1,4 +1,4 @@
-//! The rows of a sweep as CSV or JSON lines.
+//! The rows of a sweep as CSV, JSON lines.
 
 use crate::output::WholeFile;
 use anyhow::{Context, Result, bail};

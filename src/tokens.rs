@@ -1,10 +1,10 @@
 //! `servesim tokens`: how many tokens texts are, and what that does to the KV cache and to the cost.
 
 use crate::output::{self, Format};
-use reports::numbers::grouped;
 use ::tokens::{Count, Text, Tokenizer, counts, language_of};
 use anyhow::{Context, Result, anyhow, bail};
 use comfy_table::{CellAlignment, Table, TableStyle};
+use reports::numbers::grouped;
 use serde::Serialize;
 use sim::catalogue;
 use sim::model::KvDtype;

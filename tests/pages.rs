@@ -70,6 +70,16 @@ fn the_page_of_a_run_renders_and_loads_nothing() {
     if let Some(dom) = rendered(&page) {
         assert!(dom.contains("Time to first token over time") && dom.matches("<svg").count() == 9);
     }
+    // With a sweep, its latency against its throughput.
+    let sweep = ["sweep", "quickstart", "--set", "workload.requests=200", "--out", "s.csv"];
+    answer(
+        folder.path(),
+        &[&sweep[..], &["--set", "workload.arrivals={poisson: 5/s},{poisson: 40/s}"]].concat(),
+    );
+    answer(folder.path(), &["report", "runs/a", "--sweep", "s.csv"]);
+    let with_curve = std::fs::read_to_string(&page).unwrap();
+    check_structure(&with_curve);
+    assert!(with_curve.matches("<svg").count() == 11 && with_curve.contains("TTFT p99 against throughput"));
     // The same run gives the same page, and the scenario of the folder gives the same run.
     answer(folder.path(), &["simulate", "runs/a/scenario.yaml", "--out", "runs/b"]);
     for file in ["requests.csv", "steps.csv", "scenario.yaml"] {

@@ -2,6 +2,7 @@
 
 use crate::goal::{LatencyLimit, Standing};
 use crate::limits::BindingLimit;
+use crate::seeds::Estimate;
 use serde::Serialize;
 use sim::metrics::Distribution;
 use sim::scenario::Report;
@@ -141,6 +142,21 @@ pub struct Plan {
     pub candidates: Vec<Candidate>,
     /// Those that do not, in the order of the space.
     pub fallen: Vec<Fallen>,
+    /// The best deployment under other seeds, where asked for.
+    pub confirmation: Option<Confirmation>,
+}
+
+/// A deployment at one rate under several seeds.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Confirmation {
+    /// How many seeds.
+    pub seeds: u32,
+    /// How many of them keep the goal.
+    pub keep_the_goal: u32,
+    /// 99th percentile of the time to first token, in ms.
+    pub ttft_p99_ms: Option<Estimate>,
+    /// 99th percentile of the gaps between tokens, in ms.
+    pub itl_p99_ms: Option<Estimate>,
 }
 
 impl Plan {

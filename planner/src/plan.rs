@@ -1,12 +1,13 @@
 //! `plan`: for each deployment of a space the highest rate that keeps the goal, then what it costs to carry the traffic.
 
-use crate::answer::{Candidate, Fallen, Measured, Plan, Stage};
+use crate::answer::{Candidate, Confirmation, Fallen, Measured, Plan, Stage};
 use crate::bounds::{Bounds, SLACK, bounds};
 use crate::goal::{LatencyLimit, latency_limits, standing};
 use crate::limits::WaitingWatch;
 use crate::prices::prices;
 use crate::rank;
 use crate::search::{self, Bracket, rounded};
+use crate::seeds::Estimate;
 use crate::space::{Choice, deployments};
 use rayon::prelude::*;
 use sim::document::Document;
@@ -106,6 +107,33 @@ impl Planner {
             considered: self.deployments.len(),
             candidates,
             fallen,
+            confirmation: None,
+        })
+    }
+
+    /// Runs the deployment of `candidate` again at the rate that it carries, under `seeds` seeds that start with the
+    /// scenario's: how many keep the goal, and the spread of its latencies.
+    pub fn confirm(&self, candidate: &Candidate, seeds: u32) -> Result<Confirmation> {
+        let is_its = |choices: &&Vec<Choice>| {
+            let given = |choice: &Choice| candidate.deployment.get(choice.name) == Some(&choice.value);
+            choices.iter().all(given)
+        };
+        let choices = self.deployments.iter().find(is_its).cloned().unwrap_or_default();
+        let replicas = self.chooses_replicas().then_some(candidate.replicas);
+        let run = |offset: u32| -> Result<Measured> {
+            let seed = self.file.seed.wrapping_add(u64::from(offset));
+            let mut scenario = self.seeded_scenario(&choices, replicas, seed)?;
+            self.measure(&mut scenario, candidate.carries.rate_per_s, &mut ())
+        };
+        let runs: Vec<Result<Measured>> = (0..seeds).into_par_iter().map(run).collect();
+        let runs = runs.into_iter().collect::<Result<Vec<Measured>>>()?;
+        let estimate =
+            |of: fn(&Measured) -> Option<f64>| Estimate::of(&runs.iter().filter_map(of).collect::<Vec<_>>());
+        Ok(Confirmation {
+            seeds,
+            keep_the_goal: runs.iter().filter(|run| run.standing.holds()).count() as u32,
+            ttft_p99_ms: estimate(|run| run.ttft_p99_ms),
+            itl_p99_ms: estimate(|run| run.itl_p99_ms),
         })
     }
 
@@ -150,7 +178,12 @@ impl Planner {
 
     /// The scenario of a deployment with `replicas`, or with those that the deployment itself states.
     fn scenario(&self, choices: &[Choice], replicas: Option<u32>) -> Result<Scenario> {
+        self.seeded_scenario(choices, replicas, self.file.seed)
+    }
+
+    fn seeded_scenario(&self, choices: &[Choice], replicas: Option<u32>, seed: u64) -> Result<Scenario> {
         let mut document = self.document.clone();
+        document.set(&format!("seed={seed}"))?;
         for choice in choices {
             document.set(&format!("{}={}", choice.key, choice.value))?;
         }

@@ -251,20 +251,18 @@ fn to_y(axis: &Fitted, value: f64) -> Option<f64> {
 
 impl Series {
     fn draw(&self, index: usize, x: &Fitted, y: &Fitted) -> Markup {
-        let placed: Vec<(f64, f64)> =
-            self.points.iter().filter_map(|p| Some((to_x(x, p.0)?, to_y(y, p.1)?))).collect();
+        let place = |p: &(f64, f64)| Some((to_x(x, p.0)?, to_y(y, p.1)?, *p));
+        let placed: Vec<(f64, f64, (f64, f64))> = self.points.iter().filter_map(place).collect();
         let mut path = String::new();
-        for (n, (px, py)) in placed.iter().enumerate() {
-            let _ = write!(path, "{}{px:.1} {py:.1}", if n == 0 { "M" } else { "L" });
+        for (n, (left, top, _)) in placed.iter().enumerate() {
+            let _ = write!(path, "{}{left:.1} {top:.1}", if n == 0 { "M" } else { "L" });
         }
         html! {
             @if self.joined { path class=(format!("line line{index}")) d=(path) {} }
             @if self.dots || placed.len() == 1 {
-                @for (n, at) in placed.iter().enumerate() {
-                    circle class=(format!("dot dot{index}")) cx=(px(at.0)) cy=(px(at.1)) r="3.5" {
-                        @if let Some(point) = self.points.get(n) {
-                            title { (self.name) ": " (short(point.0)) ", " (short(point.1)) }
-                        }
+                @for (left, top, point) in &placed {
+                    circle class=(format!("dot dot{index}")) cx=(px(*left)) cy=(px(*top)) r="3.5" {
+                        title { (self.name) ": " (short(point.0)) ", " (short(point.1)) }
                     }
                 }
             }

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod charts;
+pub mod curve;
 mod memory_chart;
 pub mod numbers;
 pub mod page;

@@ -1,6 +1,7 @@
 //! The page of a run: one HTML file that loads nothing, with the answer first and the evidence below.
 
 use crate::charts::Chart;
+use crate::curve::{self, CurvePoint};
 use crate::numbers::{duration_ms, grouped, percent, short};
 use crate::run_charts::{self, SloMarks};
 use crate::run_folder::RunFolder;
@@ -79,8 +80,8 @@ pub fn warnings(warnings: &[&str]) -> Markup {
     }
 }
 
-/// The page of a run. `slo` are the scenario's limits, drawn into the charts.
-pub fn run_page(run: &RunFolder, slo: &SloMarks) -> String {
+/// The page of a run. `slo` are the scenario's limits, drawn into the charts; `curve` are the runs of a sweep, if any.
+pub fn run_page(run: &RunFolder, slo: &SloMarks, curve: &[CurvePoint]) -> String {
     let name = run.text("/scenario");
     let warned: Vec<&str> =
         run.report["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
@@ -98,6 +99,10 @@ pub fn run_page(run: &RunFolder, slo: &SloMarks) -> String {
         div.card.scroll { (latency_table(run)) }
         h2 { "Over the run" }
         (chart_grid(&run_charts::charts(run, slo)))
+        @if !curve.is_empty() {
+            h2 { "Latency against throughput" }
+            (chart_grid(&curve::charts(curve)))
+        }
         h2 { "Use of the hardware" }
         div.card { (usage(run)) }
         h2 { "Input" }

@@ -5,6 +5,7 @@ use crate::numbers::{duration_ms, grouped, percent, short};
 use crate::page::{Tile, chart_grid, document, tiles};
 use maud::{Markup, html};
 use planner::answer::{Candidate, Measured, Plan, Stage, deployment_name};
+use planner::seeds::Estimate;
 
 /// Deployments that the page lists.
 const LISTED: usize = 30;
@@ -21,6 +22,11 @@ pub fn plan_page(plan: &Plan) -> String {
                 div.card { strong { "What to change next. " } "Bound by " (best.binding.name()) ": "
                     (best.next_change) "." }
                 (trust(plan))
+                @if let Some(sure) = &plan.confirmation {
+                    div.card { strong { "Other seeds. " }
+                        (sure.keep_the_goal) " of " (sure.seeds) " seeds keep the goal; TTFT p99 "
+                        (estimate(sure.ttft_p99_ms)) ", ITL p99 " (estimate(sure.itl_p99_ms)) " (95 % intervals)." }
+                }
                 h2 { "Why this one" }
                 (chart_grid(&charts(plan, best)))
                 h2 { "The deployments that meet the goal" }
@@ -81,6 +87,12 @@ fn trust(plan: &Plan) -> Markup {
             "Each rate was simulated with the same requests, closer together or further apart. The highest rate is "
             "bracketed within 2 % and both ends were checked again. Step times are " (plan.step_times) "." }
     }
+}
+
+fn estimate(value: Option<Estimate>) -> String {
+    let Some(value) = value else { return "none".into() };
+    let half = value.half_width.map_or(String::new(), |half| format!(" ± {}", duration_ms(half)));
+    duration_ms(value.mean) + &half
 }
 
 fn best_tiles(plan: &Plan, best: &Candidate) -> Vec<Tile> {

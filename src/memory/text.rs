@@ -1,8 +1,8 @@
 //! Memory as people read it: one combination in detail, several side by side.
 
 use super::Line;
-use reports::numbers::grouped;
 use comfy_table::{CellAlignment, Table, TableStyle};
+use reports::numbers::grouped;
 use sim::memory::answer::Answer;
 use sim::memory::search::Found;
 use std::fmt::Write;

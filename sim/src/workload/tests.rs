@@ -1,6 +1,7 @@
 use super::*;
 use crate::document::Document;
 use crate::error::Result;
+use crate::units::SimTime;
 use std::path::Path;
 
 fn generator_at(yaml: &str, seed: u64, folder: &Path) -> Result<WorkloadGenerator> {
@@ -65,6 +66,30 @@ fn twice_the_rate_halves_every_time() {
         let (slow, fast) = (times(slow, 1000, 9), times(fast, 1000, 9));
         assert!(slow.iter().zip(&fast).all(|(slow, fast)| slow.abs_diff(2 * fast) <= 1));
         assert!(slow.is_sorted());
+    }
+}
+
+#[test]
+fn another_rate_sends_the_same_requests_at_scaled_times() {
+    // A paced process with another rate is the one that has this rate from the start.
+    let section =
+        |rate: &str| format!("requests: 50, arrivals: {{gamma: {{rate: {rate}, cv: 2.0}}}}, {LENGTHS}");
+    let mut changed = generator(&section("3/s"), 5);
+    assert!(changed.set_rate(7.5));
+    assert_eq!(drain(changed), drain(generator(&section("7.5/s"), 5)));
+    // Three rows over 4 s are 0.5/s; at 2/s every time is a quarter.
+    let known = |times: [u64; 3]| {
+        let arrival =
+            |at| Arrival { at: SimTime(at), prompt_tokens: 3, output_tokens: 2, priority: 0, runs: vec![] };
+        times.map(arrival).to_vec()
+    };
+    let mut trace = WorkloadGenerator::from_arrivals(known([0, 1_000_000_000, 4_000_000_000]));
+    assert_eq!(trace.mean_rate(), Some(0.5));
+    assert!(trace.set_rate(2.0) && trace.mean_rate() == Some(2.0));
+    assert_eq!(drain(trace), known([0, 250_000_000, 1_000_000_000]));
+    for arrivals in ["{burst: {size: 4}}", "{closed_loop: {clients: 4}}"] {
+        let mut without = generator(&format!("requests: 4, arrivals: {arrivals}, {LENGTHS}"), 1);
+        assert!(without.mean_rate().is_none() && !without.set_rate(3.0));
     }
 }
 

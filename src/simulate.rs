@@ -44,7 +44,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let requests_out = create(&arguments.requests_out)?;
     let trace_out = arguments.trace_out.as_deref().map(WholeFile::create).transpose()?;
     let mut watcher = Watcher::new(create(&arguments.steps_out)?, trace_out, scenario.expected_requests());
-    let run = scenario.simulate(&mut watcher)?;
+    let run = match &requests_out {
+        Some(_) => scenario.simulate(&mut watcher)?,
+        None => scenario.simulate_for_report(&mut watcher)?,
+    };
     watcher.finish()?;
     if let Some(writer) = requests_out {
         rows::write_requests(writer, &run.table)?;

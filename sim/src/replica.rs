@@ -3,13 +3,12 @@
 
 mod aggregated;
 mod either;
-pub mod gaps;
 
 pub(crate) use either::EitherReplica;
 pub use either::StepPath;
-pub use gaps::{GapCounts, TokenGaps};
 
 use crate::cost::CostModel;
+use crate::durations::DurationCounts;
 use crate::request::{Outcome, RequestId, RequestTable};
 use crate::scheduler::aggregated::{AggregatedBatch, AggregatedScheduler};
 use crate::scheduler::{Scheduler, SchedulerConfig};
@@ -111,7 +110,7 @@ pub struct Replica {
     step_end: SimTime,
     finished: Vec<RequestId>,
     totals: StepTotals,
-    gaps: GapCounts,
+    gaps: DurationCounts,
 }
 
 impl Replica {
@@ -125,7 +124,7 @@ impl Replica {
             step_end: SimTime::NEVER,
             finished: Vec::new(),
             totals: StepTotals::default(),
-            gaps: GapCounts::default(),
+            gaps: DurationCounts::default(),
         }
     }
 
@@ -145,7 +144,7 @@ impl Replica {
     }
 
     /// The gaps between tokens that it produced.
-    pub fn into_gaps(self) -> GapCounts {
+    pub fn into_gaps(self) -> DurationCounts {
         self.gaps
     }
 

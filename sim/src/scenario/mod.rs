@@ -110,22 +110,30 @@ impl Scenario {
         self.simulate_on(StepPath::best(&self.engine.scheduler), observer)
     }
 
-    /// The same with the steps computed as `path` says, where the engine's settings allow it: for benchmarks and tests.
-    /// The results are equal.
+    /// The same, for its report alone: of more than a million requests no rows are kept, where that is possible, so that
+    /// memory does not grow with them; percentiles are then counted ([`crate::durations`]).
+    pub fn simulate_for_report(&self, observer: &mut dyn RunObserver) -> Result<RunResult> {
+        let simulation = self.simulation(StepPath::best(&self.engine.scheduler))?;
+        let simulation = match self.expected_requests() {
+            Some(expected) if expected > MOST_ROWS => simulation.fold_rows(self.limits, expected),
+            _ => simulation,
+        };
+        checked(simulation.run(observer))
+    }
+
+    /// The same with rows and with the steps computed as `path` says, where the engine's settings allow it: for
+    /// benchmarks and tests. The results are equal.
     pub fn simulate_on(&self, path: StepPath, observer: &mut dyn RunObserver) -> Result<RunResult> {
+        checked(self.simulation(path)?.run(observer))
+    }
+
+    fn simulation(&self, path: StepPath) -> Result<Simulation> {
         if let Some(refusal) = &self.refusal {
             return Err(refusal.clone());
         }
         let replicas = self.file.deployment.replicas;
         let (config, workload) = (self.engine.scheduler, self.workload.clone());
-        let simulation = Simulation::with_path(replicas, config, &self.cost, workload, path);
-        let run = simulation.run(observer);
-        match run.check_laws() {
-            Ok(()) => Ok(run),
-            Err(law) => Err(Error::new(format!(
-                "internal error, please report it: a law of the simulation broke: {law}"
-            ))),
-        }
+        Ok(Simulation::with_path(replicas, config, &self.cost, workload, path))
     }
 
     /// What the run says.
@@ -140,6 +148,19 @@ impl Scenario {
 
     fn skipped_rows(&self) -> u64 {
         self.workload.skipped_rows()
+    }
+}
+
+/// Requests up to which a report keeps their rows, 70 bytes each, and has exact percentiles.
+pub const MOST_ROWS: u64 = 1_000_000;
+
+/// A run that keeps the laws.
+fn checked(run: RunResult) -> Result<RunResult> {
+    match run.check_laws() {
+        Ok(()) => Ok(run),
+        Err(law) => {
+            Err(Error::new(format!("internal error, please report it: a law of the simulation broke: {law}")))
+        }
     }
 }
 

@@ -1,13 +1,27 @@
-//! Whole runs of the plain per-request loop. Each first prints its requests, steps and a hash of its result, so that
+//! Whole runs on both paths, and their parts. Each first prints its requests, steps and a hash of its result, so that
 //! nobody makes it faster by changing what it computes.
 #![allow(missing_docs)]
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use sim::block_pool::BlockPool;
+use sim::catalogue;
+use sim::cost::operators::operators;
+use sim::cost::{CostModel, DatasheetCost};
 use sim::document::Document;
+use sim::identity::TokenIdentity;
+use sim::model::KvDtype;
+use sim::replica::StepPath;
 use sim::scenario::Scenario;
 use sim::simulation::RunResult;
+use sim::step::StepShape;
+use std::fmt::Write;
 use std::hint::black_box;
 use std::path::Path;
+
+fn resolve(text: &str, folder: &Path) -> Scenario {
+    let document = Document::parse("bench.yaml", text).expect("the scenario parses");
+    Scenario::resolve("bench.yaml", &document, folder).expect("the scenario resolves")
+}
 
 fn scenario(requests: u32, arrivals: &str, engine: &str) -> Scenario {
     let text = format!(
@@ -15,37 +29,151 @@ fn scenario(requests: u32, arrivals: &str, engine: &str) -> Scenario {
          cost: {{ linear: {{ base: 5ms, per_token: 20us, per_context_token: 40ns }} }}\n\
          workload: {{ requests: {requests}, arrivals: {arrivals}, prompt: {{ constant: 512 }}, output: {{ constant: 128 }} }}\n"
     );
-    let document = Document::parse("bench.yaml", &text).expect("the scenario parses");
-    Scenario::resolve("bench.yaml", &document, Path::new(".")).expect("the scenario resolves")
+    resolve(&text, Path::new("."))
 }
 
-/// A hash (FNV-1a) of every request's times.
-fn hash(run: &RunResult) -> u64 {
-    let times = run.table.first_token.iter().chain(&run.table.last_token);
-    times.fold(0xcbf2_9ce4_8422_2325, |hash, time| (hash ^ time.0).wrapping_mul(0x0000_0100_0000_01b3))
+/// A hash (FNV-1a) of some numbers.
+fn hash(numbers: impl Iterator<Item = u64>) -> u64 {
+    numbers.fold(0xcbf2_9ce4_8422_2325, |hash, number| (hash ^ number).wrapping_mul(0x0000_0100_0000_01b3))
+}
+
+/// A hash of every request's times.
+fn hash_of_run(run: &RunResult) -> u64 {
+    hash(run.table.first_token.iter().chain(&run.table.last_token).map(|time| time.0))
 }
 
 fn whole_runs(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("plain loop, requests of 512/128 tokens");
     let cases = [
         ("10,000 at 10/s", "{ poisson: 10/s }", "enable_prefix_caching: false"),
-        ("10,000 at 30/s", "{ poisson: 30/s }", "enable_prefix_caching: false"),
-        ("10,000 at 10/s, prefix caching", "{ poisson: 10/s }", "enable_prefix_caching: true"),
+        ("10,000 at 50/s", "{ poisson: 50/s }", "enable_prefix_caching: false"),
+        ("10,000 at 50/s, prefix caching", "{ poisson: 50/s }", "enable_prefix_caching: true"),
     ];
-    for (name, arrivals, engine) in cases {
-        let scenario = scenario(10_000, arrivals, engine);
-        let run = scenario.simulate(&mut ()).expect("the run keeps the laws");
-        println!(
-            "{name}: {} requests, {} steps, hash {:016x}",
-            run.table.len(),
-            run.replicas[0].steps,
-            hash(&run)
-        );
-        group.throughput(Throughput::Elements(10_000)).sample_size(10);
-        group.bench_function(name, |bencher| bencher.iter(|| black_box(scenario.simulate(&mut ()))));
+    for path in [StepPath::Plain, StepPath::Aggregated] {
+        let mut group = criterion.benchmark_group(format!("{path:?} path, requests of 512/128 tokens"));
+        for (name, arrivals, engine) in cases {
+            let scenario = scenario(10_000, arrivals, engine);
+            let run = scenario.simulate_on(path, &mut ()).expect("the run keeps the laws");
+            let steps = run.replicas[0].steps;
+            println!("{name}: {} requests, {steps} steps, hash {:016x}", run.table.len(), hash_of_run(&run));
+            group.throughput(Throughput::Elements(10_000)).sample_size(10);
+            group.bench_function(name, |bencher| {
+                bencher.iter(|| black_box(scenario.simulate_on(path, &mut ())));
+            });
+        }
+        group.finish();
+    }
+}
+
+fn cost_queries(criterion: &mut Criterion) {
+    let gpu = catalogue::find_gpu("h200").expect("it is in the catalogue");
+    let model = catalogue::find_model("llama-3.1-8b").expect("it is in the catalogue");
+    let cost =
+        DatasheetCost::new(operators(&model, &model.weights, KvDtype::Auto, 1, model.all_layers()), &gpu, 1);
+    let shape = StepShape {
+        decode_requests: 40,
+        decode_context_tokens: 40_000,
+        sampled_requests: 40,
+        ..StepShape::default()
+    };
+    let run_ns = |steps: usize| {
+        let mut durations = Vec::with_capacity(steps);
+        cost.decode_run(&shape, &mut |duration| {
+            durations.push(duration.0);
+            durations.len() < steps
+        });
+        durations
+    };
+    println!(
+        "datasheet: 1 step {} ns, hash of 1,000 {:016x}",
+        cost.step(&shape).0,
+        hash(run_ns(1000).into_iter())
+    );
+    let mut group = criterion.benchmark_group("datasheet cost");
+    group.bench_function("1 step", |bencher| bencher.iter(|| black_box(cost.step(black_box(&shape)))));
+    group.throughput(Throughput::Elements(1000));
+    group.bench_function("a run of 1,000 decode steps", |bencher| bencher.iter(|| black_box(run_ns(1000))));
+    group.finish();
+}
+
+/// Requests of 40 full blocks come and go through a pool; with a cache each looks its content up and enters it.
+fn cycle_blocks(pool: &mut BlockPool, requests: u64) -> u64 {
+    let (mut held, mut found) = (Vec::new(), Vec::new());
+    let mut identity = TokenIdentity::default();
+    let mut hits = 0;
+    for request in 0..requests {
+        if pool.has_prefix_cache() {
+            identity.reset(&[], 640, request % 20_000, None);
+            identity.extend(640, 16);
+            pool.find_prefix(identity.hashes(), &mut found);
+            pool.hold_cached(&found);
+            hits += found.len() as u64;
+            held.extend_from_slice(&found);
+        }
+        let missing = 40 - held.len() as u32;
+        pool.allocate(missing, &mut held);
+        for (&block, &hash) in held.iter().zip(identity.hashes()).skip(found.len()) {
+            pool.remember(block, hash);
+        }
+        pool.release(&mut held, 40);
+        found.clear();
+    }
+    hits
+}
+
+fn block_pools(criterion: &mut Criterion) {
+    const REQUESTS: u64 = 50_000;
+    let mut group = criterion.benchmark_group("a pool of a million blocks, 50,000 requests of 40");
+    for (name, is_cached) in [("counting", false), ("prefix cache", true)] {
+        let pool = || match is_cached {
+            false => BlockPool::counting(1_000_000),
+            true => BlockPool::with_prefix_cache(1_000_000),
+        };
+        let mut one = pool();
+        let hits = cycle_blocks(&mut one, REQUESTS);
+        println!("{name}: {REQUESTS} requests, {hits} blocks hit, {} blocks free", one.free_blocks());
+        group.throughput(Throughput::Elements(REQUESTS * 40)).sample_size(10);
+        group.bench_function(name, |bencher| {
+            bencher.iter_batched(pool, |mut pool| cycle_blocks(&mut pool, REQUESTS), BatchSize::LargeInput);
+        });
     }
     group.finish();
 }
 
-criterion_group!(benches, whole_runs);
+fn trace_readers(criterion: &mut Criterion) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut csv = "TIMESTAMP,ContextTokens,GeneratedTokens\n".to_string();
+    let mut jsonl = String::new();
+    for i in 0..20_000u32 {
+        let (prompt, output) = (100 + i * 37 % 3000, 1 + i * 71 % 500);
+        let (minute, second) = (i / 400, i % 400 * 15 / 100);
+        writeln!(csv, "2023-11-16 18:{minute:02}:{second:02}.{:07},{prompt},{output}", i % 400)
+            .expect("a string");
+        let ids: Vec<u32> = (0..prompt.div_ceil(512)).map(|block| i / 4 * 10 + block).collect();
+        let at = i * 150;
+        writeln!(
+            jsonl,
+            "{{\"timestamp\": {at}, \"input_length\": {prompt}, \"output_length\": {output}, \"hash_ids\": {ids:?}}}"
+        )
+        .expect("a string");
+    }
+    let mut group = criterion.benchmark_group("reading a trace of 20,000 rows");
+    group.throughput(Throughput::Elements(20_000)).sample_size(20);
+    for (name, text) in [("azure.csv", csv), ("mooncake.jsonl", jsonl)] {
+        std::fs::write(folder.path().join(name), text).expect("the folder is ours");
+        let text = format!(
+            "model: llama-3.1-8b\nhardware: {{ gpu: h200 }}\nengine: {{ max_model_len: 16384 }}\nworkload: {{ trace: {{ path: {name} }} }}\n"
+        );
+        let run = resolve(&text, folder.path()).simulate(&mut ()).expect("the run keeps the laws");
+        println!(
+            "{name}: {} requests, {} steps, hash {:016x}",
+            run.table.len(),
+            run.replicas[0].steps,
+            hash_of_run(&run)
+        );
+        group.bench_function(name, |bencher| bencher.iter(|| black_box(resolve(&text, folder.path()))));
+    }
+    group.finish();
+}
+
+criterion_group!(benches, whole_runs, cost_queries, block_pools, trace_readers);
 criterion_main!(benches);

@@ -63,7 +63,11 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         steps_out.push(folder.steps_writer()?);
     }
     let mut watcher = Watcher::new(steps_out, trace_out, scenario.expected_requests());
-    let run = scenario.simulate(&mut watcher)?;
+    // A run that is kept, or whose requests are written, needs its rows.
+    let run = match (&requests_out, &folder) {
+        (None, None) => scenario.simulate_for_report(&mut watcher)?,
+        _ => scenario.simulate(&mut watcher)?,
+    };
     watcher.finish()?;
     if let Some(writer) = requests_out {
         rows::write_requests(writer, &run.table)?;

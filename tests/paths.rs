@@ -4,7 +4,9 @@
 use crate::laws::{Draw, arrivals, config};
 use sim::cost::{CostModel, LinearCost};
 use sim::identity::TokenRun;
+use sim::metrics::Limits;
 use sim::replica::{StepPath, StepRecord, StepTotals};
+use sim::report::Metrics;
 use sim::request::Outcome;
 use sim::scheduler::{Policy, SchedulerConfig};
 use sim::simulation::{RunObserver, RunResult, Simulation};
@@ -233,5 +235,75 @@ fn settings_that_the_aggregated_path_does_not_accept_take_the_plain_one() {
                 .iter()
                 .all(|outcome| *outcome != Outcome::Unfinished || config.max_num_seqs == 0)
         );
+    }
+}
+
+/// Without rows the sums are the same, percentiles are within the stated error, and memory depends on the requests that
+/// are present at once.
+#[test]
+fn requests_without_rows_have_the_same_sums() {
+    for (prefix_caching, count) in [(false, 30_000u32), (true, 20_000)] {
+        let arrivals: Vec<Arrival> = (0..count)
+            .map(|i| Arrival {
+                at: SimTime(u64::from(i) * 25_000_000 + u64::from(i * i % 7919) * 1_000),
+                prompt_tokens: if i % 1000 == 7 { 10_000 } else { 20 + i * 37 % 700 },
+                output_tokens: 1 + i * 71 % 200,
+                ..Arrival::default()
+            })
+            .collect();
+        let config = SchedulerConfig {
+            total_blocks: 1_500,
+            max_num_seqs: 64,
+            max_num_batched_tokens: 512,
+            max_model_len: 4_096,
+            block_size: 16,
+            prefix_caching,
+            ..tiny_config(1, 0)
+        };
+        let cost: Arc<dyn CostModel> =
+            Arc::new(LinearCost { base_ns: 5_000_000, per_token_ns: 20_000, per_context_token_ns: 40 });
+        let limits = Limits { ttft_ns: Some(20_000_000), ..Limits::default() };
+        let workload = WorkloadGenerator::from_arrivals(arrivals);
+        let simulation = || Simulation::new(2, config, &cost, workload.clone());
+        let rows = simulation().run(&mut ());
+        let folded = simulation().fold_rows(limits, u64::from(count)).run(&mut ());
+        assert_eq!((rows.check_laws(), folded.check_laws()), (Ok(()), Ok(())));
+        assert_eq!(folded.replicas, rows.replicas);
+        assert_eq!((folded.end, folded.request_ns, folded.table.len()), (rows.end, rows.request_ns, 0));
+        let rows_max = folded.folded.as_ref().unwrap().sums.rows_max;
+        assert!(rows_max < 500, "{rows_max} rows at once");
+        let metrics = |run: &RunResult| Metrics::new(run, 16, prefix_caching, &limits);
+        let (rows, folded) = (metrics(&rows), metrics(&folded));
+        assert_eq!(
+            (
+                &folded.requests,
+                &folded.throughput,
+                &folded.goodput,
+                &folded.kv,
+                &folded.steps,
+                &folded.itl_ms
+            ),
+            (&rows.requests, &rows.throughput, &rows.goodput, &rows.kv, &rows.steps, &rows.itl_ms)
+        );
+        assert!(rows.goodput.unwrap().share < 0.99 && rows.requests.rejected > 10);
+        let pairs = [
+            (folded.ttft_ms, rows.ttft_ms),
+            (folded.tpot_ms, rows.tpot_ms),
+            (folded.e2el_ms, rows.e2el_ms),
+            (folded.queue_ms, rows.queue_ms),
+        ];
+        for (folded, rows) in pairs.map(|(folded, rows)| (folded.unwrap(), rows.unwrap())) {
+            assert_eq!((folded.count, folded.mean, folded.max), (rows.count, rows.mean, rows.max));
+            assert!(folded.relative_error > 0.0 && rows.relative_error == 0.0);
+            for (folded_ms, exact_ms) in [
+                (folded.p50, rows.p50),
+                (folded.p90, rows.p90),
+                (folded.p95, rows.p95),
+                (folded.p99, rows.p99),
+            ] {
+                let error = (folded_ms - exact_ms).abs();
+                assert!(error <= folded.relative_error * exact_ms * 1.000_001, "{folded_ms} for {exact_ms}");
+            }
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Latencies, throughput and goodput of a run, as `vllm bench serve` defines them (V-61 to V-63).
 
-use crate::replica::TokenGaps;
-use crate::replica::gaps::RELATIVE_ERROR;
+use crate::durations::CountedDurations;
+use crate::durations::RELATIVE_ERROR;
 use crate::request::{Outcome, RequestId, RequestTable};
 use crate::units::SimTime;
 use serde::Serialize;
@@ -33,19 +33,19 @@ fn is_zero(share: &f64) -> bool {
 }
 
 impl Distribution {
-    /// Of the gaps between tokens; none when there are none.
-    pub fn of_gaps(gaps: &TokenGaps) -> Option<Distribution> {
-        let count = gaps.count();
-        let percentile = |q: u64| weighted_percentile_ns(&gaps.counts, count, q) / 1e6;
+    /// Of counted durations; none when there are none.
+    pub fn of_counts(durations: &CountedDurations) -> Option<Distribution> {
+        let count = durations.count();
+        let percentile = |q: u64| weighted_percentile_ns(&durations.counts, count, q) / 1e6;
         (count > 0).then(|| Distribution {
             count,
-            mean: gaps.total_ns as f64 / count as f64 / 1e6,
+            mean: durations.total_ns as f64 / count as f64 / 1e6,
             p50: percentile(50),
             p90: percentile(90),
             p95: percentile(95),
             p99: percentile(99),
-            max: gaps.max_ns as f64 / 1e6,
-            relative_error: if gaps.is_exact { 0.0 } else { RELATIVE_ERROR },
+            max: durations.max_ns as f64 / 1e6,
+            relative_error: if durations.is_exact { 0.0 } else { RELATIVE_ERROR },
         })
     }
 
@@ -180,7 +180,7 @@ pub fn span(table: &RequestTable) -> Option<(SimTime, SimTime)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::replica::GapCounts;
+    use crate::durations::DurationCounts;
 
     #[test]
     fn percentiles_interpolate_between_neighbours() {
@@ -195,9 +195,9 @@ mod tests {
     #[test]
     fn counted_values_are_as_if_written_out() {
         for values in [vec![35], vec![10, 20], vec![10, 10, 10, 20, 35, 35, 35, 35, 35, 35, 90, 90]] {
-            let mut gaps = GapCounts::default();
+            let mut gaps = DurationCounts::default();
             values.iter().for_each(|&gap| gaps.add(gap));
-            assert_eq!(Distribution::of_gaps(&gaps.into_sorted()), Distribution::of_values(values));
+            assert_eq!(Distribution::of_counts(&gaps.into_sorted()), Distribution::of_values(values));
         }
     }
 

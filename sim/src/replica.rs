@@ -3,14 +3,13 @@
 
 mod aggregated;
 mod either;
-pub mod gaps;
 mod pipelined;
 
 pub(crate) use either::EitherReplica;
 pub use either::StepPath;
-pub use gaps::{GapCounts, TokenGaps};
 
 use crate::cost::CostModel;
+use crate::durations::DurationCounts;
 use crate::request::{Outcome, RequestId, RequestTable};
 use crate::scheduler::aggregated::{AggregatedBatch, AggregatedScheduler};
 use crate::scheduler::{Scheduler, SchedulerConfig};
@@ -112,7 +111,7 @@ pub struct Replica {
     step_end: SimTime,
     finished: Vec<RequestId>,
     totals: StepTotals,
-    gaps: GapCounts,
+    gaps: DurationCounts,
 }
 
 impl Replica {
@@ -126,7 +125,7 @@ impl Replica {
             step_end: SimTime::NEVER,
             finished: Vec::new(),
             totals: StepTotals::default(),
-            gaps: GapCounts::default(),
+            gaps: DurationCounts::default(),
         }
     }
 
@@ -146,7 +145,7 @@ impl Replica {
     }
 
     /// The gaps between tokens that it produced.
-    pub fn into_gaps(self) -> GapCounts {
+    pub fn into_gaps(self) -> DurationCounts {
         self.gaps
     }
 

@@ -1,8 +1,9 @@
 //! The report of a run: plain numbers that serialise as they are. Every time is in milliseconds unless it says seconds.
 
+use crate::folded::{FoldedRequests, FoldedSums};
 use crate::metrics::{self, Distribution, Limits};
 use crate::replica::StepPath;
-use crate::request::Outcome;
+use crate::request::{Outcome, RequestId, RequestTable};
 use crate::simulation::RunResult;
 use serde::Serialize;
 
@@ -114,44 +115,83 @@ pub struct Metrics {
 impl Metrics {
     /// Computes everything from what a run left behind.
     pub fn new(run: &RunResult, block_size: u32, prefix_caching: bool, limits: &Limits) -> Metrics {
-        let table = &run.table;
-        let count = |outcome| table.outcome.iter().filter(|o| **o == outcome).count() as u64;
-        let span_ns = metrics::span(table).map_or(0, |(first, last)| (last - first).0);
-        let per_second = |amount: u64| if span_ns == 0 { 0.0 } else { amount as f64 * 1e9 / span_ns as f64 };
-        let sum =
-            |column: &[u32]| metrics::finished(table).map(|id| u64::from(column[id.index()])).sum::<u64>();
-        let (prompt_tokens, output_tokens) = (sum(&table.prompt_tokens), sum(&table.generated_tokens));
-        let finished = count(Outcome::Finished);
-        let of = |f: fn(&crate::request::RequestTable, crate::request::RequestId) -> u64| {
-            Distribution::of_values(metrics::finished(table).map(|id| f(table, id)).collect())
+        let requests = match &run.folded {
+            Some(folded) => RequestFigures::of_folded(folded),
+            None => RequestFigures::of_rows(&run.table, limits),
         };
+        let FoldedSums { arrived, finished, rejected, good, .. } = requests.sums;
+        let span_ns = requests.sums.span.map_or(0, |(first, last)| (last - first).0);
+        let per_second = |amount: u64| if span_ns == 0 { 0.0 } else { amount as f64 * 1e9 / span_ns as f64 };
+        let (prompt_tokens, output_tokens) = (requests.sums.prompt_tokens, requests.sums.generated_tokens);
         Metrics {
-            requests: RequestCounts {
-                arrived: table.len() as u64,
-                finished,
-                rejected: count(Outcome::Rejected),
-            },
+            requests: RequestCounts { arrived, finished, rejected },
             duration_s: span_ns as f64 / 1e9,
             throughput: Throughput {
                 requests_per_s: per_second(finished),
                 output_tokens_per_s: per_second(output_tokens),
                 total_tokens_per_s: per_second(prompt_tokens + output_tokens),
             },
-            ttft_ms: of(metrics::ttft_ns),
-            itl_ms: Distribution::of_gaps(&run.token_gaps),
-            tpot_ms: Distribution::of_values(
-                metrics::finished(table).filter_map(|id| metrics::tpot_ns(table, id)).collect(),
-            ),
-            e2el_ms: of(metrics::e2el_ns),
-            queue_ms: of(metrics::queue_ns),
+            ttft_ms: requests.ttft,
+            itl_ms: Distribution::of_counts(&run.token_gaps),
+            tpot_ms: requests.tpot,
+            e2el_ms: requests.e2el,
+            queue_ms: requests.queue,
             goodput: (!limits.is_empty()).then(|| {
-                let good = table.ids().filter(|id| limits.met_by(table, *id)).count() as u64;
-                let share = if table.is_empty() { 0.0 } else { good as f64 / table.len() as f64 };
+                let share = if arrived == 0 { 0.0 } else { good as f64 / arrived as f64 };
                 Goodput { requests_per_s: per_second(good), share }
             }),
             kv: kv_use(run, block_size, span_ns),
             prefix_cache: prefix_caching.then(|| prefix_use(run)),
             steps: step_use(run, span_ns),
+        }
+    }
+}
+
+/// What the requests of a run come to.
+struct RequestFigures {
+    sums: FoldedSums,
+    ttft: Option<Distribution>,
+    tpot: Option<Distribution>,
+    e2el: Option<Distribution>,
+    queue: Option<Distribution>,
+}
+
+impl RequestFigures {
+    /// Of rows: percentiles are exact.
+    fn of_rows(table: &RequestTable, limits: &Limits) -> RequestFigures {
+        let count = |outcome| table.outcome.iter().filter(|o| **o == outcome).count() as u64;
+        let sum =
+            |column: &[u32]| metrics::finished(table).map(|id| u64::from(column[id.index()])).sum::<u64>();
+        let of = |f: fn(&RequestTable, RequestId) -> u64| {
+            Distribution::of_values(metrics::finished(table).map(|id| f(table, id)).collect())
+        };
+        let tpot = metrics::finished(table).filter_map(|id| metrics::tpot_ns(table, id)).collect();
+        RequestFigures {
+            sums: FoldedSums {
+                arrived: table.len() as u64,
+                finished: count(Outcome::Finished),
+                rejected: count(Outcome::Rejected),
+                good: table.ids().filter(|id| limits.met_by(table, *id)).count() as u64,
+                prompt_tokens: sum(&table.prompt_tokens),
+                generated_tokens: sum(&table.generated_tokens),
+                span: metrics::span(table),
+                ..FoldedSums::default()
+            },
+            ttft: of(metrics::ttft_ns),
+            tpot: Distribution::of_values(tpot),
+            e2el: of(metrics::e2el_ns),
+            queue: of(metrics::queue_ns),
+        }
+    }
+
+    /// Where rows were not kept.
+    fn of_folded(folded: &FoldedRequests) -> RequestFigures {
+        RequestFigures {
+            sums: folded.sums.clone(),
+            ttft: Distribution::of_counts(&folded.ttft),
+            tpot: Distribution::of_counts(&folded.tpot),
+            e2el: Distribution::of_counts(&folded.e2el),
+            queue: Distribution::of_counts(&folded.queue),
         }
     }
 }

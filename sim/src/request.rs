@@ -1,6 +1,6 @@
 //! Requests as columns: each fact is written once, and a request is a 4-byte id wherever it is.
 
-use crate::units::SimTime;
+use crate::units::{SimDuration, SimTime};
 
 /// Index of a request in its run's [`RequestTable`], in order of arrival.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -53,6 +53,8 @@ pub struct RequestTable {
     pub cached_tokens: Vec<u32>,
     /// How it ended.
     pub outcome: Vec<Outcome>,
+    /// Rows of requests that have left, for later ones; only where rows are not kept.
+    unused: Vec<RequestId>,
 }
 
 impl RequestTable {
@@ -80,6 +82,23 @@ impl RequestTable {
         priority: i32,
         replica: u32,
     ) -> RequestId {
+        if let Some(id) = self.unused.pop() {
+            let i = id.index();
+            self.arrival[i] = arrival;
+            self.prompt_tokens[i] = prompt_tokens;
+            self.output_tokens[i] = output_tokens;
+            self.priority[i] = priority;
+            self.replica[i] = replica;
+            self.first_scheduled[i] = SimTime::NEVER;
+            self.first_token[i] = SimTime::NEVER;
+            self.last_token[i] = SimTime::NEVER;
+            self.max_gap_ns[i] = 0;
+            self.generated_tokens[i] = 0;
+            self.preemptions[i] = 0;
+            self.cached_tokens[i] = 0;
+            self.outcome[i] = Outcome::Unfinished;
+            return id;
+        }
         let id = RequestId(self.len() as u32);
         self.arrival.push(arrival);
         self.prompt_tokens.push(prompt_tokens);
@@ -95,6 +114,30 @@ impl RequestTable {
         self.cached_tokens.push(0);
         self.outcome.push(Outcome::Unfinished);
         id
+    }
+
+    /// Lets a later request have the row of one that has left.
+    pub(crate) fn use_again(&mut self, id: RequestId) {
+        self.unused.push(id);
+    }
+
+    /// Checks the laws that a finished request obeys at `end` or before; gives its time in the system.
+    pub(crate) fn check_finished(&self, id: RequestId, end: SimTime) -> Result<SimDuration, String> {
+        let i = id.index();
+        let in_order = self.arrival[i] <= self.first_scheduled[i]
+            && self.first_scheduled[i] < self.first_token[i]
+            && self.first_token[i] <= self.last_token[i]
+            && self.last_token[i] <= end;
+        if !in_order {
+            return Err(format!(
+                "causality: request {i} breaks arrival <= scheduled < first token <= last token"
+            ));
+        }
+        if self.generated_tokens[i] != self.output_tokens[i] {
+            let (made, asked) = (self.generated_tokens[i], self.output_tokens[i]);
+            return Err(format!("conservation: request {i} generated {made} of {asked} tokens"));
+        }
+        Ok(self.last_token[i] - self.arrival[i])
     }
 
     /// Writes down that the request got a token at `now`; gives the gap since its previous token, in ns.

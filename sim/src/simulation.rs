@@ -2,7 +2,10 @@
 //! starts, each by replica index.
 
 use crate::cost::{CostModel, UsageReport};
-use crate::replica::{EitherReplica, GapCounts, StepPath, StepRecord, StepTotals, TokenGaps};
+use crate::durations::{CountedDurations, DurationCounts};
+use crate::folded::{FoldedRequests, RequestFolder};
+use crate::metrics::Limits;
+use crate::replica::{EitherReplica, StepPath, StepRecord, StepTotals};
 use crate::request::{Outcome, RequestTable};
 use crate::scheduler::{NewRequest, SchedulerConfig};
 use crate::units::{SimDuration, SimTime};
@@ -42,6 +45,11 @@ pub struct Simulation {
     /// When the next request arrives; never when none is known.
     next_arrival: SimTime,
     present: PresenceTotals,
+    arrived: u64,
+    /// Where rows are not kept: what becomes of them.
+    folder: Option<RequestFolder>,
+    /// Whether a row may serve one request after another: no request's identity hangs on it.
+    may_fold: bool,
 }
 
 /// How many requests were in the system, summed over time.
@@ -65,8 +73,10 @@ impl PresenceTotals {
 /// What a run left behind.
 #[derive(Debug)]
 pub struct RunResult {
-    /// Every request.
+    /// Every request; empty where rows were not kept.
     pub table: RequestTable,
+    /// The requests where their rows were not kept.
+    pub folded: Option<FoldedRequests>,
     /// How the steps were computed; it changes nothing else.
     pub path: StepPath,
     /// Sums over the steps, per replica.
@@ -76,7 +86,7 @@ pub struct RunResult {
     /// Blocks still held at the end, over all replicas: zero when everything finished.
     pub held_blocks: u64,
     /// Gaps between tokens.
-    pub token_gaps: TokenGaps,
+    pub token_gaps: CountedDurations,
     /// When the last event happened.
     pub end: SimTime,
     /// Requests in the system summed over time, in request-nanoseconds.
@@ -122,7 +132,18 @@ impl Simulation {
             next_replica: 0,
             next_arrival: SimTime::NEVER,
             present: PresenceTotals::default(),
+            arrived: 0,
+            folder: None,
+            may_fold: path == StepPath::Aggregated && !(config.prefix_caching && is_shared),
         }
+    }
+
+    /// Lets the run keep no rows, where that is possible: its memory then does not grow with the requests, `expected`
+    /// of which will arrive, and [`RunResult::folded`] holds their sums. Rows stay where requests share prompts, and on
+    /// the plain path.
+    pub fn fold_rows(mut self, limits: Limits, expected: u64) -> Simulation {
+        self.folder = self.may_fold.then(|| RequestFolder::new(limits, expected));
+        self
     }
 
     /// Runs until every request has left.
@@ -149,7 +170,7 @@ impl Simulation {
                     observer.step(&step);
                 }
             }
-            observer.progress(now, self.table.len() as u64, self.present.left_requests);
+            observer.progress(now, self.arrived, self.present.left_requests);
         }
         self.finish(now)
     }
@@ -168,6 +189,14 @@ impl Simulation {
     fn end_steps(&mut self, now: SimTime) {
         for replica in &mut self.replicas {
             let finished = replica.end_step(now, &mut self.table);
+            if finished > 0
+                && let Some(folder) = &mut self.folder
+            {
+                for departure in replica.finished() {
+                    folder.finish(&self.table, departure.id, now);
+                    self.table.use_again(departure.id);
+                }
+            }
             if finished > 0 {
                 self.present.change(now, 0, finished as u64);
                 for _ in 0..finished {
@@ -195,8 +224,16 @@ impl Simulation {
         let output_tokens = admissible.unwrap_or(arrival.output_tokens);
         let id =
             self.table.push(arrival.at, arrival.prompt_tokens, output_tokens, arrival.priority, index as u32);
+        self.arrived += 1;
+        if let Some(folder) = &mut self.folder {
+            folder.arrive(id);
+        }
         if admissible.is_err() {
             self.table.outcome[id.index()] = Outcome::Rejected;
+            if let Some(folder) = &mut self.folder {
+                folder.reject(u64::from(arrival.prompt_tokens) + u64::from(arrival.output_tokens));
+                self.table.use_again(id);
+            }
             self.present.left_requests += 1;
             self.workload.on_finish(arrival.at);
             return;
@@ -218,12 +255,13 @@ impl Simulation {
         self.present.change(now, 0, 0);
         let totals = self.replicas.iter().map(|replica| replica.totals().clone()).collect();
         let held_blocks = self.replicas.iter().map(|replica| u64::from(replica.held_blocks())).sum();
-        let mut gaps = GapCounts::default();
+        let mut gaps = DurationCounts::default();
         for replica in self.replicas {
             gaps.merge(replica.into_gaps());
         }
         RunResult {
-            table: self.table,
+            table: if self.folder.is_some() { RequestTable::default() } else { self.table },
+            folded: self.folder.map(RequestFolder::into_folded),
             path: self.path,
             replicas: totals,
             usable_blocks: self.config.total_blocks.saturating_sub(1),
@@ -239,32 +277,10 @@ impl Simulation {
 impl RunResult {
     /// Checks the laws that every run obeys; the text says which one broke. A broken law is a defect of the simulator.
     pub fn check_laws(&self) -> Result<(), String> {
-        let table = &self.table;
-        let mut sojourn_ns: u128 = 0;
-        for id in table.ids() {
-            let i = id.index();
-            match table.outcome[i] {
-                Outcome::Rejected => continue,
-                Outcome::Unfinished => {
-                    return Err(format!("conservation: request {i} neither finished nor was rejected"));
-                }
-                Outcome::Finished => {}
-            }
-            let in_order = table.arrival[i] <= table.first_scheduled[i]
-                && table.first_scheduled[i] < table.first_token[i]
-                && table.first_token[i] <= table.last_token[i]
-                && table.last_token[i] <= self.end;
-            if !in_order {
-                return Err(format!(
-                    "causality: request {i} breaks arrival <= scheduled < first token <= last token"
-                ));
-            }
-            if table.generated_tokens[i] != table.output_tokens[i] {
-                let (made, asked) = (table.generated_tokens[i], table.output_tokens[i]);
-                return Err(format!("conservation: request {i} generated {made} of {asked} tokens"));
-            }
-            sojourn_ns += u128::from((table.last_token[i] - table.arrival[i]).0);
-        }
+        let (sojourn_ns, started, tokens) = match &self.folded {
+            Some(folded) => check_folded(folded)?,
+            None => check_rows(&self.table, self.end)?,
+        };
         if sojourn_ns != self.request_ns {
             return Err(format!("Little: {sojourn_ns} request-ns in sojourns, {} counted", self.request_ns));
         }
@@ -272,8 +288,6 @@ impl RunResult {
             return Err(format!("KV accounting: {} blocks are still held at the end", self.held_blocks));
         }
         let gaps = self.token_gaps.count();
-        let tokens: u64 = table.generated_tokens.iter().map(|&n| u64::from(n)).sum();
-        let started = table.generated_tokens.iter().filter(|&&n| n > 0).count() as u64;
         if gaps + started != tokens {
             return Err(format!("conservation: {tokens} tokens, but {gaps} gaps and {started} first tokens"));
         }
@@ -285,4 +299,36 @@ impl RunResult {
             None => Ok(()),
         }
     }
+}
+
+/// Request-nanoseconds in the system, requests that started, and tokens; or the law that a request broke.
+fn check_rows(table: &RequestTable, end: SimTime) -> Result<(u128, u64, u64), String> {
+    let mut sojourn_ns: u128 = 0;
+    for id in table.ids() {
+        match table.outcome[id.index()] {
+            Outcome::Rejected => {}
+            Outcome::Unfinished => {
+                return Err(format!("conservation: request {} neither finished nor was rejected", id.0));
+            }
+            Outcome::Finished => sojourn_ns += u128::from(table.check_finished(id, end)?.0),
+        }
+    }
+    let tokens = table.generated_tokens.iter().map(|&n| u64::from(n)).sum();
+    let started = table.generated_tokens.iter().filter(|&&n| n > 0).count() as u64;
+    Ok((sojourn_ns, started, tokens))
+}
+
+/// The same where rows were not kept.
+fn check_folded(folded: &FoldedRequests) -> Result<(u128, u64, u64), String> {
+    let sums = &folded.sums;
+    if let Some(law) = &folded.broken_law {
+        return Err(law.clone());
+    }
+    if sums.arrived != sums.finished + sums.rejected {
+        return Err(format!(
+            "conservation: {} requests arrived, {} finished and {} were rejected",
+            sums.arrived, sums.finished, sums.rejected
+        ));
+    }
+    Ok((sums.sojourn_ns, sums.finished, sums.generated_tokens))
 }

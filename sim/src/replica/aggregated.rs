@@ -1,8 +1,9 @@
 //! A replica whose decoding requests are one: what a step gives them all is recorded once, and a request's own columns
 //! are written when it begins, is preempted and ends.
 
-use super::{GapCounts, StepRecord, StepTotals};
+use super::{StepRecord, StepTotals};
 use crate::cost::CostModel;
+use crate::durations::DurationCounts;
 use crate::request::{Outcome, RequestTable};
 use crate::scheduler::aggregated::{AggregatedBatch, AggregatedScheduler, Departure};
 use crate::scheduler::{NewRequest, SchedulerConfig};
@@ -49,7 +50,7 @@ pub(crate) struct AggregatedReplica {
     last_step_end: SimTime,
     finished: Vec<Departure>,
     totals: StepTotals,
-    gaps: GapCounts,
+    gaps: DurationCounts,
     largest_gaps: LargestGaps,
 }
 
@@ -65,7 +66,7 @@ impl AggregatedReplica {
             last_step_end: SimTime::NEVER,
             finished: Vec::new(),
             totals: StepTotals::default(),
-            gaps: GapCounts::default(),
+            gaps: DurationCounts::default(),
             largest_gaps: LargestGaps::default(),
         }
     }
@@ -81,7 +82,7 @@ impl AggregatedReplica {
     }
 
     /// The gaps between tokens that it produced.
-    pub fn into_gaps(self) -> GapCounts {
+    pub fn into_gaps(self) -> DurationCounts {
         self.gaps
     }
 
@@ -114,6 +115,11 @@ impl AggregatedReplica {
             table.outcome[departure.id.index()] = Outcome::Finished;
         }
         self.finished.len()
+    }
+
+    /// The requests that finished with the step that ended last.
+    pub fn finished(&self) -> &[Departure] {
+        &self.finished
     }
 
     /// Starts the next step if there is work and none is in flight: form the batch, ask its cost.

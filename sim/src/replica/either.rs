@@ -2,10 +2,11 @@
 
 use super::aggregated::AggregatedReplica;
 use super::pipelined::PipelinedReplica;
-use super::{GapCounts, Replica, StepRecord, StepTotals};
+use super::{Replica, StepRecord, StepTotals};
 use crate::cost::CostModel;
+use crate::durations::DurationCounts;
 use crate::request::RequestTable;
-use crate::scheduler::aggregated::AggregatedScheduler;
+use crate::scheduler::aggregated::{AggregatedScheduler, Departure};
 use crate::scheduler::{NewRequest, SchedulerConfig};
 use crate::units::SimTime;
 use serde::Serialize;
@@ -88,6 +89,14 @@ impl EitherReplica {
         }
     }
 
+    /// The requests that finished with the step that ended last; not said on the plain path.
+    pub fn finished(&self) -> &[Departure] {
+        match self {
+            EitherReplica::Aggregated(replica) => replica.finished(),
+            EitherReplica::Plain(_) | EitherReplica::Pipelined(_) => &[],
+        }
+    }
+
     /// Starts the next step if there is work and none is in flight.
     pub fn start_step(&mut self, now: SimTime, table: &mut RequestTable) -> Option<StepRecord<'_>> {
         match self {
@@ -130,7 +139,7 @@ impl EitherReplica {
     }
 
     /// The gaps between tokens that it produced.
-    pub fn into_gaps(self) -> GapCounts {
+    pub fn into_gaps(self) -> DurationCounts {
         match self {
             EitherReplica::Aggregated(replica) => replica.into_gaps(),
             EitherReplica::Plain(replica) => replica.into_gaps(),

@@ -1,8 +1,9 @@
 //! A replica with several steps in flight: asynchronous scheduling, pipeline stages, or both (V-42a, V-42b, V-43). While
 //! fewer than its depth are in flight and there is something to schedule, it schedules; results are applied as they come.
 
-use super::{GapCounts, StepBatch, StepRecord, StepTotals};
+use super::{StepBatch, StepRecord, StepTotals};
 use crate::cost::CostModel;
+use crate::durations::DurationCounts;
 use crate::request::{Outcome, RequestTable};
 use crate::scheduler::{Scheduler, SchedulerConfig};
 use crate::step::ScheduledBatch;
@@ -34,7 +35,7 @@ pub(crate) struct PipelinedReplica {
     /// Nothing can be scheduled before a result or a request arrives.
     is_starved: bool,
     totals: StepTotals,
-    gaps: GapCounts,
+    gaps: DurationCounts,
 }
 
 impl PipelinedReplica {
@@ -52,7 +53,7 @@ impl PipelinedReplica {
             stage_free: vec![SimTime::ZERO; stages],
             is_starved: false,
             totals: StepTotals::default(),
-            gaps: GapCounts::default(),
+            gaps: DurationCounts::default(),
         }
     }
 
@@ -164,7 +165,7 @@ impl PipelinedReplica {
     }
 
     /// The gaps between tokens that it produced.
-    pub fn into_gaps(self) -> GapCounts {
+    pub fn into_gaps(self) -> DurationCounts {
         self.gaps
     }
 }

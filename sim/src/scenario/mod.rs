@@ -134,46 +134,53 @@ impl Scenario {
         self.simulate_on(StepPath::best(&self.engine.scheduler), observer)
     }
 
-    /// The same with the steps computed as `path` says, where the engine's settings allow it: for benchmarks and tests.
-    /// The results are equal.
+    /// The same, for its report alone: of more than a million requests no rows are kept, where that is possible, so that
+    /// memory does not grow with them; percentiles are then counted ([`crate::durations`]).
+    pub fn simulate_for_report(&self, observer: &mut dyn RunObserver) -> Result<RunResult> {
+        let path = StepPath::best(&self.engine.scheduler);
+        self.metered(observer, |observer| {
+            let simulation = self.simulation(&self.pricing.model, path)?;
+            let simulation = match self.expected_requests() {
+                Some(expected) if expected > MOST_ROWS => simulation.fold_rows(self.limits, expected),
+                _ => simulation,
+            };
+            checked(simulation.run(observer))
+        })
+    }
+
+    /// The same with rows and with the steps computed as `path` says, where the engine's settings allow it: for
+    /// benchmarks and tests. The results are equal.
     pub fn simulate_on(&self, path: StepPath, observer: &mut dyn RunObserver) -> Result<RunResult> {
-        if let Some(refusal) = &self.refusal {
-            return Err(refusal.clone());
-        }
-        match &self.pricing.profiled {
-            None => self.run(&self.pricing.model, path, observer),
-            Some(profiled) => {
-                let mut meter =
-                    Meter { observer, profiled, config: &self.engine.scheduler, usage: Usage::default() };
-                let mut run = self.run(&self.pricing.model, path, &mut meter)?;
-                run.usage = meter.usage.report(profiled);
-                Ok(run)
-            }
-        }
+        self.metered(observer, |observer| checked(self.simulation(&self.pricing.model, path)?.run(observer)))
     }
 
     /// The same run with every step time scaled, in thousandths.
     pub fn simulate_scaled(&self, per_mille: u64) -> Result<RunResult> {
         let inner = Arc::clone(&self.pricing.model);
         let scaled: Arc<dyn CostModel> = Arc::new(ScaledCost { inner, per_mille });
-        self.run(&scaled, StepPath::best(&self.engine.scheduler), &mut ())
+        checked(self.simulation(&scaled, StepPath::best(&self.engine.scheduler))?.run(&mut ()))
     }
 
-    fn run(
-        &self,
-        cost: &Arc<dyn CostModel>,
-        path: StepPath,
-        observer: &mut dyn RunObserver,
-    ) -> Result<RunResult> {
+    fn simulation(&self, cost: &Arc<dyn CostModel>, path: StepPath) -> Result<Simulation> {
+        if let Some(refusal) = &self.refusal {
+            return Err(refusal.clone());
+        }
         let replicas = self.file.deployment.replicas;
         let (config, workload) = (self.engine.scheduler, self.workload.clone());
-        let run = Simulation::with_path(replicas, config, cost, workload, path).run(observer);
-        match run.check_laws() {
-            Ok(()) => Ok(run),
-            Err(law) => Err(Error::new(format!(
-                "internal error, please report it: a law of the simulation broke: {law}"
-            ))),
-        }
+        Ok(Simulation::with_path(replicas, config, cost, workload, path))
+    }
+
+    /// Runs under a meter of where the time of the steps goes, when the cost model can tell.
+    fn metered(
+        &self,
+        observer: &mut dyn RunObserver,
+        run: impl FnOnce(&mut dyn RunObserver) -> Result<RunResult>,
+    ) -> Result<RunResult> {
+        let Some(profiled) = &self.pricing.profiled else { return run(observer) };
+        let mut meter = Meter { observer, profiled, config: &self.engine.scheduler, usage: Usage::default() };
+        let mut result = run(&mut meter)?;
+        result.usage = meter.usage.report(profiled);
+        Ok(result)
     }
 
     /// What the run says.
@@ -250,6 +257,19 @@ impl RunObserver for Meter<'_> {
 
     fn progress(&mut self, now: SimTime, arrived_requests: u64, left_requests: u64) {
         self.observer.progress(now, arrived_requests, left_requests);
+    }
+}
+
+/// Requests up to which a report keeps their rows, 70 bytes each, and has exact percentiles.
+pub const MOST_ROWS: u64 = 1_000_000;
+
+/// A run that keeps the laws.
+fn checked(run: RunResult) -> Result<RunResult> {
+    match run.check_laws() {
+        Ok(()) => Ok(run),
+        Err(law) => {
+            Err(Error::new(format!("internal error, please report it: a law of the simulation broke: {law}")))
+        }
     }
 }
 

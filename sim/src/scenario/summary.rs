@@ -4,7 +4,7 @@ use super::{CostSection, DeploymentSection, Scenario, SloSection};
 use crate::cost::UsageReport;
 use crate::error::Result;
 use crate::memory::MemoryPlan;
-use crate::metrics;
+use crate::metrics::{self, Distribution};
 use crate::report::Metrics;
 use crate::request::{Outcome, RequestId};
 use crate::scheduler::Policy;
@@ -314,6 +314,9 @@ fn warnings(scenario: &Scenario, run: &RunResult, metrics: &Metrics) -> Vec<Stri
 }
 
 fn rejected_tokens(run: &RunResult) -> u64 {
+    if let Some(folded) = &run.folded {
+        return folded.sums.rejected_tokens_max;
+    }
     let table = &run.table;
     let tokens = |i: usize| u64::from(table.prompt_tokens[i]) + u64::from(table.output_tokens[i]);
     table
@@ -328,6 +331,11 @@ fn rejected_tokens(run: &RunResult) -> u64 {
 /// Whether queueing grew over the run: the last quarter of the requests waited, in the median, more than three times as
 /// long as the first quarter, and more than a second.
 pub fn is_saturated(run: &RunResult) -> bool {
+    let is_later = |first: u64, last: u64| last > 1_000_000_000 && last > first.saturating_mul(3);
+    if let Some(folded) = &run.folded {
+        let median = |durations| Distribution::of_counts(durations).map_or(0, |d| (d.p50 * 1e6) as u64);
+        return is_later(median(&folded.early_queue), median(&folded.late_queue));
+    }
     let waits: Vec<u64> = metrics::finished(&run.table).map(|id| metrics::queue_ns(&run.table, id)).collect();
     let quarter = waits.len() / 4;
     if quarter < 25 {
@@ -339,5 +347,5 @@ pub fn is_saturated(run: &RunResult) -> bool {
         *part.select_nth_unstable(middle).1
     };
     let (first, last) = (median(&waits[..quarter]), median(&waits[waits.len() - quarter..]));
-    last > 1_000_000_000 && last > first.saturating_mul(3)
+    is_later(first, last)
 }

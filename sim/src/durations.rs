@@ -1,22 +1,22 @@
-//! The gaps between tokens: counted exactly while few values occur, in fine buckets when there are many.
+//! Durations that are too many to keep: counted exactly while few values occur, in fine buckets when there are many.
 
 use rustc_hash::FxHashMap;
 
-/// Different gaps up to which each is counted by itself.
+/// Different durations up to which each is counted by itself.
 pub const EXACT_VALUES: usize = 1 << 12;
 
-/// With more different gaps than these the map is given its full size, so that later steps allocate nothing.
+/// With more different durations than these the map is given its full size, so that later steps allocate nothing.
 const FEW_VALUES: usize = 64;
 
 /// Each power of two is divided into `2^14` buckets, whose middle stands for the values in them.
 const BUCKET_BITS: u32 = 14;
 
-/// How far a percentile of bucketed gaps may be off, as a share of it: half a bucket.
+/// How far a percentile of bucketed durations may be off, as a share of it: half a bucket.
 pub const RELATIVE_ERROR: f64 = 1.0 / (2u64 << BUCKET_BITS) as f64;
 
-/// Gaps between tokens, as they are counted.
+/// Durations, as they are counted.
 #[derive(Debug, Clone, Default)]
-pub struct GapCounts {
+pub struct DurationCounts {
     latest: (u64, u64),
     total_ns: u128,
     max_ns: u64,
@@ -25,43 +25,43 @@ pub struct GapCounts {
     buckets: Vec<Vec<u64>>,
 }
 
-impl GapCounts {
-    /// Counts one gap.
-    pub fn add(&mut self, gap_ns: u64) {
-        self.add_many(gap_ns, 1);
+impl DurationCounts {
+    /// Counts one duration.
+    pub fn add(&mut self, ns: u64) {
+        self.add_many(ns, 1);
     }
 
-    /// Counts `count` equal gaps. Neighbours are mostly equal: all requests of a step wait for the same step.
-    pub fn add_many(&mut self, gap_ns: u64, count: u64) {
-        if gap_ns == self.latest.0 {
+    /// Counts `count` equal durations. Neighbours are often equal: all requests of a step wait for the same step.
+    pub fn add_many(&mut self, ns: u64, count: u64) {
+        if ns == self.latest.0 {
             self.latest.1 += count;
         } else {
             self.flush();
-            self.latest = (gap_ns, count);
+            self.latest = (ns, count);
         }
     }
 
     fn flush(&mut self) {
-        let (gap_ns, count) = std::mem::take(&mut self.latest);
+        let (ns, count) = std::mem::take(&mut self.latest);
         if count > 0 {
-            self.total_ns += u128::from(gap_ns) * u128::from(count);
-            self.max_ns = self.max_ns.max(gap_ns);
-            self.count(gap_ns, count);
+            self.total_ns += u128::from(ns) * u128::from(count);
+            self.max_ns = self.max_ns.max(ns);
+            self.count(ns, count);
         }
     }
 
-    fn count(&mut self, gap_ns: u64, count: u64) {
+    fn count(&mut self, ns: u64, count: u64) {
         if self.is_exact() {
             if self.exact.len() == FEW_VALUES {
                 self.exact.reserve(EXACT_VALUES + 1 - FEW_VALUES);
             }
-            *self.exact.entry(gap_ns).or_default() += count;
+            *self.exact.entry(ns).or_default() += count;
             if self.exact.len() > EXACT_VALUES {
                 self.fill_buckets();
             }
             return;
         }
-        let (power, bucket) = bucket_of(gap_ns);
+        let (power, bucket) = bucket_of(ns);
         let buckets = &mut self.buckets[power];
         if buckets.is_empty() {
             buckets.resize(1 << BUCKET_BITS, 0);
@@ -75,13 +75,13 @@ impl GapCounts {
 
     fn fill_buckets(&mut self) {
         self.buckets.resize(64, Vec::new());
-        for (gap_ns, count) in std::mem::take(&mut self.exact) {
-            self.count(gap_ns, count);
+        for (ns, count) in std::mem::take(&mut self.exact) {
+            self.count(ns, count);
         }
     }
 
-    /// Adds another replica's gaps.
-    pub fn merge(&mut self, mut other: GapCounts) {
+    /// Adds what another counted.
+    pub fn merge(&mut self, mut other: DurationCounts) {
         self.flush();
         other.flush();
         self.total_ns += other.total_ns;
@@ -89,8 +89,8 @@ impl GapCounts {
         if self.is_exact() && !other.is_exact() {
             self.fill_buckets();
         }
-        for (gap_ns, count) in other.exact {
-            self.count(gap_ns, count);
+        for (ns, count) in other.exact {
+            self.count(ns, count);
         }
         for (power, buckets) in other.buckets.into_iter().enumerate() {
             if self.buckets[power].is_empty() {
@@ -104,7 +104,7 @@ impl GapCounts {
     }
 
     /// What was counted, in order.
-    pub fn into_sorted(mut self) -> TokenGaps {
+    pub fn into_sorted(mut self) -> CountedDurations {
         self.flush();
         let is_exact = self.is_exact();
         let mut counts: Vec<(u64, u64)> = self.exact.into_iter().collect();
@@ -113,7 +113,7 @@ impl GapCounts {
             let filled = buckets.iter().enumerate().filter(|bucket| *bucket.1 > 0);
             counts.extend(filled.map(|(bucket, &count)| (middle_ns(power, bucket).min(self.max_ns), count)));
         }
-        TokenGaps { counts, total_ns: self.total_ns, max_ns: self.max_ns, is_exact }
+        CountedDurations { counts, total_ns: self.total_ns, max_ns: self.max_ns, is_exact }
     }
 }
 
@@ -133,12 +133,12 @@ fn middle_ns(power: usize, bucket: usize) -> u64 {
     }
 }
 
-/// The gaps between the tokens of a run.
+/// Durations with how often each occurred.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct TokenGaps {
+pub struct CountedDurations {
     /// Values in ns, ascending, with how often each occurred.
     pub counts: Vec<(u64, u64)>,
-    /// Sum of all gaps, in ns; exact.
+    /// Sum of all, in ns; exact.
     pub total_ns: u128,
     /// The largest, in ns; exact.
     pub max_ns: u64,
@@ -146,8 +146,8 @@ pub struct TokenGaps {
     pub is_exact: bool,
 }
 
-impl TokenGaps {
-    /// How many gaps.
+impl CountedDurations {
+    /// How many.
     pub fn count(&self) -> u64 {
         self.counts.iter().map(|gap| gap.1).sum()
     }
@@ -159,7 +159,7 @@ mod tests {
 
     #[test]
     fn few_values_are_counted_exactly() {
-        let mut gaps = GapCounts::default();
+        let mut gaps = DurationCounts::default();
         for gap in [5, 5, 9, 5, 0] {
             gaps.add(gap);
         }
@@ -171,7 +171,7 @@ mod tests {
     #[test]
     fn many_values_are_off_by_the_stated_share_at_most() {
         let values = || (0..200_000u64).map(|i| 1 + i * i * 97 + i);
-        let (mut one, mut two) = (GapCounts::default(), GapCounts::default());
+        let (mut one, mut two) = (DurationCounts::default(), DurationCounts::default());
         values().for_each(|gap| if gap % 3 == 0 { one.add(gap) } else { two.add(gap) });
         one.merge(two);
         let gaps = one.into_sorted();
@@ -189,7 +189,7 @@ mod tests {
     #[test]
     fn the_order_of_counting_does_not_matter() {
         let fill = |values: &mut dyn Iterator<Item = u64>| {
-            let mut gaps = GapCounts::default();
+            let mut gaps = DurationCounts::default();
             values.for_each(|gap| gaps.add(gap));
             gaps.into_sorted()
         };

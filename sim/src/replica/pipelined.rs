@@ -71,7 +71,10 @@ impl PipelinedReplica {
 
     /// Applies the oldest step's results if it ends now. Gives how many requests finished.
     pub fn end_step(&mut self, now: SimTime, table: &mut RequestTable) -> usize {
-        let Some(flight) = self.in_flight.pop_front_if(|flight| flight.end == now) else { return 0 };
+        if self.in_flight.front().is_none_or(|flight| flight.end != now) {
+            return 0;
+        }
+        let Some(flight) = self.in_flight.pop_front() else { return 0 };
         self.is_starved = false;
         let mut finished = 0;
         let gaps = &mut self.gaps;

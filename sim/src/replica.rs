@@ -43,6 +43,21 @@ pub struct StepTotals {
 }
 
 impl StepTotals {
+    /// Counts what forming `batch` at `now` decided, and writes it to the requests.
+    fn record_decisions(&mut self, batch: &ScheduledBatch, now: SimTime, table: &mut RequestTable) {
+        for id in &batch.preempted {
+            table.preemptions[id.index()] += 1;
+        }
+        self.preemptions += batch.preempted.len() as u64;
+        for admission in &batch.admitted {
+            self.record_admission(admission);
+            if admission.is_first {
+                table.first_scheduled[admission.id.index()] = now;
+                table.cached_tokens[admission.id.index()] = admission.cached_tokens;
+            }
+        }
+    }
+
     fn record_admission(&mut self, admission: &Admission) {
         self.prefix_queried_tokens += u64::from(admission.known_tokens);
         self.prefix_hit_tokens += u64::from(admission.cached_tokens);
@@ -176,26 +191,12 @@ impl Replica {
                 return None;
             }
             self.scheduler.form_batch(&mut self.batch);
-            self.record_decisions(now, table);
+            self.totals.record_decisions(&self.batch, now, table);
             if !self.batch.requests.is_empty() {
                 return Some(self.launch(now));
             }
         }
         None
-    }
-
-    fn record_decisions(&mut self, now: SimTime, table: &mut RequestTable) {
-        for id in &self.batch.preempted {
-            table.preemptions[id.index()] += 1;
-        }
-        self.totals.preemptions += self.batch.preempted.len() as u64;
-        for admission in &self.batch.admitted {
-            self.totals.record_admission(admission);
-            if admission.is_first {
-                table.first_scheduled[admission.id.index()] = now;
-                table.cached_tokens[admission.id.index()] = admission.cached_tokens;
-            }
-        }
     }
 
     fn launch(&mut self, now: SimTime) -> StepRecord<'_> {

@@ -107,7 +107,7 @@ impl PipelinedReplica {
             }
             let mut batch = self.spare.pop().unwrap_or_default();
             self.scheduler.form_batch(&mut batch);
-            self.record_decisions(&batch, now, table);
+            self.totals.record_decisions(&batch, now, table);
             if !batch.requests.is_empty() {
                 return Some(self.launch(batch, now));
             }
@@ -115,20 +115,6 @@ impl PipelinedReplica {
         }
         self.is_starved = true;
         None
-    }
-
-    fn record_decisions(&mut self, batch: &ScheduledBatch, now: SimTime, table: &mut RequestTable) {
-        for id in &batch.preempted {
-            table.preemptions[id.index()] += 1;
-        }
-        self.totals.preemptions += batch.preempted.len() as u64;
-        for admission in &batch.admitted {
-            self.totals.record_admission(admission);
-            if admission.is_first {
-                table.first_scheduled[admission.id.index()] = now;
-                table.cached_tokens[admission.id.index()] = admission.cached_tokens;
-            }
-        }
     }
 
     /// Sends a batch through the stages: each takes it when the stage before has handed it on and it is free.

@@ -57,7 +57,7 @@ impl RunObserver for Window {
     }
 }
 
-fn config(prefix_caching: bool) -> SchedulerConfig {
+fn config(prefix_caching: bool, async_scheduling: bool) -> SchedulerConfig {
     SchedulerConfig {
         policy: Policy::Fcfs,
         block_size: 16,
@@ -71,14 +71,14 @@ fn config(prefix_caching: bool) -> SchedulerConfig {
         long_prefill_cap_spares_single: false,
         watermark_blocks: 0,
         reserve_full_prompt: true,
-        async_scheduling: false,
+        async_scheduling,
         draft_tokens: 0,
     }
 }
 
 /// Four thousand requests that are all there at the start: the table grows no more, and requests come, go and are
 /// preempted all the time. By the window every table has grown to its size.
-fn allocations_per_window(path: StepPath, prefix_caching: bool) -> u64 {
+fn allocations_per_window(path: StepPath, prefix_caching: bool, async_scheduling: bool) -> u64 {
     let arrivals = (0..4_000).map(|i| Arrival {
         at: SimTime(0),
         prompt_tokens: 50 + i * 37 % 400,
@@ -89,7 +89,8 @@ fn allocations_per_window(path: StepPath, prefix_caching: bool) -> u64 {
     let cost: Arc<dyn CostModel> =
         Arc::new(LinearCost { base_ns: 5_000_000, per_token_ns: 0, per_context_token_ns: 0 });
     let mut window = Window { steps: 0, from: 8_000, to: 12_000, at_start: 0, in_window: None };
-    let run = Simulation::with_path(1, config(prefix_caching), &cost, workload, path).run(&mut window);
+    let config = config(prefix_caching, async_scheduling);
+    let run = Simulation::with_path(1, config, &cost, workload, path).run(&mut window);
     assert!(run.replicas[0].preemptions > 100, "{} preemptions", run.replicas[0].preemptions);
     window.in_window.expect("the run is longer than the window")
 }
@@ -97,11 +98,12 @@ fn allocations_per_window(path: StepPath, prefix_caching: bool) -> u64 {
 /// In one test, for the counter is one.
 #[test]
 fn steps_allocate_nothing_after_the_first() {
-    let aggregated = allocations_per_window(StepPath::Aggregated, false);
-    let aggregated_cached = allocations_per_window(StepPath::Aggregated, true);
-    assert_eq!((aggregated, aggregated_cached), (0, 0), "allocations in 4,000 steps");
+    for (prefix_caching, async_scheduling) in [(false, false), (true, false), (false, true), (true, true)] {
+        let allocations = allocations_per_window(StepPath::Aggregated, prefix_caching, async_scheduling);
+        assert_eq!(allocations, 0, "in 4,000 steps, {prefix_caching} {async_scheduling}");
+    }
     // The counter counts: the plain path's release keeps a list of its own per request.
-    let plain_cached = allocations_per_window(StepPath::Plain, true);
+    let plain_cached = allocations_per_window(StepPath::Plain, true, false);
     println!("plain path with prefix caching: {plain_cached} allocations in 4,000 steps");
     assert!(ALLOCATIONS.load(Ordering::Relaxed) > 1_000);
 }

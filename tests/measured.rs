@@ -114,7 +114,7 @@ fn scenario(row: &Row, folder: &Path) -> Scenario {
     let text = |blocks: &str| {
         format!(
             "model: {}\nhardware: {{ gpu: {} }}\ndeployment: {{ tensor_parallel: {} }}\ncost: {cost}\n\
-         engine: {{ {host}enable_prefix_caching: false, max_num_seqs: 64, max_num_batched_tokens: 8192, \
+         engine: {{ {host}async_scheduling: false, enable_prefix_caching: false, max_num_seqs: 64, max_num_batched_tokens: 8192, \
          max_model_len: 4096{blocks} }}\n\
          workload: {{ requests: 1, arrivals: {{ constant: 1/s }}, prompt: {{ constant: 8 }}, output: {{ constant: 8 }} }}\n",
             row.model, row.gpu, row.ranks

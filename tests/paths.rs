@@ -72,15 +72,32 @@ fn is_same(one: &RunResult, two: &RunResult) -> bool {
             == (two.usable_blocks, two.held_blocks, two.end, two.request_ns)
 }
 
+/// Linear time on the GPU, and time of the engine on the CPU beside it.
+struct WithHost {
+    gpu: LinearCost,
+    host_ns: u64,
+}
+
+impl CostModel for WithHost {
+    fn step(&self, shape: &StepShape) -> SimDuration {
+        self.gpu.step(shape)
+    }
+
+    fn host(&self, shape: &StepShape) -> SimDuration {
+        SimDuration(self.host_ns * (1 + shape.decode_requests))
+    }
+}
+
 /// Runs both paths and compares everything; the message says which scenario differs.
 fn compare(
     replicas: u32,
     config: SchedulerConfig,
-    cost: LinearCost,
+    cost: impl CostModel + 'static,
     arrivals: Vec<Arrival>,
     name: &dyn Fn() -> String,
 ) -> RunResult {
     assert_eq!(StepPath::best(&config), StepPath::Aggregated, "{}", name());
+    let reference = if config.async_scheduling { StepPath::Pipelined } else { StepPath::Plain };
     let cost: Arc<dyn CostModel> = Arc::new(cost);
     let workload = WorkloadGenerator::from_arrivals(arrivals);
     let run = |path| {
@@ -90,7 +107,7 @@ fn compare(
         (run, steps.0)
     };
     let (fast, fast_steps) = run(StepPath::Aggregated);
-    let (plain, plain_steps) = run(StepPath::Plain);
+    let (plain, plain_steps) = run(reference);
     // Unwatched, replicas run on from arrival to arrival.
     let ahead =
         Simulation::with_path(replicas, config, &cost, workload.clone(), StepPath::Aggregated).run(&mut ());
@@ -125,15 +142,32 @@ fn random_case(seed: u64) -> (u32, SchedulerConfig, LinearCost, Vec<Arrival>) {
     (replicas, config, cost, arrivals)
 }
 
-/// `SERVESIM_RANDOM_SCENARIOS=1000000` compares that many instead.
 #[test]
 fn random_scenarios_are_equal_on_both_paths() {
+    compare_random(|seed| {
+        let (replicas, config, cost, arrivals) = random_case(seed);
+        compare(replicas, config, cost, arrivals, &|| format!("seed {seed}"))
+    });
+}
+
+#[test]
+fn random_scenarios_with_asynchronous_scheduling_are_equal_on_both_paths() {
+    compare_random(|seed| {
+        let (replicas, config, gpu, arrivals) = random_case(seed);
+        let config = SchedulerConfig { async_scheduling: true, ..config };
+        // From nothing to more than a step on the GPU takes.
+        let host_ns = if seed % 3 == 0 { 0 } else { Draw(!seed).below(300) };
+        compare(replicas, config, WithHost { gpu, host_ns }, arrivals, &|| format!("seed {seed}"))
+    });
+}
+
+/// `SERVESIM_RANDOM_SCENARIOS=1000000` compares that many instead.
+fn compare_random(compare: impl Fn(u64) -> RunResult) {
     let count =
         std::env::var("SERVESIM_RANDOM_SCENARIOS").ok().and_then(|n| n.parse().ok()).unwrap_or(40_000);
     let mut reached = Reached::default();
     for seed in 0..count {
-        let (replicas, config, cost, arrivals) = random_case(seed);
-        reached.add(&compare(replicas, config, cost, arrivals, &|| format!("seed {seed}")));
+        reached.add(&compare(seed));
     }
     println!(
         "{count} scenarios, {} steps, {} preemptions, {} requests preempted more than once, {} tokens hit",
@@ -163,6 +197,9 @@ fn all_tiny_scenarios_are_equal_on_both_paths() {
                     let cost = LinearCost { base_ns: 10, per_token_ns: 1, per_context_token_ns: 1 };
                     let name =
                         || format!("{requests} requests, mix {mix}, {blocks} blocks, setting {setting}");
+                    reached.add(&compare(1, config, cost, arrivals.clone(), &name));
+                    let config = SchedulerConfig { async_scheduling: true, ..config };
+                    let cost = WithHost { gpu: cost, host_ns: u64::from(setting % 4) * 2 };
                     reached.add(&compare(1, config, cost, arrivals, &name));
                     scenarios += 1;
                 }

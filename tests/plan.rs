@@ -228,14 +228,14 @@ fn the_page_of_a_plan_starts_with_the_recommendation() {
 fn a_rate_that_holds_above_one_that_fails_is_reported() {
     let text = "model: llama-3.1-8b
 hardware: { gpu: h200 }
-engine: { max_model_len: 8192, max_num_seqs: 16, max_num_batched_tokens: 512 }
+engine: { max_model_len: 8192, max_num_seqs: 24, max_num_batched_tokens: 512 }
 cost: { linear: { base: 5ms, per_token: 20us, per_context_token: 40ns } }
 workload:
   requests: 300
   arrivals: { gamma: { rate: 5/s, cv: 3 } }
   prompt: { lognormal: { median: 512, sigma: 0.9, max: 4000 } }
   output: { lognormal: { median: 60, sigma: 0.7, max: 400 } }
-plan: { goal: { itl_p99: 15800us } }
+plan: { goal: { itl_p99: 16200us } }
 ";
     let folder = folder(text);
     let output = servesim(folder.path(), &["plan", "s.yaml", "--format", "json"]);
@@ -250,11 +250,11 @@ plan: { goal: { itl_p99: 15800us } }
         let run = answer(folder.path(), &["simulate", "s.yaml", "--format", "json", "--set", &set]);
         serde_json::from_str::<Value>(&run).unwrap()["metrics"]["itl_ms"]["p99"].as_f64().unwrap()
     };
-    assert!(itl_p99(&candidate["holds_per_s"]) <= 15.8);
-    assert!(itl_p99(&candidate["fails_per_s"]) > 15.8);
+    assert!(itl_p99(&candidate["holds_per_s"]) <= 16.2);
+    assert!(itl_p99(&candidate["fails_per_s"]) > 16.2);
     assert!(
         exceptions
             .iter()
-            .all(|rate| itl_p99(rate) <= 15.8 && rate.as_f64() > candidate["fails_per_s"].as_f64())
+            .all(|rate| itl_p99(rate) <= 16.2 && rate.as_f64() > candidate["fails_per_s"].as_f64())
     );
 }

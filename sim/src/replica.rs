@@ -2,6 +2,7 @@
 //! time, and says when its step ends.
 
 mod aggregated;
+mod ahead;
 mod either;
 mod pipelined;
 
@@ -79,7 +80,7 @@ impl StepTotals {
 pub struct StepRecord<'a> {
     /// Which replica.
     pub replica: u32,
-    /// When it starts.
+    /// When it starts; where several are in flight, when the one before it ends, so that none overlap.
     pub start: SimTime,
     /// How long it takes.
     pub duration: SimDuration,

@@ -117,8 +117,9 @@ impl Simulation {
         path: StepPath,
     ) -> Simulation {
         let path = match path {
-            _ if config.async_scheduling || cost.stages() > 1 => StepPath::Pipelined,
+            _ if cost.stages() > 1 => StepPath::Pipelined,
             path if path == StepPath::best(&config) => path,
+            _ if config.async_scheduling => StepPath::Pipelined,
             _ => StepPath::Plain,
         };
         let is_shared = workload.has_prefix_identity();

@@ -80,6 +80,8 @@ pub struct Pressure {
     pub seats_full: bool,
     /// Whether the token budget was used up.
     pub budget_full: bool,
+    /// Whether the engine's time on the CPU passes while the GPU works, as far as that takes (V-42b).
+    pub hides_host: bool,
 }
 
 impl Usage {
@@ -101,6 +103,8 @@ impl Usage {
                 self.octaves_outside = self.octaves_outside.max(estimate.octaves_outside);
             }
         }
+        let hidden_seconds = if pressure.hides_host { self.total - before } else { 0.0 };
+        let host_seconds = (host_seconds - hidden_seconds).max(0.0);
         self.total += host_seconds;
         *self.by_bound.entry(Bound::Host).or_default() += host_seconds;
         *self.by_operator.entry("host").or_default() += host_seconds;

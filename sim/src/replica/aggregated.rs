@@ -14,14 +14,14 @@ use std::sync::Arc;
 /// The gaps between the ends of neighbouring steps, such that the largest since any step is found without looking at
 /// all: only those that no later one reaches are kept, so they fall from first to last.
 #[derive(Debug, Default)]
-struct LargestGaps {
+pub(super) struct LargestGaps {
     /// Number of the step and the gap that it ended, in ns.
     gaps: VecDeque<(u64, u64)>,
 }
 
 impl LargestGaps {
     /// Adds the gap of the latest step, and forgets those of steps up to `oldest`.
-    fn push(&mut self, step: u64, gap_ns: u64, oldest: u64) {
+    pub fn push(&mut self, step: u64, gap_ns: u64, oldest: u64) {
         while self.gaps.back().is_some_and(|last| last.1 <= gap_ns) {
             self.gaps.pop_back();
         }
@@ -216,7 +216,7 @@ impl AggregatedReplica {
 }
 
 /// Writes down the tokens that a request got while it decoded: one in each step up to `step`, which ended at `last`.
-fn record_decoded(
+pub(super) fn record_decoded(
     table: &mut RequestTable,
     departure: &Departure,
     step: u64,

@@ -1,6 +1,7 @@
 //! A replica of any kind: one that steps one request at a time, all decoding requests as one, or several steps at once.
 
 use super::aggregated::AggregatedReplica;
+use super::ahead::AheadReplica;
 use super::pipelined::PipelinedReplica;
 use super::{Replica, StepRecord, StepTotals};
 use crate::cost::CostModel;
@@ -27,13 +28,18 @@ pub enum StepPath {
 impl StepPath {
     /// The fastest path for engines with these settings.
     pub fn best(config: &SchedulerConfig) -> StepPath {
-        if AggregatedScheduler::accepts(config) { StepPath::Aggregated } else { StepPath::Plain }
+        match config.async_scheduling {
+            _ if AggregatedScheduler::accepts(config) => StepPath::Aggregated,
+            true => StepPath::Pipelined,
+            false => StepPath::Plain,
+        }
     }
 }
 
 /// One replica on either path.
 pub(crate) enum EitherReplica {
     Aggregated(Box<AggregatedReplica>),
+    Ahead(Box<AheadReplica>),
     Plain(Box<Replica>),
     Pipelined(Box<PipelinedReplica>),
 }
@@ -48,6 +54,9 @@ impl EitherReplica {
         cost: Arc<dyn CostModel>,
     ) -> Self {
         match path {
+            StepPath::Aggregated if config.async_scheduling => {
+                EitherReplica::Ahead(Box::new(AheadReplica::new(index, config, is_shared, cost)))
+            }
             StepPath::Aggregated => {
                 EitherReplica::Aggregated(Box::new(AggregatedReplica::new(index, config, is_shared, cost)))
             }
@@ -62,6 +71,7 @@ impl EitherReplica {
     pub fn next_at(&self, now: SimTime) -> SimTime {
         match self {
             EitherReplica::Aggregated(replica) => replica.step_end(),
+            EitherReplica::Ahead(replica) => replica.next_at(now),
             EitherReplica::Plain(replica) => replica.step_end(),
             EitherReplica::Pipelined(replica) => replica.next_at(now),
         }
@@ -71,6 +81,7 @@ impl EitherReplica {
     pub fn enqueue(&mut self, request: &NewRequest<'_>) {
         match self {
             EitherReplica::Aggregated(replica) => replica.enqueue(request),
+            EitherReplica::Ahead(replica) => replica.enqueue(request),
             EitherReplica::Plain(replica) => replica.scheduler.enqueue(request),
             EitherReplica::Pipelined(replica) => {
                 replica.wake();
@@ -83,6 +94,7 @@ impl EitherReplica {
     pub fn end_step(&mut self, now: SimTime, table: &mut RequestTable) -> usize {
         match self {
             EitherReplica::Aggregated(replica) if replica.step_end() == now => replica.end_step(now, table),
+            EitherReplica::Ahead(replica) => replica.end_step(now, table),
             EitherReplica::Plain(replica) if replica.step_end() == now => replica.end_step(now, table).len(),
             EitherReplica::Pipelined(replica) => replica.end_step(now, table),
             EitherReplica::Aggregated(_) | EitherReplica::Plain(_) => 0,
@@ -93,6 +105,7 @@ impl EitherReplica {
     pub fn finished(&self) -> &[Departure] {
         match self {
             EitherReplica::Aggregated(replica) => replica.finished(),
+            EitherReplica::Ahead(replica) => replica.finished(),
             EitherReplica::Plain(_) | EitherReplica::Pipelined(_) => &[],
         }
     }
@@ -101,6 +114,7 @@ impl EitherReplica {
     pub fn start_step(&mut self, now: SimTime, table: &mut RequestTable) -> Option<StepRecord<'_>> {
         match self {
             EitherReplica::Aggregated(replica) => replica.start_step(now, table),
+            EitherReplica::Ahead(replica) => replica.start_step(now, table),
             EitherReplica::Plain(replica) => replica.start_step(now, table),
             EitherReplica::Pipelined(replica) => replica.start_step(now, table),
         }
@@ -111,6 +125,7 @@ impl EitherReplica {
     pub fn start_steps(&mut self, now: SimTime, horizon: SimTime, table: &mut RequestTable) {
         match self {
             EitherReplica::Aggregated(replica) => replica.start_steps(now, horizon, table),
+            EitherReplica::Ahead(replica) => replica.start_steps(now, horizon, table),
             EitherReplica::Plain(replica) => {
                 replica.start_step(now, table);
             }
@@ -122,6 +137,7 @@ impl EitherReplica {
     pub fn totals(&self) -> &StepTotals {
         match self {
             EitherReplica::Aggregated(replica) => replica.totals(),
+            EitherReplica::Ahead(replica) => replica.totals(),
             EitherReplica::Plain(replica) => replica.totals(),
             EitherReplica::Pipelined(replica) => replica.totals(),
         }
@@ -133,6 +149,9 @@ impl EitherReplica {
             EitherReplica::Aggregated(replica) => {
                 replica.scheduler.usable_blocks() - replica.scheduler.free_blocks()
             }
+            EitherReplica::Ahead(replica) => {
+                replica.scheduler.usable_blocks() - replica.scheduler.free_blocks()
+            }
             EitherReplica::Plain(replica) => replica.scheduler().pool().used_blocks(),
             EitherReplica::Pipelined(replica) => replica.scheduler.pool().used_blocks(),
         }
@@ -142,6 +161,7 @@ impl EitherReplica {
     pub fn into_gaps(self) -> DurationCounts {
         match self {
             EitherReplica::Aggregated(replica) => replica.into_gaps(),
+            EitherReplica::Ahead(replica) => replica.into_gaps(),
             EitherReplica::Plain(replica) => replica.into_gaps(),
             EitherReplica::Pipelined(replica) => replica.into_gaps(),
         }

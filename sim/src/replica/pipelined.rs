@@ -7,7 +7,7 @@ use crate::durations::DurationCounts;
 use crate::request::{Outcome, RequestTable};
 use crate::scheduler::{Scheduler, SchedulerConfig};
 use crate::step::ScheduledBatch;
-use crate::units::{SimDuration, SimTime};
+use crate::units::SimTime;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -133,12 +133,11 @@ impl PipelinedReplica {
         self.totals.record_step(&shape, end - previous_end, held_blocks);
         let preempted_requests = batch.preempted.len() as u32;
         self.in_flight.push_back(Flight { batch, end });
-        let duration: SimDuration = end - now;
         let flight = &self.in_flight[self.in_flight.len() - 1];
         StepRecord {
             replica: self.index,
-            start: now,
-            duration,
+            start: previous_end,
+            duration: end - previous_end,
             batch: StepBatch::Plain(&flight.batch),
             shape,
             preempted_requests,

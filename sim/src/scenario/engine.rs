@@ -96,7 +96,7 @@ pub(super) fn resolve(
         long_prefill_cap_spares_single: section.preset == EnginePreset::Vllm033,
         watermark_blocks: (section.watermark.unwrap_or(0.0) * f64::from(total_blocks)) as u32,
         reserve_full_prompt: section.scheduler_reserve_full_isl.unwrap_or(true),
-        async_scheduling: section.async_scheduling.unwrap_or(false),
+        async_scheduling: section.async_scheduling.unwrap_or(true),
         draft_tokens: 0,
     };
     let host = super::cost::host_time(file);

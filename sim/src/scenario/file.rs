@@ -155,10 +155,10 @@ pub struct EngineSection {
 /// Engines whose scheduling is known rule by rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Default)]
 pub enum EnginePreset {
-    /// vLLM 0.26 with synchronous scheduling.
+    /// vLLM 0.26.
     #[serde(rename = "vllm@0.26")]
     Vllm026,
-    /// vLLM 0.33 with synchronous scheduling.
+    /// vLLM 0.33.
     #[default]
     #[serde(rename = "vllm@0.33")]
     Vllm033,
@@ -187,10 +187,10 @@ impl EnginePreset {
     pub fn description(self) -> &'static str {
         match self {
             EnginePreset::Vllm026 => {
-                "vLLM V1 0.26, synchronous scheduling; equals 14 recorded workloads step by step"
+                "vLLM V1 0.26; equals 14 recorded workloads step by step, recorded with synchronous scheduling"
             }
             EnginePreset::Vllm033 => {
-                "vLLM V1 0.33, synchronous scheduling; equals 11 recorded scenarios step by step"
+                "vLLM V1 0.33; equals 27 recorded scenarios step by step: 11 synchronous, 11 asynchronous, 5 with drafts"
             }
         }
     }

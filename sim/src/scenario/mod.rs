@@ -249,6 +249,7 @@ impl RunObserver for Meter<'_> {
             is_waiting: step.waiting_requests > 0,
             seats_full: step.running_requests >= self.config.max_num_seqs,
             budget_full: step.shape.new_tokens() >= u64::from(self.config.max_num_batched_tokens),
+            hides_host: self.config.async_scheduling,
         };
         let host_seconds = self.profiled.host(&step.shape).seconds();
         self.usage.see(self.profiled, &step.shape, pressure, host_seconds);

@@ -362,7 +362,8 @@ impl Scheduler {
             tokens,
             context_tokens: sequence.computed_tokens,
             samples: sequence.computed_tokens + tokens >= sequence.known_tokens + sequence.placeholders,
-            is_prefill: !sequence.is_decoding,
+            // With its first token in flight it decodes already.
+            is_prefill: !sequence.is_decoding && sequence.placeholders == 0,
             drafts,
         });
         sequence.drafts = 0;

@@ -9,6 +9,8 @@ use crate::scheduler::{NewRequest, SchedulerConfig};
 #[derive(Debug, Default)]
 struct Content {
     blocks: Vec<BlockId>,
+    /// How many of the blocks have been entered into the prefix cache.
+    remembered_blocks: usize,
     identity: TokenIdentity,
 }
 
@@ -95,9 +97,10 @@ impl KvStore {
                 if cache.contents.len() <= slot as usize {
                     cache.contents.resize_with(slot as usize + 1, Content::default);
                 }
-                let identity = &mut cache.contents[slot as usize].identity;
+                let content = &mut cache.contents[slot as usize];
                 let owner = u64::from(request.id.0);
-                identity.reset(request.runs, request.prompt_tokens, owner, request.output_run);
+                content.remembered_blocks = 0;
+                content.identity.reset(request.runs, request.prompt_tokens, owner, request.output_run);
             }
         }
     }
@@ -128,7 +131,9 @@ impl KvStore {
             Kind::Own(cache) => cache.hold_left_of(slot),
             Kind::Shared(cache) => {
                 cache.pool.hold_cached(&cache.found);
-                cache.contents[slot as usize].blocks.extend_from_slice(&cache.found);
+                let content = &mut cache.contents[slot as usize];
+                content.blocks.extend_from_slice(&cache.found);
+                content.remembered_blocks = cache.found.len();
             }
         }
     }
@@ -144,32 +149,45 @@ impl KvStore {
         }
     }
 
-    /// Enters the blocks that a request fills by going from `computed_tokens` to `computed_tokens + tokens` into the
-    /// prefix cache (V-26); `known_tokens` of it are known.
-    pub fn fill(&mut self, slot: u32, computed_tokens: u32, tokens: u32, known_tokens: u32) {
+    /// Enters the blocks that the first `filled_tokens` of a request fill into the prefix cache, those that are not there
+    /// yet (V-26); `known_tokens` of it are known.
+    pub fn fill(&mut self, slot: u32, filled_tokens: u32, known_tokens: u32) {
         let Kind::Shared(cache) = &mut self.kind else { return };
-        let Content { blocks, identity } = &mut cache.contents[slot as usize];
-        let before = (computed_tokens / self.block_size) as usize;
-        let after = ((computed_tokens + tokens) / self.block_size) as usize;
-        if before == after {
+        let Content { blocks, remembered_blocks, identity } = &mut cache.contents[slot as usize];
+        let before = *remembered_blocks;
+        let after = (filled_tokens / self.block_size) as usize;
+        if after <= before {
             return;
         }
         identity.extend(known_tokens, self.block_size);
         for (&block, &hash) in blocks[before..after].iter().zip(&identity.hashes()[before..after]) {
             cache.pool.remember(block, hash);
         }
+        *remembered_blocks = after;
     }
 
-    /// Gives back the blocks of a request with `computed_tokens`, which returns when it was preempted (V-15, V-21).
-    pub fn release(&mut self, slot: u32, computed_tokens: u32, was_preempted: bool) {
+    /// Gives back the blocks of a request with `computed_tokens`, the first `filled_tokens` of which are in the prefix
+    /// cache as far as they fill blocks; it returns when it was preempted (V-15, V-21).
+    pub fn release(&mut self, slot: u32, computed_tokens: u32, filled_tokens: u32, was_preempted: bool) {
         let held_blocks = computed_tokens.div_ceil(self.block_size);
         match &mut self.kind {
             Kind::Counting(free_blocks) => *free_blocks += held_blocks,
             Kind::Own(cache) => {
-                let filled = computed_tokens / self.block_size;
+                let filled = filled_tokens / self.block_size;
                 cache.release(filled, held_blocks - filled, was_preempted.then_some(slot));
             }
-            Kind::Shared(cache) => cache.pool.release(&mut cache.contents[slot as usize].blocks, held_blocks),
+            Kind::Shared(cache) => {
+                let content = &mut cache.contents[slot as usize];
+                cache.pool.release(&mut content.blocks, held_blocks);
+                content.remembered_blocks = 0;
+            }
+        }
+    }
+
+    /// The waiting request in `slot` will not ask for its blocks again.
+    pub fn forget(&mut self, slot: u32) {
+        if let Kind::Own(cache) = &mut self.kind {
+            cache.forget(slot);
         }
     }
 }

@@ -5,8 +5,10 @@
 //! First come, first served, without a cap on long prompts, the running requests are in order: those that decode, then
 //! at most one whose prompt is partly computed, for it took what was left of an earlier step's budget. With a seat limit
 //! no higher than the token budget, every decoding request has its token in every step. So a step is: one token for all
-//! of the pool, then the partial prompt, then admissions.
+//! of the pool, then the partial prompt, then admissions. `ahead.rs` has what differs with asynchronous scheduling, where
+//! a step is formed before the results of the one before are known.
 
+mod ahead;
 mod decode_pool;
 mod kv;
 mod list;
@@ -15,6 +17,8 @@ mod own_cache;
 use super::{NewRequest, Policy, Refusal, SchedulerConfig};
 use crate::request::RequestId;
 use crate::step::{Admission, ScheduledRequest, StepShape};
+use ahead::Flights;
+pub use ahead::Landing;
 use decode_pool::DecodePool;
 use kv::KvStore;
 use list::{Links, List, NONE};
@@ -34,7 +38,20 @@ struct Sequence {
     /// Tokens whose KV is in the cache, counted when scheduled (V-32).
     computed_tokens: u32,
     was_admitted: bool,
-    is_decoding: bool,
+    phase: Phase,
+    /// Whether it was preempted and a step in flight still brings it a token (V-16).
+    is_stale: bool,
+}
+
+/// How far a request is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// It waits, or computes its prompt.
+    Prompt,
+    /// It is in the pool.
+    Decoding,
+    /// Its last token is in flight (V-7).
+    Leaving,
 }
 
 /// A request that leaves the running set.
@@ -75,6 +92,8 @@ pub struct AggregatedScheduler {
     /// The running request whose prompt is partly computed; always the last.
     partial: Option<u32>,
     decoding: DecodePool,
+    /// Steps in flight, with asynchronous scheduling.
+    flights: Flights,
 }
 
 impl AggregatedScheduler {
@@ -94,7 +113,7 @@ impl AggregatedScheduler {
             long_prefill_cap_spares_single: _,
             watermark_blocks: _,
             reserve_full_prompt: _,
-            async_scheduling,
+            async_scheduling: _,
             draft_tokens,
         } = *config;
         policy == Policy::Fcfs
@@ -102,7 +121,6 @@ impl AggregatedScheduler {
             && max_num_seqs <= max_num_batched_tokens
             && chunked_prefill
             && long_prefill_token_threshold == 0
-            && !async_scheduling
             && draft_tokens == 0
     }
 
@@ -120,6 +138,7 @@ impl AggregatedScheduler {
             running_requests: 0,
             partial: None,
             decoding: DecodePool::new(config.block_size, config.max_num_seqs),
+            flights: Flights::default(),
         }
     }
 
@@ -153,14 +172,15 @@ impl AggregatedScheduler {
         self.decoding.step()
     }
 
-    /// The step counter when the longest decoding request began to decode; now, when none decodes.
+    /// The step counter when the longest decoding request began to decode; the earliest that matters, when none decodes.
     pub fn oldest_decoding_since(&self) -> u64 {
-        match self.running.first {
-            first if first != NONE && self.sequences[first as usize].is_decoding => {
+        let first = match self.running.first {
+            first if first != NONE && self.sequences[first as usize].phase == Phase::Decoding => {
                 self.decoding.join_step(first)
             }
             _ => self.decoding.step(),
-        }
+        };
+        self.flights.oldest_decoding_since().map_or(first, |oldest| oldest.min(first))
     }
 
     /// Ids of the running requests in order of admission.
@@ -178,7 +198,7 @@ impl AggregatedScheduler {
     pub fn scheduled_requests(&self, batch: &AggregatedBatch) -> Vec<ScheduledRequest> {
         let decoding = |slot: u32| {
             let sequence = &self.sequences[slot as usize];
-            sequence.is_decoding.then(|| ScheduledRequest {
+            (sequence.phase == Phase::Decoding).then(|| ScheduledRequest {
                 id: sequence.id,
                 slot,
                 tokens: 1,
@@ -205,7 +225,8 @@ impl AggregatedScheduler {
             final_tokens: final_tokens.min(self.config.max_model_len),
             computed_tokens: 0,
             was_admitted: false,
-            is_decoding: false,
+            phase: Phase::Prompt,
+            is_stale: false,
         };
         let slot = self.unused_slots.pop().unwrap_or(self.sequences.len() as u32);
         if slot as usize == self.sequences.len() {
@@ -228,6 +249,9 @@ impl AggregatedScheduler {
         batch.preempted.clear();
         batch.admitted.clear();
         batch.shape = StepShape::default();
+        if self.config.async_scheduling {
+            self.settle_latest();
+        }
         self.grow_decoding(batch);
         let requests = u64::from(self.decoding.requests());
         batch.shape.decode_requests = requests;
@@ -242,6 +266,9 @@ impl AggregatedScheduler {
             self.schedule_waiting(left, batch);
         }
         self.decoding.advance();
+        if self.config.async_scheduling {
+            self.take_off(batch);
+        }
     }
 
     /// Blocks for all decoding requests, preempting the last admitted until they fit (V-12).
@@ -284,10 +311,15 @@ impl AggregatedScheduler {
         if !self.kv.has_content() {
             return;
         }
-        let mut slot = self.decoding.first_filling();
+        // Of the token that this step computes, the content is only known once it is not in flight (V-26a).
+        let known_of_step = u32::from(!self.flights.is_any());
+        let mut slot = match known_of_step {
+            1 => self.decoding.first_filling(),
+            _ => self.decoding.first_crossing(),
+        };
         while slot != NONE {
-            let computed_tokens = self.decoding.computed_tokens_of(slot);
-            self.kv.fill(slot, computed_tokens, 1, computed_tokens + 1);
+            let known_tokens = self.decoding.computed_tokens_of(slot) + known_of_step;
+            self.kv.fill(slot, known_tokens, known_tokens);
             slot = self.decoding.next_in_bucket(slot);
         }
     }
@@ -312,17 +344,29 @@ impl AggregatedScheduler {
     fn preempt(&mut self, slot: u32, batch: &mut AggregatedBatch) {
         self.running.remove(&mut self.running_links, slot);
         self.running_requests -= 1;
-        let mut decoding_since = None;
-        let sequence = &mut self.sequences[slot as usize];
-        if std::mem::take(&mut sequence.is_decoding) {
-            decoding_since = Some(self.decoding.join_step(slot));
-            sequence.computed_tokens = self.decoding.leave(slot);
-            sequence.known_tokens = sequence.computed_tokens + 1;
-        } else {
-            self.partial = None;
-        }
-        self.kv.release(slot, std::mem::take(&mut sequence.computed_tokens), true);
-        batch.preempted.push(Departure { id: sequence.id, decoding_since });
+        let phase = std::mem::replace(&mut self.sequences[slot as usize].phase, Phase::Prompt);
+        let decoding_since = match phase {
+            Phase::Prompt => {
+                self.partial = None;
+                let computed_tokens = std::mem::take(&mut self.sequences[slot as usize].computed_tokens);
+                self.kv.release(slot, computed_tokens, computed_tokens, true);
+                None
+            }
+            Phase::Decoding | Phase::Leaving if self.flights.is_any() => {
+                self.preempt_in_flight(slot, phase);
+                None
+            }
+            Phase::Decoding | Phase::Leaving => {
+                let join_step = self.decoding.join_step(slot);
+                let computed_tokens = self.decoding.leave(slot);
+                let sequence = &mut self.sequences[slot as usize];
+                sequence.known_tokens = computed_tokens + 1;
+                sequence.computed_tokens = 0;
+                self.kv.release(slot, computed_tokens, computed_tokens, true);
+                Some(join_step)
+            }
+        };
+        batch.preempted.push(Departure { id: self.sequences[slot as usize].id, decoding_since });
         self.waiting.push_front(slot);
     }
 
@@ -330,8 +374,14 @@ impl AggregatedScheduler {
     fn schedule_waiting(&mut self, budget: u32, batch: &mut AggregatedBatch) {
         let mut left = budget;
         let config = self.config;
+        let mut set_aside = Vec::new();
         while left > 0 && self.running_requests < config.max_num_seqs {
-            let Some(&slot) = self.waiting.front() else { return };
+            let Some(&slot) = self.waiting.front() else { break };
+            if self.sequences[slot as usize].is_stale {
+                self.waiting.pop_front();
+                set_aside.push(slot); // V-19
+                continue;
+            }
             let sequence = &mut self.sequences[slot as usize];
             let hits = self.kv.look_up(slot, sequence.known_tokens);
             let cached_tokens = hits.blocks * config.block_size;
@@ -344,7 +394,7 @@ impl AggregatedScheduler {
             };
             // V-23 to V-25; V-19f: head-of-line blocking.
             if (config.reserve_full_prompt && !fits(sequence.known_tokens)) || !fits(cached_tokens + tokens) {
-                return;
+                break;
             }
             self.waiting.pop_front();
             self.running.push_last(&mut self.running_links, slot);
@@ -361,13 +411,16 @@ impl AggregatedScheduler {
             self.add_prefill(slot, tokens, batch);
             left -= tokens;
         }
+        for slot in set_aside.into_iter().rev() {
+            self.waiting.push_front(slot);
+        }
     }
 
     /// Schedules prompt tokens, for which there are blocks.
     fn add_prefill(&mut self, slot: u32, tokens: u32, batch: &mut AggregatedBatch) {
         let sequence = &mut self.sequences[slot as usize];
         let context_tokens = sequence.computed_tokens;
-        self.kv.fill(slot, context_tokens, tokens, sequence.known_tokens);
+        self.kv.fill(slot, context_tokens + tokens, sequence.known_tokens);
         sequence.computed_tokens += tokens; // V-32
         let samples = sequence.computed_tokens == sequence.known_tokens;
         self.partial = (!samples).then_some(slot);
@@ -401,7 +454,7 @@ impl AggregatedScheduler {
         let (running, links, unused) = (&mut self.running, &mut self.running_links, &mut self.unused_slots);
         let finished_before = finished.len();
         decoding.take_finished(|slot, computed_tokens, join_step| {
-            kv.release(slot, computed_tokens, false);
+            kv.release(slot, computed_tokens, computed_tokens, false);
             running.remove(links, slot);
             unused.push(slot);
             let id = sequences[slot as usize].id;
@@ -412,11 +465,11 @@ impl AggregatedScheduler {
             sequence.known_tokens += 1;
             let missing = sequence.final_tokens.saturating_sub(sequence.known_tokens);
             if missing > 0 {
-                sequence.is_decoding = true;
+                sequence.phase = Phase::Decoding;
                 self.decoding.join(slot, sequence.computed_tokens, missing);
                 continue;
             }
-            self.kv.release(slot, sequence.computed_tokens, false);
+            self.kv.release(slot, sequence.computed_tokens, sequence.computed_tokens, false);
             self.running.remove(&mut self.running_links, slot);
             self.unused_slots.push(slot);
             finished.push(Departure { id, decoding_since: None });

@@ -96,6 +96,14 @@ impl OwnCache {
         }
     }
 
+    /// Nobody will ask for what is left of a waiting request's own blocks.
+    pub fn forget(&mut self, slot: u32) {
+        let run = std::mem::replace(&mut self.run_of[slot as usize], NONE);
+        if run != NONE {
+            self.runs[run as usize].owner = NONE;
+        }
+    }
+
     fn push_last(&mut self, blocks: u32, owner: u32) {
         if blocks == 0 {
             return;

@@ -5,7 +5,7 @@
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use sim::block_pool::BlockPool;
 use sim::catalogue;
-use sim::cost::operators::operators;
+use sim::cost::operators::{Layout, operators};
 use sim::cost::{CostModel, DatasheetCost};
 use sim::document::Document;
 use sim::identity::TokenIdentity;
@@ -67,8 +67,12 @@ fn whole_runs(criterion: &mut Criterion) {
 fn cost_queries(criterion: &mut Criterion) {
     let gpu = catalogue::find_gpu("h200").expect("it is in the catalogue");
     let model = catalogue::find_model("llama-3.1-8b").expect("it is in the catalogue");
-    let cost =
-        DatasheetCost::new(operators(&model, &model.weights, KvDtype::Auto, 1, model.all_layers()), &gpu, 1);
+    let cost = DatasheetCost::new(
+        operators(&model, &model.weights, KvDtype::Auto, &Layout::tensor(1), model.all_layers()),
+        &gpu,
+        Layout::tensor(1),
+        None,
+    );
     let shape = StepShape {
         decode_requests: 40,
         decode_context_tokens: 40_000,

@@ -140,11 +140,7 @@ fn lines(arguments: &Arguments, models: &[ModelSpec], gpu: &GpuSpec) -> Result<V
                         gpu,
                         weights: *weights,
                         kv: *kv,
-                        parallel: Parallelism {
-                            tensor: arguments.tp,
-                            pipeline: arguments.pp,
-                            expert: arguments.ep,
-                        },
+                        parallel: Parallelism::of_experts(arguments.tp, arguments.pp, arguments.ep),
                         block_size: arguments.block_size,
                         utilization: arguments.utilization,
                         limits: limits(arguments, gpu),

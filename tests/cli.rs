@@ -176,7 +176,10 @@ fn other_bad_input_is_refused() {
         (&["simulate", "s.yaml", "--steps-out", "missing/steps.csv"], "missing/steps.csv: cannot be written"),
         (&["simulate", "s.yaml", "--set", "model=config.json"], "num_attention_heads"),
         (&["simulate", "s.yaml", "--set", "model=."], "is a directory"),
-        (&["simulate", "s.yaml", "--set", "deployment.data_parallel=2"], "not modelled yet"),
+        (
+            &["simulate", "s.yaml", "--set", "deployment.expert_parallel=2"],
+            "found 2, expected 1, or tensor_parallel x data_parallel = 1",
+        ),
     ];
     let config = r#"{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64,
         "num_hidden_layers": 2, "intermediate_size": 128, "vocab_size": 100, "max_position_embeddings": 128}"#;

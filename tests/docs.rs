@@ -1,5 +1,6 @@
 //! The commands of the documentation are run. Every line that starts with `servesim ` in a fenced `sh` block of
-//! README.md and docs/*.md must exit 0, or as the fence says: `sh exit=1`; a block marked `sh not-run` is skipped. When
+//! README.md and docs/*.md must exit 0, or as the fence says: `sh exit=1`; a block marked `sh not-run` is skipped. The .csv files of docs/ lie
+//! in their folder. When
 //! a `text` block follows, it is what the commands print. A file named by `--chart` must equal the one of that name
 //! beside the page. `SERVESIM_WRITE=1` rewrites the text blocks and the charts.
 
@@ -14,6 +15,16 @@ fn pages() -> Vec<PathBuf> {
     pages.retain(|path| path.exists());
     pages.sort();
     pages
+}
+
+/// Puts the example files of docs/ into the folder that a page's commands run in.
+fn copy_examples(folder: &Path) {
+    for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "csv") {
+            std::fs::copy(&path, folder.join(path.file_name().unwrap())).unwrap();
+        }
+    }
 }
 
 /// What the commands of a `sh` block print, run in a folder that the page's blocks share; charts are compared with those beside the page.
@@ -51,6 +62,7 @@ fn the_commands_of_the_documentation_do_what_it_says() {
     let is_writing = std::env::var_os("SERVESIM_WRITE").is_some();
     for page in pages() {
         let folder = tempfile::tempdir().unwrap();
+        copy_examples(folder.path());
         let text = std::fs::read_to_string(&page).unwrap();
         let lines: Vec<&str> = text.lines().collect();
         let mut rewritten: Vec<String> = Vec::new();

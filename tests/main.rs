@@ -4,7 +4,10 @@
 mod calibrate_cli;
 mod cli;
 mod command;
+mod cost_model;
+mod data_parallel;
 mod docs;
+mod experts;
 mod laws;
 mod measured;
 mod memory;

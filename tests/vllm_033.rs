@@ -119,7 +119,7 @@ struct Decision {
 impl Either {
     fn new(config: SchedulerConfig, path: StepPath) -> Either {
         match path {
-            StepPath::Plain | StepPath::Pipelined => {
+            StepPath::Plain | StepPath::Pipelined | StepPath::Lockstep => {
                 Either::Plain(Box::new(Scheduler::new(config)), ScheduledBatch::default())
             }
             StepPath::Aggregated => {

@@ -315,6 +315,7 @@ impl Row<'_> {
                 experts: self.experts()?,
                 dtype: self.dtype("dtype")?,
                 routing: self.choice("routing", Routing::ALL, Routing::name)?,
+                touched: None,
             },
             Family::AllReduce | Family::AllGather | Family::ReduceScatter | Family::AllToAll => {
                 let route = self.choice("route", Route::ALL, Route::name)?;

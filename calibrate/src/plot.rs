@@ -3,6 +3,7 @@
 
 use crate::measurement::{Measurement, MeasurementTable};
 use plotters::coord::combinators::IntoLogRange;
+use plotters::drawing::DrawingAreaErrorKind;
 use plotters::prelude::{
     ChartBuilder, Circle, Color, IntoDrawingArea, LineSeries, Palette, Palette99, PathElement, SVGBackend,
     SeriesLabelPosition, WHITE,
@@ -160,74 +161,83 @@ fn range(values: impl Iterator<Item = f64> + Clone) -> (f64, f64) {
     (low / 1.5, high * 1.5)
 }
 
+/// What the axes show: sizes, and times in microseconds.
+struct Frame {
+    left: f64,
+    right: f64,
+    bottom: f64,
+    top: f64,
+}
+
+const MICROSECONDS: f64 = 1e6;
+
 fn draw(profile: &CostProfile, family: Family, shapes: &[Shape]) -> Result<String> {
-    let microseconds = 1e6;
     let points = || shapes.iter().flat_map(|shape| shape.points.iter());
     let (left, right) = range(points().map(|point| point.size));
     let times = points().flat_map(|point| [point.measured, point.fitted, point.limit]);
     // A limit of almost nothing must not squeeze the rest.
     let least = points().map(|point| point.measured.min(point.fitted)).fold(f64::INFINITY, f64::min);
-    let (bottom, top) = range(times.map(|seconds| seconds.max(least / 20.0) * microseconds));
+    let (bottom, top) = range(times.map(|seconds| seconds.max(least / 20.0) * MICROSECONDS));
     if points().next().is_none() || !(right.is_finite() && top.is_finite()) {
         return Err(Error::new(format!("nothing of {} can be drawn", family.name())));
     }
+    let title = format!("{} on {}: {}", family.name(), profile.gpu.name, profile.name);
     let mut svg = String::new();
-    let failed = |error: &dyn std::fmt::Display| {
-        Error::new(format!("the picture of {} cannot be drawn: {error}", family.name()))
-    };
-    {
-        let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
-        area.fill(&WHITE).map_err(|error| failed(&error))?;
-        let title = format!("{} on {}: {}", family.name(), profile.gpu.name, profile.name);
-        let mut chart = ChartBuilder::on(&area)
-            .caption(title, ("sans-serif", 24))
-            .margin(16)
-            .x_label_area_size(48)
-            .y_label_area_size(80)
-            .build_cartesian_2d((left..right).log_scale(), (bottom..top).log_scale())
-            .map_err(|error| failed(&error))?;
-        chart
-            .configure_mesh()
-            .x_desc(size_text(family))
-            .y_desc("time of a call (us)")
-            .x_label_formatter(&|value| axis_label(*value))
-            .y_label_formatter(&|value| axis_label(*value))
-            .axis_desc_style(("sans-serif", 18))
-            .label_style(("sans-serif", 15))
-            .max_light_lines(1)
-            .draw()
-            .map_err(|error| failed(&error))?;
-        for (number, shape) in shapes.iter().enumerate() {
-            let colour = Palette99::pick(number).to_rgba();
-            let line = |value: fn(&Point) -> f64| -> Vec<(f64, f64)> {
-                let height = |point: &Point| (value(point) * microseconds).max(bottom);
-                shape.points.iter().map(|point| (point.size, height(point))).collect()
-            };
-            let measured = line(|point| point.measured);
-            let dots = measured.into_iter().map(|at| Circle::new(at, 3, colour.filled()));
-            chart.draw_series(dots).map_err(|error| failed(&error))?;
-            chart
-                .draw_series(LineSeries::new(line(|point| point.limit), colour.mix(0.35).stroke_width(1)))
-                .map_err(|error| failed(&error))?;
-            chart
-                .draw_series(LineSeries::new(line(|point| point.fitted), colour.stroke_width(2)))
-                .map_err(|error| failed(&error))?
-                .label(shape.name.clone())
-                .legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], colour.stroke_width(3)));
-        }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::UpperLeft)
-            .background_style(WHITE.mix(0.85))
-            .label_font(("sans-serif", 14))
-            .draw()
-            .map_err(|error| failed(&error))?;
-        let note = "dots: measured; thick line: fitted; thin line: limit of the data sheet";
-        area.draw(&plotters::prelude::Text::new(note, (520, 46), ("sans-serif", 14)))
-            .map_err(|error| failed(&error))?;
-        area.present().map_err(|error| failed(&error))?;
-    }
+    paint(&mut svg, &title, family, &Frame { left, right, bottom, top }, shapes)
+        .map_err(|error| Error::new(format!("the picture of {} cannot be drawn: {error}", family.name())))?;
     Ok(svg)
+}
+
+/// Dots, fitted lines and limits of every shape, with a legend.
+fn paint(
+    svg: &mut String,
+    title: &str,
+    family: Family,
+    frame: &Frame,
+    shapes: &[Shape],
+) -> std::result::Result<(), DrawingAreaErrorKind<std::io::Error>> {
+    let area = SVGBackend::with_string(svg, SIZE).into_drawing_area();
+    area.fill(&WHITE)?;
+    let mut chart = ChartBuilder::on(&area)
+        .caption(title, ("sans-serif", 24))
+        .margin(16)
+        .x_label_area_size(48)
+        .y_label_area_size(80)
+        .build_cartesian_2d((frame.left..frame.right).log_scale(), (frame.bottom..frame.top).log_scale())?;
+    chart
+        .configure_mesh()
+        .x_desc(size_text(family))
+        .y_desc("time of a call (us)")
+        .x_label_formatter(&|value| axis_label(*value))
+        .y_label_formatter(&|value| axis_label(*value))
+        .axis_desc_style(("sans-serif", 18))
+        .label_style(("sans-serif", 15))
+        .max_light_lines(1)
+        .draw()?;
+    for (number, shape) in shapes.iter().enumerate() {
+        let colour = Palette99::pick(number).to_rgba();
+        let line = |value: fn(&Point) -> f64| -> Vec<(f64, f64)> {
+            let height = |point: &Point| (value(point) * MICROSECONDS).max(frame.bottom);
+            shape.points.iter().map(|point| (point.size, height(point))).collect()
+        };
+        let measured = line(|point| point.measured);
+        chart.draw_series(measured.into_iter().map(|at| Circle::new(at, 3, colour.filled())))?;
+        let limit = line(|point| point.limit);
+        chart.draw_series(LineSeries::new(limit, colour.mix(0.35).stroke_width(1)))?;
+        chart
+            .draw_series(LineSeries::new(line(|point| point.fitted), colour.stroke_width(2)))?
+            .label(shape.name.clone())
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], colour.stroke_width(3)));
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperLeft)
+        .background_style(WHITE.mix(0.85))
+        .label_font(("sans-serif", 14))
+        .draw()?;
+    let note = "dots: measured; thick line: fitted; thin line: limit of the data sheet";
+    area.draw(&plotters::prelude::Text::new(note, (520, 46), ("sans-serif", 14)))?;
+    area.present()
 }
 
 /// A power of ten or a plain number.

@@ -125,7 +125,7 @@ fn operation(operation: &Operation, cells: &mut Cells) {
             put(cells, &[("sequences", sequences), ("context", context), ("heads", heads)]);
             put(cells, &[("cache", &cache.name()), ("dtype", &dtype.name())]);
         }
-        Operation::Moe { tokens, experts, dtype, routing } => {
+        Operation::Moe { tokens, experts, dtype, routing, .. } => {
             put(cells, &[("tokens", tokens), ("dtype", &dtype.name()), ("routing", &routing.name())]);
             put_experts(cells, experts);
         }

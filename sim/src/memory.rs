@@ -345,7 +345,7 @@ fn draft_weights(request: &MemoryRequest<'_>, share: parallel::ExpertShare) -> R
         }
         Draft::Model(draft, plan) => {
             draft.check_tensor_parallel(request.parallel.tensor)?;
-            let parallel = Parallelism { tensor: request.parallel.tensor, pipeline: 1, expert: 1 };
+            let parallel = Parallelism { tensor: request.parallel.tensor, ..Parallelism::SINGLE };
             let whole = parallel::ExpertShare { gpus: 1, experts: None };
             Ok(parallel.weight_bytes(draft, plan, &draft.all_layers(), whole).total())
         }

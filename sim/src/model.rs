@@ -190,6 +190,11 @@ pub struct MixtureOfExperts {
 }
 
 impl ModelSpec {
+    /// Whether any layer routes tokens to experts.
+    pub fn has_experts(&self) -> bool {
+        self.layer_kinds.iter().any(|kind| matches!(kind.feed_forward, FeedForward::Moe(_)))
+    }
+
     /// The number of layers.
     pub fn layers(&self) -> u32 {
         self.layer_order.len() as u32

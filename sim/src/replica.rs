@@ -3,11 +3,14 @@
 
 mod aggregated;
 mod ahead;
+mod balancer;
+mod copies;
 mod either;
+mod lockstep;
 mod pipelined;
 
 pub(crate) use either::EitherReplica;
-pub use either::StepPath;
+pub use either::{DataParallel, StepPath};
 
 use crate::cost::CostModel;
 use crate::durations::DurationCounts;
@@ -41,6 +44,9 @@ pub struct StepTotals {
     pub prefix_queried_tokens: u64,
     /// Tokens found there.
     pub prefix_hit_tokens: u64,
+    /// Steps of nothing, run because other data-parallel ranks had work or nobody had said yet that none was left
+    /// (V-46); in no other sum.
+    pub dummy_steps: u64,
 }
 
 impl StepTotals {
@@ -88,6 +94,8 @@ pub struct StepRecord<'a> {
     pub batch: StepBatch<'a>,
     /// The sums over the batch.
     pub shape: StepShape,
+    /// Whether the step takes this long because of this batch: not so where another data-parallel rank is slower.
+    pub sets_pace: bool,
     /// Requests preempted while the batch was formed.
     pub preempted_requests: u32,
     /// Requests admitted and not finished, after scheduling.
@@ -212,6 +220,7 @@ impl Replica {
             duration,
             batch: StepBatch::Plain(&self.batch),
             shape,
+            sets_pace: true,
             preempted_requests: self.batch.preempted.len() as u32,
             running_requests: self.scheduler.running_requests() as u32,
             waiting_requests: self.scheduler.waiting_requests() as u32,

@@ -5,7 +5,7 @@ use crate::cost::{CostModel, UsageReport};
 use crate::durations::{CountedDurations, DurationCounts};
 use crate::folded::{FoldedRequests, RequestFolder};
 use crate::metrics::Limits;
-use crate::replica::{EitherReplica, StepPath, StepRecord, StepTotals};
+use crate::replica::{DataParallel, EitherReplica, StepPath, StepRecord, StepTotals};
 use crate::request::{Outcome, RequestTable};
 use crate::scheduler::{NewRequest, SchedulerConfig};
 use crate::units::{SimDuration, SimTime};
@@ -79,7 +79,7 @@ pub struct RunResult {
     pub folded: Option<FoldedRequests>,
     /// How the steps were computed; it changes nothing else.
     pub path: StepPath,
-    /// Sums over the steps, per replica.
+    /// Sums over the steps, per engine: one for each replica, or for each data-parallel rank of each.
     pub replicas: Vec<StepTotals>,
     /// KV blocks that requests can hold, per replica.
     pub usable_blocks: u32,
@@ -139,6 +139,21 @@ impl Simulation {
         }
     }
 
+    /// Puts several engines into each replica.
+    pub fn data_parallel(mut self, engines: DataParallel, cost: &Arc<dyn CostModel>) -> Simulation {
+        let is_shared = self.workload.has_prefix_identity();
+        let (config, path) = (self.config, self.path);
+        if engines.is_lockstep {
+            self.path = StepPath::Lockstep;
+        }
+        let replica = |index| {
+            EitherReplica::data_parallel(index * engines.ranks, engines, config, path, is_shared, cost)
+        };
+        self.replicas = (0..self.replicas.len() as u32).map(replica).collect();
+        self.may_fold = false;
+        self
+    }
+
     /// Lets the run keep no rows, where that is possible: its memory then does not grow with the requests, `expected`
     /// of which will arrive, and [`RunResult::folded`] holds their sums. Rows stay where requests share prompts, and on
     /// the plain path.
@@ -164,12 +179,11 @@ impl Simulation {
                     replica.start_steps(now, self.next_arrival, &mut self.table);
                     continue;
                 }
-                while let Some(step) = replica.start_step(now, &mut self.table) {
-                    if !watches_steps {
-                        continue;
+                replica.start_step(now, &mut self.table, &mut |step| {
+                    if watches_steps {
+                        observer.step(step);
                     }
-                    observer.step(&step);
-                }
+                });
             }
             observer.progress(now, self.arrived, self.present.left_requests);
         }
@@ -240,7 +254,7 @@ impl Simulation {
             return;
         }
         self.present.change(arrival.at, 1, 0);
-        self.replicas[index].enqueue(&NewRequest {
+        self.table.replica[id.index()] = self.replicas[index].enqueue(&NewRequest {
             id,
             arrival: arrival.at,
             priority: arrival.priority,
@@ -254,8 +268,8 @@ impl Simulation {
 
     fn finish(mut self, now: SimTime) -> RunResult {
         self.present.change(now, 0, 0);
-        let totals = self.replicas.iter().map(|replica| replica.totals().clone()).collect();
-        let held_blocks = self.replicas.iter().map(|replica| u64::from(replica.held_blocks())).sum();
+        let totals = self.replicas.iter().flat_map(EitherReplica::totals).collect();
+        let held_blocks = self.replicas.iter().map(EitherReplica::held_blocks).sum();
         let mut gaps = DurationCounts::default();
         for replica in self.replicas {
             gaps.merge(replica.into_gaps());

@@ -81,9 +81,27 @@ pub struct StepShape {
     pub prefill_attention_pairs: u64,
     /// Requests that get a token at the end of the step, for which logits are computed.
     pub sampled_requests: u64,
+    /// Tokens computed in this step by all the data-parallel ranks that step together, this one included; 0 when it
+    /// steps alone. One more figure than the batch's own sums: experts serve the tokens of all ranks.
+    pub group_tokens: u64,
+    /// Tokens of the rank among them that has most; 0 when it steps alone. Its batch is what the others are padded to.
+    pub group_largest_tokens: u64,
 }
 
 impl StepShape {
+    /// The step of a rank that has nothing to do while others work: one token of nothing (V-46).
+    pub const DUMMY: StepShape = StepShape {
+        decode_requests: 1,
+        decode_context_tokens: 1,
+        prefill_requests: 0,
+        prefill_tokens: 0,
+        prefill_context_tokens: 0,
+        prefill_attention_pairs: 0,
+        sampled_requests: 0,
+        group_tokens: 0,
+        group_largest_tokens: 0,
+    };
+
     /// Adds a request that computes `tokens` after `context_tokens` that it already had.
     pub fn add(&mut self, tokens: u32, context_tokens: u32, is_prefill: bool, samples: bool) {
         let (tokens, context_tokens) = (u64::from(tokens), u64::from(context_tokens));

@@ -169,7 +169,7 @@ impl Record<'_> {
             gated: !self.text("kernel_source")?.contains("nongated"),
         };
         let tokens = self.number("num_tokens")?;
-        Ok(Operation::Moe { tokens, experts, dtype: self.dtype("moe_dtype")?, routing })
+        Ok(Operation::Moe { tokens, experts, dtype: self.dtype("moe_dtype")?, routing, touched: None })
     }
 
     fn custom_all_reduce(&self) -> Result<Operation> {

@@ -32,7 +32,7 @@ fn a_table_survives_its_file() {
         Operation::MlaModulePrefill { tokens, pairs, chunks, heads, cache, dtype },
         Operation::MlaDecode { sequences, context, heads, cache },
         Operation::MlaModuleDecode { sequences, context, heads, cache, dtype },
-        Operation::Moe { tokens, experts, dtype, routing: Routing::PowerLaw120 },
+        Operation::Moe { tokens, experts, dtype, routing: Routing::PowerLaw120, touched: None },
         Operation::ExpertExchange { tokens, hidden: 7, topk: 8, exchange: Exchange::HighThroughputCombine },
         Operation::AttentionDecode { sequences, context, heads: windowed, cache },
         Operation::Collective { family: Family::AllToAll, bytes: 1e9, ranks: 8, route: Route::Nccl },

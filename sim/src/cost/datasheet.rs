@@ -2,11 +2,13 @@
 //! efficiencies. Nothing here is measured; a measured profile takes its place where there is one.
 
 use super::CostModel;
-use super::operators::{AttentionKernel, Experts, Gemm, Operator, Rows, Work};
+use super::ExpertLoad;
+use super::operators::{AttentionKernel, Experts, Gemm, Layout, Operator, Rows, Transfer, Work};
 use crate::gpu::GpuSpec;
 use crate::model::WeightDtype;
 use crate::step::StepShape;
 use crate::units::SimDuration;
+use std::sync::Arc;
 
 /// Share of the peak compute rate that matrix units reach. Assumed: large bf16 products reach 70 to 80 % on H100.
 pub const COMPUTE_EFFICIENCY: f64 = 0.70;
@@ -29,16 +31,24 @@ pub struct DatasheetCost {
     decode_attention: Vec<(f64, AttentionKernel)>,
     memory_bytes_per_s: f64,
     link_bytes_per_s: f64,
-    ranks: f64,
+    layout: Layout,
+    /// How tokens spread over experts, where that is said.
+    load: Option<Arc<ExpertLoad>>,
     bf16_per_s: f64,
     int8_per_s: f64,
     fp8_per_s: f64,
 }
 
 impl DatasheetCost {
-    /// For `operators` of one of `ranks` GPUs. 8-bit formats run at their own rate where the GPU has it and at the
-    /// 16-bit rate otherwise; 4-bit weights are expanded and run at the 16-bit rate.
-    pub fn new(operators: Vec<Operator>, gpu: &GpuSpec, ranks: u32) -> DatasheetCost {
+    /// For `operators` of one of the GPUs of `layout`. 8-bit formats run at their own rate where the GPU has it and at
+    /// the 16-bit rate otherwise; 4-bit weights are expanded and run at the 16-bit rate. Without `load` all experts are
+    /// as likely.
+    pub fn new(
+        operators: Vec<Operator>,
+        gpu: &GpuSpec,
+        layout: Layout,
+        load: Option<Arc<ExpertLoad>>,
+    ) -> DatasheetCost {
         let bf16_per_s = gpu.compute.bf16.0;
         let link =
             gpu.interconnect.peer_links.as_ref().map_or(gpu.interconnect.pcie.0, |links| links.bandwidth.0);
@@ -52,17 +62,12 @@ impl DatasheetCost {
             operators,
             memory_bytes_per_s: gpu.memory_bandwidth.0 * MEMORY_EFFICIENCY,
             link_bytes_per_s: link * LINK_EFFICIENCY,
-            ranks: f64::from(ranks),
+            layout,
+            load,
             bf16_per_s: bf16_per_s * COMPUTE_EFFICIENCY,
             int8_per_s: gpu.compute.int8.map_or(bf16_per_s, |rate| rate.0) * COMPUTE_EFFICIENCY,
             fp8_per_s: gpu.compute.fp8.map_or(bf16_per_s, |rate| rate.0) * COMPUTE_EFFICIENCY,
         }
-    }
-
-    /// What each operator costs for a step, all its runs together, in seconds.
-    pub fn operator_seconds<'a>(&'a self, shape: &'a StepShape) -> impl Iterator<Item = (&'a Operator, f64)> {
-        let indices = 0..self.operators.len();
-        indices.map(move |index| (&self.operators[index], self.seconds(index, shape)))
     }
 
     /// What an operator costs for a step, all its runs together.
@@ -73,24 +78,71 @@ impl DatasheetCost {
 
     fn seconds_once(&self, work: &Work, weight_bytes: f64, shape: &StepShape) -> f64 {
         match work {
-            Work::Gemm(gemm) => self.gemm(gemm, weight_bytes, rows(gemm.rows, shape)),
-            Work::Experts(experts) => self.experts(experts, weight_bytes, shape.new_tokens() as f64),
+            Work::Gemm(gemm) => self.gemm(gemm, weight_bytes, self.rows(gemm.rows, shape)),
+            Work::Experts(experts) => {
+                self.experts(experts, weight_bytes, self.rows(Rows::GroupTokens, shape))
+            }
             Work::PrefillAttention(kernel) => self.prefill_attention(kernel, shape),
             Work::DecodeAttention(kernel) => self.decode_attention(kernel, shape),
-            Work::Elementwise { bytes_per_row, rows: on } => match rows(*on, shape) {
+            Work::Elementwise { bytes_per_row, rows: on } => match self.rows(*on, shape) {
                 0.0 => 0.0,
                 rows => self.roofline(0.0, 1.0, *bytes_per_row as f64 * rows),
             },
             Work::LogitsGather { bytes_per_row } => {
                 let bytes = *bytes_per_row as f64 * shape.sampled_requests as f64;
-                ALL_REDUCE_LATENCY_S + (self.ranks - 1.0) / self.ranks * bytes / self.link_bytes_per_s
+                let ranks = f64::from(self.layout.parallel.tensor);
+                ALL_REDUCE_LATENCY_S + (ranks - 1.0) / ranks * bytes / self.link_bytes_per_s
             }
             Work::AllReduce { bytes_per_token } => {
                 // A ring moves 2 (n - 1) / n of the bytes over each link.
                 let bytes = (bytes_per_token * shape.new_tokens()) as f64;
-                ALL_REDUCE_LATENCY_S + 2.0 * (self.ranks - 1.0) / self.ranks * bytes / self.link_bytes_per_s
+                let ranks = f64::from(self.layout.parallel.tensor);
+                ALL_REDUCE_LATENCY_S + 2.0 * (ranks - 1.0) / ranks * bytes / self.link_bytes_per_s
             }
+            Work::Exchange { transfer, hidden_size, experts_per_token } => {
+                self.exchange(*transfer, (2 * hidden_size) as f64, *experts_per_token as f64, shape)
+            }
+            Work::Agreement => ALL_REDUCE_LATENCY_S,
         }
+    }
+
+    /// Tokens to or from other ranks. Collectives carry all tokens over each rank's links; the rest carries each token
+    /// of the largest rank once per rank of its experts, at most once to each, and no other link carries more.
+    fn exchange(
+        &self,
+        transfer: Transfer,
+        token_bytes: f64,
+        experts_per_token: f64,
+        shape: &StepShape,
+    ) -> f64 {
+        let ranks = f64::from(self.layout.parallel.data);
+        let tokens = match transfer {
+            Transfer::AllGather | Transfer::ReduceScatter => self.rows(Rows::GroupTokens, shape),
+            _ => {
+                let copies = self.load.as_ref().map_or(experts_per_token.min(ranks), |load| {
+                    load.ranks_per_token * load.busiest_receiver
+                });
+                self.rows(Rows::LargestRank, shape) * copies
+            }
+        };
+        ALL_REDUCE_LATENCY_S + (ranks - 1.0) / ranks * tokens * token_bytes / self.link_bytes_per_s
+    }
+
+    fn rows(&self, rows: Rows, shape: &StepShape) -> f64 {
+        let own = shape.new_tokens();
+        let is_alone = shape.group_tokens == 0;
+        (match rows {
+            Rows::Tokens => own,
+            Rows::Sampled => shape.sampled_requests,
+            Rows::PrefillTokens => shape.prefill_tokens,
+            Rows::DecodeRequests => shape.decode_requests,
+            // A step by itself stands for ranks that all do the same.
+            Rows::GroupTokens if is_alone => own * u64::from(self.layout.parallel.data),
+            Rows::GroupTokens => shape.group_tokens,
+            Rows::LargestRank if is_alone => own,
+            Rows::LargestRank => shape.group_largest_tokens,
+            Rows::Once => 1,
+        }) as f64
     }
 
     /// The operators whose time does not depend on the contexts of decoding requests.
@@ -131,9 +183,16 @@ impl DatasheetCost {
     }
 
     fn experts(&self, experts: &Experts, matrix: f64, tokens: f64) -> f64 {
-        let touched = experts_touched(experts.experts as f64, experts.experts_per_token as f64, tokens);
+        let ranks = experts.expert_ranks as f64;
+        let (touched, tokens) = match &self.load {
+            Some(load) => (load.touched(tokens), load.even_tokens(tokens)),
+            None => {
+                let all = experts_touched(experts.experts as f64, experts.experts_per_token as f64, tokens);
+                (all / ranks, tokens)
+            }
+        };
         let weights = touched * experts.matrices as f64 * matrix;
-        let rows = tokens * experts.experts_per_token as f64;
+        let rows = tokens * experts.experts_per_token as f64 / ranks;
         let width = (experts.hidden_size + experts.intermediate_size) as f64;
         let activations = 2.0 * rows * width * experts.matrices as f64;
         let elements = (experts.hidden_size * experts.intermediate_size * experts.matrices) as f64;
@@ -197,15 +256,6 @@ fn weight_bytes(work: &Work) -> f64 {
     }
 }
 
-fn rows(rows: Rows, shape: &StepShape) -> f64 {
-    (match rows {
-        Rows::Tokens => shape.new_tokens(),
-        Rows::Sampled => shape.sampled_requests,
-        Rows::PrefillTokens => shape.prefill_tokens,
-        Rows::DecodeRequests => shape.decode_requests,
-    }) as f64
-}
-
 /// Distinct experts that `tokens` tokens touch when each picks its experts uniformly:
 /// `experts (1 - (1 - picked/experts)^tokens)`.
 pub fn experts_touched(experts: f64, experts_per_token: f64, tokens: f64) -> f64 {
@@ -235,9 +285,10 @@ mod tests {
         for entry in models {
             let model = catalogue::find_model(entry.name).unwrap();
             let cost = DatasheetCost::new(
-                operators(&model, &model.weights, KvDtype::Auto, 1, model.all_layers()),
+                operators(&model, &model.weights, KvDtype::Auto, &Layout::tensor(1), model.all_layers()),
                 &gpu,
-                1,
+                Layout::tensor(1),
+                None,
             );
             for (requests, context) in [(1, 1), (1, 900), (7, 15_000), (200, 90_000), (256, 3_000_000)] {
                 let mut shape = StepShape {

@@ -1,7 +1,5 @@
 //! CUDA graphs: which batch sizes are captured, and how a step is padded to them (V-41a to V-41c).
 
-use crate::step::StepShape;
-
 /// The captured sizes of an engine, in tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CudaGraphs {
@@ -30,12 +28,6 @@ impl CudaGraphs {
     /// The number of captured sizes.
     pub fn captured_sizes(&self) -> usize {
         self.sizes.len()
-    }
-
-    /// The padded tokens of a step, and whether it runs from a graph.
-    pub(super) fn of(&self, shape: &StepShape) -> (u64, bool) {
-        let tokens = shape.new_tokens();
-        self.padded(tokens).map_or((tokens, false), |padded| (padded, true))
     }
 }
 

@@ -1,11 +1,73 @@
-//! The operators of one forward pass on one GPU of a tensor-parallel group: walked once from the model's dimensions,
-//! each with its sizes per rank and how often it runs. A cost model prices them for a step's shape.
+//! The operators of one forward pass on one GPU of a deployment: walked once from the model's dimensions, each with its
+//! sizes per rank and how often it runs. A cost model prices them for a step's shape.
 
+use crate::memory::Parallelism;
 use crate::model::{
     Attention, AttentionSpan, DenseMlp, FeedForward, KvDtype, LayerKind, MixtureOfExperts, ModelSpec, Part,
     WeightDtype, WeightPlan,
 };
 use std::ops::Range;
+
+/// How the GPUs of a pipeline stage share its layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layout {
+    /// Degrees of parallelism.
+    pub parallel: Parallelism,
+    /// How tokens reach experts on other GPUs, with more than one copy of the attention.
+    pub exchange: TokenExchange,
+}
+
+impl Layout {
+    /// Tensor parallelism alone.
+    pub fn tensor(tensor: u32) -> Layout {
+        Layout {
+            parallel: Parallelism { tensor, ..Parallelism::SINGLE },
+            exchange: TokenExchange::AllGatherReduceScatter,
+        }
+    }
+}
+
+/// How the data-parallel ranks of a model with experts exchange tokens (V-48).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenExchange {
+    /// Every rank gets all tokens, and the outputs are summed on the way back.
+    AllGatherReduceScatter,
+    /// DeepEP's kernels for small batches: each token goes to the ranks of its experts.
+    LowLatency,
+    /// DeepEP's kernels for large batches.
+    HighThroughput,
+}
+
+/// One way of an exchange of tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transfer {
+    /// The tokens of all ranks to each.
+    AllGather,
+    /// The sums of all ranks' parts, to each those of its own tokens.
+    ReduceScatter,
+    /// Each token to the ranks of its experts, DeepEP low latency.
+    LowLatencyDispatch,
+    /// And its results back.
+    LowLatencyCombine,
+    /// Each token to the ranks of its experts, DeepEP high throughput.
+    HighThroughputDispatch,
+    /// And its results back.
+    HighThroughputCombine,
+}
+
+impl TokenExchange {
+    /// To the experts and back.
+    fn both_ways(self) -> [(&'static str, Transfer); 2] {
+        let [there, back] = match self {
+            TokenExchange::AllGatherReduceScatter => [Transfer::AllGather, Transfer::ReduceScatter],
+            TokenExchange::LowLatency => [Transfer::LowLatencyDispatch, Transfer::LowLatencyCombine],
+            TokenExchange::HighThroughput => {
+                [Transfer::HighThroughputDispatch, Transfer::HighThroughputCombine]
+            }
+        };
+        [("token dispatch", there), ("token combine", back)]
+    }
+}
 
 /// Which rows a matrix product runs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +80,12 @@ pub enum Rows {
     PrefillTokens,
     /// The decoding requests of the step.
     DecodeRequests,
+    /// Every token of the steps of all data-parallel ranks.
+    GroupTokens,
+    /// Every token of the step of the data-parallel rank that has most.
+    LargestRank,
+    /// One row, whatever the step holds.
+    Once,
 }
 
 /// A dense matrix product of `rows x inputs` by `inputs x outputs`, run `batch` times side by side (once per head).
@@ -38,8 +106,12 @@ pub struct Gemm {
 /// The routed experts of a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Experts {
-    /// Experts of the layer, on all ranks together.
+    /// Experts of the layer, on all ranks together, second copies included.
     pub experts: u64,
+    /// Ranks that share the experts, whole ones each.
+    pub expert_ranks: u64,
+    /// Ranks that share the width of each expert.
+    pub slices: u64,
     /// Experts that each token uses.
     pub experts_per_token: u64,
     /// Width of the residual stream.
@@ -101,6 +173,17 @@ pub enum Work {
         /// Bytes per token.
         bytes_per_token: u64,
     },
+    /// Moving tokens between data-parallel ranks.
+    Exchange {
+        /// Which way, and by what.
+        transfer: Transfer,
+        /// Width of a token, in 16-bit values.
+        hidden_size: u64,
+        /// Experts that each token uses.
+        experts_per_token: u64,
+    },
+    /// The data-parallel ranks tell each other the sizes of their batches (V-47).
+    Agreement,
 }
 
 /// Work that a forward pass does `count` times.
@@ -121,16 +204,19 @@ const ACTIVATION_BYTES: u64 = 2;
 /// drawing) over those. Assumed; sorting for top-p is not counted.
 const SAMPLING_BYTES_PER_LOGIT: u64 = 2 + 4 + 3 * 4;
 
-/// Lists the operators of one pass through `layers` of `model` on one of `tensor_parallel` ranks. The embedding belongs
-/// to the first layer, final norm, head and sampling to the last.
+/// Lists the operators of one pass through `layers` of `model` on one of the ranks of `layout`. The embedding belongs
+/// to the first layer, final norm, head and sampling to the last. Copies of a model without experts know nothing of each
+/// other (V-45).
 pub fn operators(
     model: &ModelSpec,
     weights: &WeightPlan,
     kv: KvDtype,
-    tensor_parallel: u32,
+    layout: &Layout,
     layers: Range<u32>,
 ) -> Vec<Operator> {
+    let tensor_parallel = layout.parallel.tensor;
     let mut walk = Walk {
+        layout: *layout,
         operators: Vec::new(),
         hidden: u64::from(model.hidden_size),
         ranks: u64::from(tensor_parallel.max(1)),
@@ -138,6 +224,9 @@ pub fn operators(
         count: 1,
     };
     if layers.start == 0 {
+        if layout.parallel.data > 1 && model.has_experts() {
+            walk.add("data-parallel agreement", Work::Agreement);
+        }
         walk.elementwise("embedding", 2 * walk.hidden * ACTIVATION_BYTES, Rows::Tokens);
     }
     let is_last = layers.end >= model.layers();
@@ -162,6 +251,7 @@ struct Walk<'a> {
     operators: Vec<Operator>,
     hidden: u64,
     ranks: u64,
+    layout: Layout,
     weights: &'a WeightPlan,
     count: u64,
 }
@@ -304,17 +394,29 @@ impl Walk<'_> {
 
     fn moe(&mut self, moe: &MixtureOfExperts) {
         self.gemm("router", Part::Router, u64::from(moe.experts), self.hidden, Rows::Tokens);
-        self.add(
-            "experts",
-            Work::Experts(Experts {
-                experts: u64::from(moe.experts),
-                experts_per_token: u64::from(moe.experts_per_token),
-                hidden_size: self.hidden,
-                intermediate_size: u64::from(moe.expert_intermediate_size).div_ceil(self.ranks),
-                matrices: if moe.gated { 3 } else { 2 },
-                dtype: self.weights.dtype(Part::Experts),
-            }),
-        );
+        let Layout { parallel, exchange } = self.layout;
+        let experts_per_token = u64::from(moe.experts_per_token);
+        let slices = u64::from(parallel.expert_slices());
+        let experts = Work::Experts(Experts {
+            experts: u64::from(moe.experts + parallel.redundant_experts),
+            expert_ranks: u64::from(parallel.expert.max(1)),
+            slices,
+            experts_per_token,
+            hidden_size: self.hidden,
+            intermediate_size: u64::from(moe.expert_intermediate_size).div_ceil(slices),
+            matrices: if moe.gated { 3 } else { 2 },
+            dtype: self.weights.dtype(Part::Experts),
+        });
+        if parallel.data > 1 {
+            let [there, back] = exchange.both_ways().map(|(name, transfer)| {
+                (name, Work::Exchange { transfer, hidden_size: self.hidden, experts_per_token })
+            });
+            self.add(there.0, there.1);
+            self.add("experts", experts);
+            self.add(back.0, back.1);
+        } else {
+            self.add("experts", experts);
+        }
         if moe.shared_intermediate_size > 0 {
             let width = u64::from(moe.shared_intermediate_size).div_ceil(self.ranks);
             self.dense_feed_forward(Part::SharedExperts, width, moe.gated);

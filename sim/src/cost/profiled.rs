@@ -1,18 +1,19 @@
 //! Step times from a fitted profile: each operator of the model is tabulated once as a function of a sum of the step,
 //! and the operators that share a sum are added up, so that a query is a handful of look-ups.
 
-use super::CostModel;
 use super::graphs::CudaGraphs;
 use super::host::HostTime;
-use super::operators::{AttentionKernel, Gemm, Operator, Rows, Work};
+use super::operators::{AttentionKernel, Gemm, Layout, Operator, Rows, Transfer, Work};
+use super::{CostModel, ExpertLoad};
 use crate::error::{Error, Result};
 use crate::model::{KvDtype, WeightDtype};
 use crate::profile::{
-    CostProfile, Curve, Dtype, Estimate, Experts, Family, Heads, Operation, PrefillCost, Provenance, Route,
-    Routing, Surface,
+    CostProfile, Curve, Dtype, Estimate, Exchange, Experts, Family, Heads, Operation, PrefillCost,
+    Provenance, Route, Routing, Surface,
 };
 use crate::step::StepShape;
 use crate::units::SimDuration;
+use std::sync::Arc;
 
 /// Kernels that one operator launches on average when the step does not run from a graph. Assumed.
 const LAUNCHES_PER_OPERATOR: f64 = 1.2;
@@ -71,6 +72,8 @@ pub struct ProfiledCost {
     sampled: Curve,
     prefill_tokens: Curve,
     decode_requests: Curve,
+    /// What data-parallel ranks do together; none when there is one.
+    group: Option<GroupCurves>,
     prefill_attention: Vec<Attention<PrefillCost>>,
     decode_attention: Vec<Attention<Surface>>,
     launches: f64,
@@ -78,15 +81,44 @@ pub struct ProfiledCost {
     host: HostTime,
 }
 
-/// What turns an operator into calls of the profile's kernels.
+/// Functions of the tokens of all ranks and of those of the largest, and what every step costs once.
+#[derive(Debug, Clone)]
+struct GroupCurves {
+    all_tokens: Curve,
+    largest_rank: Curve,
+    once_seconds: f64,
+}
+
+/// The rows that a step's products run on.
 #[derive(Debug, Clone, Copy)]
+struct PaddedRows {
+    /// On this rank.
+    tokens: u64,
+    /// On all data-parallel ranks together.
+    group: u64,
+    /// On the largest of them.
+    largest: u64,
+    from_graph: bool,
+}
+
+/// What turns an operator into calls of the profile's kernels.
+#[derive(Debug, Clone)]
 pub struct Context {
-    /// Ranks that share each layer.
-    pub ranks: u32,
+    /// How the GPUs share each layer.
+    pub layout: Layout,
     /// Format of the KV cache.
     pub kv: KvDtype,
-    /// How tokens spread over experts.
+    /// Under which routing the experts' kernels were measured.
     pub routing: Routing,
+    /// The busiest GPU's load, over kernels that were measured under balanced routing.
+    pub load: Option<Arc<ExpertLoad>>,
+}
+
+impl Context {
+    /// Tensor parallelism alone with balanced routing.
+    pub fn tensor(ranks: u32, kv: KvDtype) -> Context {
+        Context { layout: Layout::tensor(ranks), kv, routing: Routing::Balanced, load: None }
+    }
 }
 
 impl ProfiledCost {
@@ -101,7 +133,9 @@ impl ProfiledCost {
         graphs: CudaGraphs,
         host: HostTime,
     ) -> Result<ProfiledCost> {
+        let group = GroupCurves { all_tokens: Curve::zero(), largest_rank: Curve::zero(), once_seconds: 0.0 };
         let mut cost = ProfiledCost {
+            group: (context.layout.parallel.data > 1).then_some(group),
             tokens: Curve::zero(),
             sampled: Curve::zero(),
             prefill_tokens: Curve::zero(),
@@ -143,11 +177,20 @@ impl ProfiledCost {
             }
             work => {
                 let curve = Curve::tabulate(|rows| self.seconds(&work, Sums::rows(rows)));
-                let sum = match rows_of(&work) {
-                    Rows::Tokens => &mut self.tokens,
-                    Rows::Sampled => &mut self.sampled,
-                    Rows::PrefillTokens => &mut self.prefill_tokens,
-                    Rows::DecodeRequests => &mut self.decode_requests,
+                let sum = match (rows_of(&work), &mut self.group) {
+                    (Rows::Once, Some(group)) => {
+                        group.once_seconds += layers * curve.seconds(1);
+                        return Ok(());
+                    }
+                    (Rows::GroupTokens, Some(group)) => &mut group.all_tokens,
+                    (Rows::LargestRank, Some(group)) => &mut group.largest_rank,
+                    (Rows::Sampled, _) => &mut self.sampled,
+                    (Rows::PrefillTokens, _) => &mut self.prefill_tokens,
+                    (Rows::DecodeRequests, _) => &mut self.decode_requests,
+                    // The tokens of one rank are those of all.
+                    (Rows::Tokens | Rows::GroupTokens | Rows::LargestRank | Rows::Once, _) => {
+                        &mut self.tokens
+                    }
                 };
                 sum.add(&curve, layers);
             }
@@ -177,11 +220,16 @@ impl ProfiledCost {
 
     /// GPU time of a step, in seconds.
     pub fn gpu_seconds(&self, shape: &StepShape) -> f64 {
-        let (tokens, from_graph) = self.graphs.of(shape);
-        let mut seconds = self.tokens.seconds(tokens)
+        let padded = self.padded(shape);
+        let mut seconds = self.tokens.seconds(padded.tokens)
             + self.sampled.seconds(shape.sampled_requests)
             + self.prefill_tokens.seconds(shape.prefill_tokens)
             + self.decode_requests.seconds(shape.decode_requests);
+        if let Some(group) = &self.group {
+            seconds += group.once_seconds
+                + group.all_tokens.seconds(padded.group)
+                + group.largest_rank.seconds(padded.largest);
+        }
         if shape.prefill_tokens > 0 {
             for attention in &self.prefill_attention {
                 let Sums { rows, pairs, chunks } = Sums::prefill(shape, attention.window_tokens);
@@ -194,22 +242,41 @@ impl ProfiledCost {
                 seconds += attention.layers * attention.cost.at(rows, pairs / rows);
             }
         }
-        if from_graph { seconds } else { seconds.max(self.launches * LAUNCH_SECONDS) }
+        if padded.from_graph { seconds } else { seconds.max(self.launches * LAUNCH_SECONDS) }
+    }
+
+    /// With a graph every rank is padded to the captured size of the largest; one that is too large for a graph keeps
+    /// all from theirs (V-47).
+    fn padded(&self, shape: &StepShape) -> PaddedRows {
+        let own = shape.new_tokens();
+        let ranks = u64::from(self.context.layout.parallel.data);
+        let (largest, group) = match shape.group_tokens {
+            // A step by itself stands for ranks that all do the same.
+            0 => (own, own * ranks),
+            all => (shape.group_largest_tokens, all),
+        };
+        match self.graphs.padded(largest) {
+            Some(size) => PaddedRows { tokens: size, group: size * ranks, largest: size, from_graph: true },
+            None => PaddedRows { tokens: own, group, largest, from_graph: false },
+        }
     }
 
     /// The calls of the profile's kernels that make up a step, each with how often it runs; calls of nothing are left out.
     pub fn calls(&self, shape: &StepShape) -> Result<Vec<(&Operator, Operation)>> {
-        let (tokens, _) = self.graphs.of(shape);
+        let padded = self.padded(shape);
         let mut calls = Vec::with_capacity(self.operators.len());
         for operator in &self.operators {
             let sums = match operator.work {
                 Work::PrefillAttention(kernel) => Sums::prefill(shape, kernel.window_tokens),
                 Work::DecodeAttention(kernel) => Sums::decode(shape, kernel.window_tokens),
                 work => Sums::rows(match rows_of(&work) {
-                    Rows::Tokens => tokens,
+                    Rows::Tokens => padded.tokens,
                     Rows::Sampled => shape.sampled_requests,
                     Rows::PrefillTokens => shape.prefill_tokens,
                     Rows::DecodeRequests => shape.decode_requests,
+                    Rows::GroupTokens => padded.group,
+                    Rows::LargestRank => padded.largest,
+                    Rows::Once => 1,
                 } as f64),
             };
             if sums.rows > 0.0 {
@@ -255,29 +322,44 @@ fn rows_of(work: &Work) -> Rows {
         Work::DecodeAttention(_) => Rows::DecodeRequests,
         Work::Elementwise { rows, .. } => *rows,
         Work::LogitsGather { .. } => Rows::Sampled,
-        Work::Experts(_) | Work::AllReduce { .. } => Rows::Tokens,
+        Work::AllReduce { .. } => Rows::Tokens,
+        Work::Experts(_) => Rows::GroupTokens,
+        Work::Exchange { transfer: Transfer::AllGather | Transfer::ReduceScatter, .. } => Rows::GroupTokens,
+        Work::Exchange { .. } => Rows::LargestRank,
+        Work::Agreement => Rows::Once,
     }
 }
 
 /// The kernel call of `work`.
 fn call(work: &Work, context: &Context, sums: Sums) -> Result<Operation> {
-    let ranks = context.ranks;
+    let parallel = context.layout.parallel;
+    let ranks = parallel.tensor;
     let Sums { rows, pairs, chunks } = sums;
     Ok(match work {
         Work::Gemm(gemm) => gemm_call(gemm, rows)?,
         Work::Experts(experts) => Operation::Moe {
-            tokens: rows,
+            tokens: context.load.as_ref().map_or(rows, |load| load.even_tokens(rows)),
             experts: Experts {
                 hidden: narrow(experts.hidden_size),
-                inter: narrow(experts.intermediate_size * u64::from(ranks)),
+                inter: narrow(experts.intermediate_size * experts.slices),
                 count: narrow(experts.experts),
                 topk: narrow(experts.experts_per_token),
-                tensor_ranks: ranks,
-                expert_ranks: 1,
+                tensor_ranks: narrow(experts.slices),
+                expert_ranks: narrow(experts.expert_ranks),
                 gated: experts.matrices == 3,
             },
             dtype: weight_dtype(experts.dtype)?,
             routing: context.routing,
+            touched: context.load.as_ref().map(|load| load.touched(rows)),
+        },
+        Work::Exchange { transfer, hidden_size, experts_per_token } => {
+            exchange_call(*transfer, narrow(*hidden_size), narrow(*experts_per_token), context, rows)?
+        }
+        Work::Agreement => Operation::Collective {
+            family: Family::AllReduce,
+            bytes: AGREEMENT_BYTES,
+            ranks: parallel.data,
+            route: Route::Nccl,
         },
         Work::PrefillAttention(kernel) if kernel.is_latent => Operation::MlaPrefill {
             tokens: rows,
@@ -322,6 +404,46 @@ fn call(work: &Work, context: &Context, sums: Sums) -> Result<Operation> {
             route: Route::Nccl,
         },
     })
+}
+
+/// The smallest message that NCCL was measured with; what the ranks tell each other is shorter.
+const AGREEMENT_BYTES: f64 = 512.0;
+
+/// Ranks of the exchanges that were measured: one node.
+const MEASURED_EXCHANGE_RANKS: u32 = 8;
+
+/// Tokens to or from the experts' ranks. All tokens of the busiest receiver count for exchanges that go to ranks of experts
+/// alone.
+fn exchange_call(
+    transfer: Transfer,
+    hidden: u32,
+    topk: u32,
+    context: &Context,
+    rows: f64,
+) -> Result<Operation> {
+    let ranks = context.layout.parallel.data;
+    let collective = |family| Operation::Collective {
+        family,
+        bytes: rows * 2.0 * f64::from(hidden),
+        ranks,
+        route: Route::Nccl,
+    };
+    let exchange = match transfer {
+        Transfer::AllGather => return Ok(collective(Family::AllGather)),
+        Transfer::ReduceScatter => return Ok(collective(Family::ReduceScatter)),
+        Transfer::LowLatencyDispatch => Exchange::LowLatencyDispatch,
+        Transfer::LowLatencyCombine => Exchange::LowLatencyCombine,
+        Transfer::HighThroughputDispatch => Exchange::HighThroughputDispatch,
+        Transfer::HighThroughputCombine => Exchange::HighThroughputCombine,
+    };
+    if ranks != MEASURED_EXCHANGE_RANKS {
+        return Err(Error::new(format!(
+            "DeepEP's exchange was measured over {MEASURED_EXCHANGE_RANKS} ranks, found data_parallel {ranks}; use \
+             engine.all2all_backend allgather_reducescatter"
+        )));
+    }
+    let receiver = context.load.as_ref().map_or(1.0, |load| load.busiest_receiver);
+    Ok(Operation::ExpertExchange { tokens: rows * receiver, hidden, topk, exchange })
 }
 
 /// One product per head is priced as one product with as many rows: the same operations, the same rows in all.

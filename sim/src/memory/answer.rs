@@ -6,7 +6,7 @@ use super::{AttentionChange, BatchLimits, Draft, EngineMemory, MemoryPlan, Memor
 use super::{formats, overhead};
 use crate::error::Result;
 use crate::gpu::GpuSpec;
-use crate::model::{FeedForward, KvDtype, ModelSpec, WeightDtype, WeightPlan};
+use crate::model::{KvDtype, ModelSpec, WeightDtype, WeightPlan};
 use serde::Serialize;
 
 /// What is asked about one combination of model, attention and formats.
@@ -186,8 +186,7 @@ fn decode_reads(
 
 /// The format of the part with the most parameters: the experts where there are any, else the dense layers.
 fn main_format(model: &ModelSpec, plan: &WeightPlan) -> String {
-    let has_experts = model.layer_kinds.iter().any(|kind| matches!(kind.feed_forward, FeedForward::Moe(_)));
-    if has_experts { plan.experts.to_string() } else { plan.dense_mlp.to_string() }
+    if model.has_experts() { plan.experts.to_string() } else { plan.dense_mlp.to_string() }
 }
 
 fn basis(gpu: &GpuSpec) -> Basis {

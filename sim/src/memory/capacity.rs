@@ -44,7 +44,7 @@ pub fn check_context(model: &ModelSpec, context_tokens: u64) -> Result<()> {
 pub fn capacity(request: &MemoryRequest<'_>, plan: &MemoryPlan, context_tokens: u64) -> Result<Capacity> {
     check_context(request.model, context_tokens)?;
     let in_flight = STEPS_IN_FLIGHT * u64::from(request.limits.max_num_batched_tokens);
-    let copies = u64::from(request.parallel.attention_copies());
+    let copies = u64::from(request.parallel.data);
     let models = u64::from(request.model.max_positions);
     let mut fit = Capacity {
         context_tokens,

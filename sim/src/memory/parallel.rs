@@ -1,4 +1,4 @@
-//! How a model is divided over GPUs: tensor, pipeline and expert parallelism.
+//! How a model is divided over GPUs: tensor, pipeline, data and expert parallelism.
 
 use crate::error::{Error, Result};
 use crate::model::{FeedForward, ModelSpec, Placement, WeightBytes, WeightPlan};
@@ -12,9 +12,14 @@ pub struct Parallelism {
     pub tensor: u32,
     /// Stages that divide the layers.
     pub pipeline: u32,
-    /// GPUs that divide the experts, whole experts each; 1 leaves them to tensor parallelism. A multiple of `tensor`:
-    /// with more, attention has `expert / tensor` copies that serve different requests (rule V-48).
+    /// Copies of the attention and of dense layers, each on `tensor` GPUs and with requests and a KV cache of its own.
+    /// The copies of a model with experts share those: whole experts each, or a slice of every expert (rule V-48).
+    pub data: u32,
+    /// GPUs that divide the experts, whole experts each: 1, which slices every expert over `tensor x data` GPUs, or all
+    /// of these.
     pub expert: u32,
+    /// Second copies of much used experts, in each layer, over all GPUs that divide the experts.
+    pub redundant_experts: u32,
 }
 
 /// GPUs that hold the same experts of each layer.
@@ -28,16 +33,29 @@ pub struct ExpertShare {
 
 impl Parallelism {
     /// Everything on one GPU.
-    pub const SINGLE: Parallelism = Parallelism { tensor: 1, pipeline: 1, expert: 1 };
+    pub const SINGLE: Parallelism =
+        Parallelism { tensor: 1, pipeline: 1, data: 1, expert: 1, redundant_experts: 0 };
+
+    /// Whole experts on `expert` GPUs, so that attention has `expert / tensor` copies; 1 is tensor parallelism alone.
+    /// [`check`](Parallelism::check) refuses a degree that `tensor` does not divide.
+    pub fn of_experts(tensor: u32, pipeline: u32, expert: u32) -> Parallelism {
+        let data = (expert / tensor.max(1)).max(1);
+        Parallelism { tensor, pipeline, data, expert, redundant_experts: 0 }
+    }
 
     /// GPUs in all.
     pub fn gpus(&self) -> u32 {
-        self.pipeline.saturating_mul(self.tensor.max(self.expert))
+        self.pipeline.saturating_mul(self.stage_gpus())
     }
 
-    /// Copies of the attention, each with requests and a KV cache of its own.
-    pub fn attention_copies(&self) -> u32 {
-        (self.expert / self.tensor.max(1)).max(1)
+    /// GPUs of a pipeline stage.
+    pub fn stage_gpus(&self) -> u32 {
+        self.tensor.saturating_mul(self.data)
+    }
+
+    /// GPUs that hold a slice of the same experts.
+    pub fn expert_slices(&self) -> u32 {
+        if self.expert > 1 { 1 } else { self.stage_gpus() }
     }
 
     /// Refuses degrees that the model cannot be divided by; the message says what is allowed.
@@ -60,11 +78,22 @@ impl Parallelism {
                 self.expert, model.name
             )));
         }
-        if self.expert == 0 || !self.expert.is_multiple_of(self.tensor) || self.expert > experts {
+        if self.expert != self.stage_gpus() || self.expert > experts {
             return Err(Error::new(format!(
                 "found an expert-parallel degree of {}, expected 1 or a multiple of the tensor-parallel degree {} up to \
                  the {experts} experts of {}",
                 self.expert, self.tensor, model.name
+            )));
+        }
+        let held = experts.saturating_add(self.redundant_experts);
+        if self.redundant_experts > 0 && !held.is_multiple_of(self.expert) {
+            return Err(Error::new(format!(
+                "found {} redundant experts: with the {experts} of {} they make {held}, which {} GPUs cannot hold in \
+                 equal numbers; expected {} or as many more as there are GPUs",
+                self.redundant_experts,
+                model.name,
+                self.expert,
+                experts.next_multiple_of(self.expert) - experts,
             )));
         }
         Ok(())
@@ -93,9 +122,9 @@ impl Parallelism {
     /// do not divide evenly.
     pub fn expert_shares(&self, model: &ModelSpec) -> Vec<ExpertShare> {
         if self.expert <= 1 {
-            return vec![ExpertShare { gpus: self.tensor, experts: None }];
+            return vec![ExpertShare { gpus: self.stage_gpus(), experts: None }];
         }
-        let experts = experts(model);
+        let experts = experts(model).saturating_add(self.redundant_experts);
         let (each, more) = (experts / self.expert, experts % self.expert);
         let mut shares = Vec::new();
         if more > 0 {
@@ -113,8 +142,12 @@ impl Parallelism {
         layers: &Range<u32>,
         share: ExpertShare,
     ) -> WeightBytes {
-        let placement =
-            Placement { tensor_parallel: self.tensor, expert_parallel: self.expert, layers: layers.clone() };
+        let placement = Placement {
+            tensor_parallel: self.tensor,
+            expert_parallel: self.expert,
+            expert_slices: self.expert_slices(),
+            layers: layers.clone(),
+        };
         model.weight_bytes_with_experts(plan, &placement, share.experts)
     }
 }

@@ -64,7 +64,7 @@ pub fn smallest(wanted: &Wanted<'_>, gpu: &GpuSpec) -> Result<Found> {
     for gpus in 1..=MOST_GPUS {
         let mut tried = None;
         for tensor in (1..=server.min(gpus)).rev().filter(|tensor| gpus.is_multiple_of(*tensor)) {
-            let parallel = Parallelism { tensor, pipeline: gpus / tensor, expert: 1 };
+            let parallel = Parallelism { tensor, pipeline: gpus / tensor, ..Parallelism::SINGLE };
             let Ok((plan, fit)) = attempt(wanted, gpu, parallel) else { continue };
             let requests = fit.as_ref().map_or(0, |fit| fit.requests);
             if requests >= wanted.requests {

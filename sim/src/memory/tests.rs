@@ -88,9 +88,9 @@ fn every_byte_of_a_gpu_is_somewhere() {
     let gpu = find_gpu("h200").unwrap();
     for (name, parallel) in [
         ("llama-3.1-8b", Parallelism::SINGLE),
-        ("llama-3.1-70b", Parallelism { tensor: 2, pipeline: 3, expert: 1 }),
-        ("qwen3-235b-a22b", Parallelism { tensor: 2, pipeline: 1, expert: 6 }),
-        ("deepseek-v3", Parallelism { tensor: 1, pipeline: 1, expert: 16 }),
+        ("llama-3.1-70b", Parallelism::of_experts(2, 3, 1)),
+        ("qwen3-235b-a22b", Parallelism::of_experts(2, 1, 6)),
+        ("deepseek-v3", Parallelism::of_experts(1, 1, 16)),
     ] {
         let model = find_model(name).unwrap();
         let request = request(&model, &gpu, parallel);
@@ -116,7 +116,7 @@ fn every_byte_of_a_gpu_is_somewhere() {
 #[test]
 fn stages_take_the_remainder_from_the_second_to_last_backwards() {
     let sizes = |layers, pipeline| -> Vec<u32> {
-        let parallel = Parallelism { tensor: 1, pipeline, expert: 1 };
+        let parallel = Parallelism { pipeline, ..Parallelism::SINGLE };
         parallel.stages(layers).into_iter().map(|stage| stage.end - stage.start).collect()
     };
     assert_eq!(sizes(80, 4), [20, 20, 20, 20]);
@@ -130,7 +130,7 @@ fn stages_take_the_remainder_from_the_second_to_last_backwards() {
 fn experts_go_whole_to_their_gpus() {
     let model = find_model("qwen3-30b-a3b").unwrap();
     let gpu = find_gpu("h100").unwrap();
-    let parallel = Parallelism { tensor: 1, pipeline: 1, expert: 6 };
+    let parallel = Parallelism::of_experts(1, 1, 6);
     let plan = plan(&request(&model, &gpu, parallel)).unwrap();
     // 128 experts over 6: two GPUs hold 22, four hold 21 (rule V-48).
     let shares: Vec<_> = plan.ranks.iter().map(|rank| (rank.gpus, rank.experts)).collect();
@@ -177,7 +177,7 @@ fn scales_are_part_of_the_weights() {
 fn drafts_take_weights_and_blocks() {
     let gpu = find_gpu("h200").unwrap();
     let model = find_model("deepseek-v3").unwrap();
-    let parallel = Parallelism { tensor: 8, pipeline: 1, expert: 8 };
+    let parallel = Parallelism::of_experts(8, 1, 8);
     let plain = plan(&request(&model, &gpu, parallel)).unwrap();
     let with = plan(&MemoryRequest { draft: Draft::MtpLayers, ..request(&model, &gpu, parallel) }).unwrap();
     // One more of 61 layers, and the projection of 2 x 7168 to 7168 with its two norms, in bf16.
@@ -317,13 +317,9 @@ fn impossible_input_is_refused() {
         (&dense, Parallelism { tensor: 0, ..Parallelism::SINGLE }, "degree of 0"),
         (&dense, Parallelism { pipeline: 33, ..Parallelism::SINGLE }, "1 to the 32 layers"),
         (&dense, Parallelism { pipeline: 0, ..Parallelism::SINGLE }, "found 0 pipeline stages"),
-        (&dense, Parallelism { expert: 2, ..Parallelism::SINGLE }, "has no experts"),
-        (
-            &moe,
-            Parallelism { tensor: 2, pipeline: 1, expert: 3 },
-            "a multiple of the tensor-parallel degree 2",
-        ),
-        (&moe, Parallelism { expert: 9, ..Parallelism::SINGLE }, "up to the 8 experts"),
+        (&dense, Parallelism::of_experts(1, 1, 2), "has no experts"),
+        (&moe, Parallelism::of_experts(2, 1, 3), "a multiple of the tensor-parallel degree 2"),
+        (&moe, Parallelism::of_experts(1, 1, 9), "up to the 8 experts"),
     ];
     for (model, parallel, part) in cases {
         let error = plan(&request(model, &gpu, parallel)).unwrap_err();
@@ -354,7 +350,7 @@ fn answers_keep_their_laws() {
                     gpu: &gpu,
                     weights: None,
                     kv: KvDtype::parse(kv).unwrap(),
-                    parallel: Parallelism { tensor, pipeline, expert },
+                    parallel: Parallelism::of_experts(tensor, pipeline, expert),
                     block_size: 16,
                     utilization: None,
                     limits: BatchLimits::of(&gpu),

@@ -302,7 +302,12 @@ fn mxfp4_checkpoints_have_their_published_size() {
 fn shares_of_parallel_gpus_by_hand() {
     let llama = model("llama-3.1-70b");
     let plan = WeightPlan::of(WeightDtype::Bf16);
-    let share = |tensor_parallel, layers| Placement { tensor_parallel, expert_parallel: 1, layers };
+    let share = |tensor_parallel, layers| Placement {
+        tensor_parallel,
+        expert_parallel: 1,
+        expert_slices: tensor_parallel,
+        layers,
+    };
     let whole = llama.weight_bytes(&plan, &llama.whole());
     let eighth = llama.weight_bytes(&plan, &share(8, llama.all_layers()));
     // Norms are on every GPU, all else divides.
@@ -320,10 +325,11 @@ fn shares_of_parallel_gpus_by_hand() {
 
     let mixtral = model("mixtral-8x7b");
     let experts = mixtral.weight_bytes(&plan, &mixtral.whole()).of(Part::Experts);
-    let by_expert = Placement { tensor_parallel: 8, expert_parallel: 3, layers: mixtral.all_layers() };
+    let by_expert =
+        Placement { tensor_parallel: 8, expert_parallel: 3, expert_slices: 1, layers: mixtral.all_layers() };
     // The fullest of three GPUs holds three of eight whole experts.
     assert_eq!(mixtral.weight_bytes(&plan, &by_expert).of(Part::Experts), experts * 3 / 8);
-    let by_width = Placement { expert_parallel: 1, ..by_expert };
+    let by_width = Placement { expert_parallel: 1, expert_slices: 8, ..by_expert };
     assert_eq!(mixtral.weight_bytes(&plan, &by_width).of(Part::Experts), experts / 8);
 }
 

@@ -12,6 +12,8 @@ pub struct Placement {
     /// GPUs that divide the experts among them, whole experts each; 1 leaves the experts to tensor parallelism
     /// (rule V-48).
     pub expert_parallel: u32,
+    /// GPUs that divide every expert where there are no whole ones: `tensor_parallel`, times the copies of the attention.
+    pub expert_slices: u32,
     /// The pipeline stage's layers. The embedding is on the stage with the first layer, final norm and head on the one
     /// with the last.
     pub layers: Range<u32>,
@@ -44,7 +46,7 @@ impl WeightBytes {
 impl ModelSpec {
     /// The whole model on one GPU.
     pub fn whole(&self) -> Placement {
-        Placement { tensor_parallel: 1, expert_parallel: 1, layers: self.all_layers() }
+        Placement { tensor_parallel: 1, expert_parallel: 1, expert_slices: 1, layers: self.all_layers() }
     }
 
     /// Refuses a tensor-parallel degree that does not divide the model as vLLM requires: query heads and intermediate
@@ -133,7 +135,11 @@ fn local_bytes(
         Some(experts) => u64::from(experts).min(tensor.copies),
         None => tensor.copies.div_ceil(expert_parallel),
     };
-    let degree = if whole_experts { 1 } else { tensor_parallel };
+    let degree = match tensor.copies {
+        _ if whole_experts => 1,
+        1 => tensor_parallel,
+        _ => u64::from(placement.expert_slices.max(1)),
+    };
     let (outputs, inputs) = match tensor.split {
         Split::Replicated => (tensor.outputs, tensor.inputs),
         Split::Outputs => (tensor.outputs.div_ceil(degree), tensor.inputs),

@@ -9,6 +9,16 @@ impl GpuLimits {
         ratio(self.bytes_per_second, other.bytes_per_second)
             + ratio(self.bfloat16_flops_per_second, other.bfloat16_flops_per_second)
     }
+
+    /// Whether these are the limits of the same GPU: every rate within 1 %, as many multiprocessors.
+    pub fn is_like(&self, other: &GpuLimits) -> bool {
+        let near = |a: f64, b: f64| (a - b).abs() <= 0.01 * b;
+        self.multiprocessors == other.multiprocessors
+            && near(self.bytes_per_second, other.bytes_per_second)
+            && near(self.bfloat16_flops_per_second, other.bfloat16_flops_per_second)
+            && near(self.fp8_flops_per_second, other.fp8_flops_per_second)
+            && near(self.link_bytes_per_second, other.link_bytes_per_second)
+    }
 }
 
 impl CostProfile {

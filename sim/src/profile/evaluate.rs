@@ -60,7 +60,7 @@ impl CostProfile {
 
     /// Routed experts of one layer on one rank; `tokens` of all ranks that share the experts.
     pub fn moe(&self, tokens: f64, experts: Experts, dtype: Dtype, routing: Routing) -> Result<Estimate> {
-        self.evaluate(&Operation::Moe { tokens, experts, dtype, routing })
+        self.evaluate(&Operation::Moe { tokens, experts, dtype, routing, touched: None })
     }
 
     /// All-reduce of `bytes` over `ranks` of one node by the faster of the engine's own kernel and NCCL, as the
@@ -120,7 +120,7 @@ impl CostProfile {
 
     /// [`moe`](CostProfile::moe) of one layer as a function of the token count.
     pub fn moe_curve(&self, experts: Experts, dtype: Dtype, routing: Routing) -> Result<Curve> {
-        self.curve(|tokens| Operation::Moe { tokens, experts, dtype, routing })
+        self.curve(|tokens| Operation::Moe { tokens, experts, dtype, routing, touched: None })
     }
 
     /// [`all_reduce`](CostProfile::all_reduce) of `bytes_per_token` as a function of the token count.

@@ -79,8 +79,9 @@ pub enum Operation {
     MlaModulePrefill { tokens: f64, pairs: f64, chunks: f64, heads: u32, cache: Dtype, dtype: Dtype },
     /// Latent attention block with projections, decode; `heads` on this rank, weights of type `dtype`.
     MlaModuleDecode { sequences: f64, context: f64, heads: u32, cache: Dtype, dtype: Dtype },
-    /// Routed experts; `tokens` of all ranks that share the experts, before top-k expansion.
-    Moe { tokens: f64, experts: Experts, dtype: Dtype, routing: Routing },
+    /// Routed experts; `tokens` of all ranks that share the experts, before top-k expansion; `touched` distinct experts of
+    /// this rank, where that is known better than from the routing.
+    Moe { tokens: f64, experts: Experts, dtype: Dtype, routing: Routing, touched: Option<f64> },
     /// A collective of `bytes` per rank: the whole vector for all-reduce, the gathered vector for all-gather, the
     /// input vector for reduce-scatter and all-to-all.
     Collective { family: Family, bytes: f64, ranks: u32, route: Route },
@@ -215,8 +216,8 @@ impl Operation {
                 let core = work::mla_decode(sequences, context, f64::from(heads), cache, gpu);
                 core.then(work::mla_projections(sequences, f64::from(heads), dtype, gpu))
             }
-            Operation::Moe { tokens, experts, dtype, routing } => {
-                work::moe(tokens, &experts, dtype, routing, gpu)
+            Operation::Moe { tokens, experts, dtype, routing, touched } => {
+                work::moe(tokens, &experts, dtype, routing, touched, gpu)
             }
             Operation::Collective { bytes, ranks, .. } => work::collective(bytes, f64::from(ranks), gpu),
             Operation::ExpertExchange { tokens, hidden, topk, .. } => {

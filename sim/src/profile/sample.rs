@@ -93,7 +93,11 @@ fn moe_templates(variant: &str, dtype: Dtype) -> Option<Vec<Operation>> {
         expert_ranks,
         gated,
     };
-    Some([1, 8].map(|ranks| Operation::Moe { tokens: 1.0, experts: layer(ranks), dtype, routing }).to_vec())
+    Some(
+        [1, 8]
+            .map(|ranks| Operation::Moe { tokens: 1.0, experts: layer(ranks), dtype, routing, touched: None })
+            .to_vec(),
+    )
 }
 
 /// The call with the sizes that have these features.
@@ -143,7 +147,7 @@ fn with_features(template: &Operation, values: &[f64]) -> Operation {
                 topk: whole(values[4]).min(whole(values[3]) * experts.expert_ranks),
                 ..experts
             };
-            Operation::Moe { tokens: values[0], experts, dtype, routing }
+            Operation::Moe { tokens: values[0], experts, dtype, routing, touched: None }
         }
         Operation::Collective { family, route, .. } => {
             Operation::Collective { family, bytes: values[0], ranks: whole(values[1]), route }

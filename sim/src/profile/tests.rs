@@ -222,7 +222,7 @@ fn balanced_experts_are_hit_one_by_one_and_random_ones_by_the_formula() {
         gated: true,
     };
     let hit = |tokens, routing| {
-        Operation::Moe { tokens, experts, dtype: Dtype::Bfloat16, routing }.work(&gpu).items
+        Operation::Moe { tokens, experts, dtype: Dtype::Bfloat16, routing, touched: None }.work(&gpu).items
     };
     assert_eq!(hit(2.0, Routing::Balanced), 8.0);
     assert_eq!(hit(1000.0, Routing::Balanced), 64.0);

@@ -140,13 +140,22 @@ pub fn mla_projections(tokens: f64, heads: f64, dtype: Dtype, gpu: &GpuLimits) -
 
 /// Routed experts on one rank: `tokens x topk / expert_ranks` assignments, the weights of the experts that are hit.
 /// With uniform routing `E (1 - (1 - k/E)^T)` distinct experts are hit; balanced routing hits as many as it can.
-pub fn moe(tokens: f64, experts: &Experts, dtype: Dtype, routing: Routing, gpu: &GpuLimits) -> Work {
+/// `touched` says how many where the caller knows.
+pub fn moe(
+    tokens: f64,
+    experts: &Experts,
+    dtype: Dtype,
+    routing: Routing,
+    touched: Option<f64>,
+    gpu: &GpuLimits,
+) -> Work {
     let (hidden, topk) = (f64::from(experts.hidden), f64::from(experts.topk));
     let inter = f64::from(experts.inter) / f64::from(experts.tensor_ranks);
     let (count, ranks) = (f64::from(experts.count), f64::from(experts.expert_ranks));
     let local = count / ranks;
     let assignments = tokens * topk / ranks;
     let hit = match routing {
+        _ if touched.is_some() => touched.unwrap_or(local),
         Routing::Balanced => assignments.min(local),
         Routing::PowerLaw101 | Routing::PowerLaw120 => local * (1.0 - libm::pow(1.0 - topk / count, tokens)),
     };

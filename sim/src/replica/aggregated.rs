@@ -76,6 +76,11 @@ impl AggregatedReplica {
         self.step_end
     }
 
+    /// Its number among all engines.
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
     /// Sums over its steps so far.
     pub fn totals(&self) -> &StepTotals {
         &self.totals
@@ -207,6 +212,7 @@ impl AggregatedReplica {
             duration,
             batch: super::StepBatch::Aggregated(&self.scheduler, &self.batch),
             shape,
+            sets_pace: true,
             preempted_requests: self.batch.preempted.len() as u32,
             running_requests: self.scheduler.running_requests() as u32,
             waiting_requests: self.scheduler.waiting_requests() as u32,

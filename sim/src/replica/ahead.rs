@@ -64,6 +64,11 @@ impl AheadReplica {
         }
     }
 
+    /// Its number among all engines.
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
     /// When something happens next: the older step ends, or the CPU is free to schedule another.
     pub fn next_at(&self, now: SimTime) -> SimTime {
         let end = self.in_flight.front().map_or(SimTime::NEVER, |flight| flight.end);
@@ -194,6 +199,7 @@ impl AheadReplica {
             duration: end - previous_end,
             batch: StepBatch::Aggregated(&self.scheduler, &flight.batch),
             shape,
+            sets_pace: true,
             preempted_requests,
             running_requests: self.scheduler.running_requests() as u32,
             waiting_requests: self.scheduler.waiting_requests() as u32,

@@ -1,14 +1,18 @@
-//! A replica of any kind: one that steps one request at a time, all decoding requests as one, or several steps at once.
+//! A replica of any kind: one that steps one request at a time, all decoding requests as one, or several steps at once;
+//! or several engines behind one front end.
 
 use super::aggregated::AggregatedReplica;
 use super::ahead::AheadReplica;
+use super::balancer::EngineLoad;
+use super::copies::Copies;
+use super::lockstep::LockstepReplica;
 use super::pipelined::PipelinedReplica;
 use super::{Replica, StepRecord, StepTotals};
 use crate::cost::CostModel;
 use crate::durations::DurationCounts;
 use crate::request::RequestTable;
 use crate::scheduler::aggregated::{AggregatedScheduler, Departure};
-use crate::scheduler::{NewRequest, SchedulerConfig};
+use crate::scheduler::{NewRequest, Scheduler, SchedulerConfig};
 use crate::units::SimTime;
 use serde::Serialize;
 use std::sync::Arc;
@@ -23,6 +27,17 @@ pub enum StepPath {
     Plain,
     /// Each request by itself, with several steps in flight: asynchronous scheduling or pipeline stages.
     Pipelined,
+    /// Each request by itself, the data-parallel ranks of a model with experts in common steps.
+    Lockstep,
+}
+
+/// Engines inside each replica, each with requests and a KV cache of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DataParallel {
+    /// How many.
+    pub ranks: u32,
+    /// Whether they step together, as experts make them (V-46), or are engines of their own (V-45).
+    pub is_lockstep: bool,
 }
 
 impl StepPath {
@@ -42,9 +57,29 @@ pub(crate) enum EitherReplica {
     Ahead(Box<AheadReplica>),
     Plain(Box<Replica>),
     Pipelined(Box<PipelinedReplica>),
+    Lockstep(Box<LockstepReplica>),
+    Copies(Copies),
 }
 
 impl EitherReplica {
+    /// The idle engines of one replica; `first` is the number of the first of them among all engines.
+    pub fn data_parallel(
+        first: u32,
+        engines: DataParallel,
+        config: SchedulerConfig,
+        path: StepPath,
+        is_shared: bool,
+        cost: &Arc<dyn CostModel>,
+    ) -> Self {
+        let ranks = engines.ranks.max(1);
+        if engines.is_lockstep {
+            let replica = LockstepReplica::new(first, ranks, config, Arc::clone(cost));
+            return EitherReplica::Lockstep(Box::new(replica));
+        }
+        let engine = |index| EitherReplica::new(index, config, path, is_shared, Arc::clone(cost));
+        EitherReplica::Copies(Copies::new((first..first + ranks).map(engine).collect()))
+    }
+
     /// An idle replica; `is_shared` as in [`AggregatedScheduler::new`].
     pub fn new(
         index: u32,
@@ -60,7 +95,9 @@ impl EitherReplica {
             StepPath::Aggregated => {
                 EitherReplica::Aggregated(Box::new(AggregatedReplica::new(index, config, is_shared, cost)))
             }
-            StepPath::Plain => EitherReplica::Plain(Box::new(Replica::new(index, config, cost))),
+            StepPath::Plain | StepPath::Lockstep => {
+                EitherReplica::Plain(Box::new(Replica::new(index, config, cost)))
+            }
             StepPath::Pipelined => {
                 EitherReplica::Pipelined(Box::new(PipelinedReplica::new(index, config, cost)))
             }
@@ -74,19 +111,50 @@ impl EitherReplica {
             EitherReplica::Ahead(replica) => replica.next_at(now),
             EitherReplica::Plain(replica) => replica.step_end(),
             EitherReplica::Pipelined(replica) => replica.next_at(now),
+            EitherReplica::Lockstep(replica) => replica.step_end(),
+            EitherReplica::Copies(copies) => copies.next_at(now),
         }
     }
 
-    /// Queues an accepted request.
-    pub fn enqueue(&mut self, request: &NewRequest<'_>) {
+    /// Queues an accepted request; gives the number of its engine among all.
+    pub fn enqueue(&mut self, request: &NewRequest<'_>) -> u32 {
         match self {
-            EitherReplica::Aggregated(replica) => replica.enqueue(request),
-            EitherReplica::Ahead(replica) => replica.enqueue(request),
-            EitherReplica::Plain(replica) => replica.scheduler.enqueue(request),
+            EitherReplica::Aggregated(replica) => {
+                replica.enqueue(request);
+                replica.index()
+            }
+            EitherReplica::Ahead(replica) => {
+                replica.enqueue(request);
+                replica.index()
+            }
+            EitherReplica::Plain(replica) => {
+                replica.scheduler.enqueue(request);
+                replica.index
+            }
             EitherReplica::Pipelined(replica) => {
                 replica.wake();
                 replica.scheduler.enqueue(request);
+                replica.index()
             }
+            EitherReplica::Lockstep(replica) => replica.enqueue(request),
+            EitherReplica::Copies(copies) => copies.enqueue(request),
+        }
+    }
+
+    /// What the engine would say of itself to a front end; nothing for engines that have one already.
+    pub fn load(&self) -> EngineLoad {
+        let (waiting, running, used, free) = match self {
+            EitherReplica::Aggregated(replica) => aggregated_counts(&replica.scheduler),
+            EitherReplica::Ahead(replica) => aggregated_counts(&replica.scheduler),
+            EitherReplica::Plain(replica) => counts(&replica.scheduler),
+            EitherReplica::Pipelined(replica) => counts(&replica.scheduler),
+            EitherReplica::Lockstep(_) | EitherReplica::Copies(_) => (0, 0, 0, 0),
+        };
+        EngineLoad {
+            waiting: waiting as u64,
+            running: running as u64,
+            used_blocks: u64::from(used),
+            usable_blocks: u64::from(used) + u64::from(free),
         }
     }
 
@@ -97,7 +165,9 @@ impl EitherReplica {
             EitherReplica::Ahead(replica) => replica.end_step(now, table),
             EitherReplica::Plain(replica) if replica.step_end() == now => replica.end_step(now, table).len(),
             EitherReplica::Pipelined(replica) => replica.end_step(now, table),
-            EitherReplica::Aggregated(_) | EitherReplica::Plain(_) => 0,
+            EitherReplica::Lockstep(replica) if replica.step_end() == now => replica.end_step(now, table),
+            EitherReplica::Copies(copies) => copies.end_step(now, table),
+            EitherReplica::Aggregated(_) | EitherReplica::Plain(_) | EitherReplica::Lockstep(_) => 0,
         }
     }
 
@@ -106,17 +176,40 @@ impl EitherReplica {
         match self {
             EitherReplica::Aggregated(replica) => replica.finished(),
             EitherReplica::Ahead(replica) => replica.finished(),
-            EitherReplica::Plain(_) | EitherReplica::Pipelined(_) => &[],
+            _ => &[],
         }
     }
 
-    /// Starts the next step if there is work and none is in flight.
-    pub fn start_step(&mut self, now: SimTime, table: &mut RequestTable) -> Option<StepRecord<'_>> {
+    /// Starts the steps for which there is work and room; `watch` sees each.
+    pub fn start_step(
+        &mut self,
+        now: SimTime,
+        table: &mut RequestTable,
+        watch: &mut dyn FnMut(&StepRecord<'_>),
+    ) {
         match self {
-            EitherReplica::Aggregated(replica) => replica.start_step(now, table),
-            EitherReplica::Ahead(replica) => replica.start_step(now, table),
-            EitherReplica::Plain(replica) => replica.start_step(now, table),
-            EitherReplica::Pipelined(replica) => replica.start_step(now, table),
+            EitherReplica::Aggregated(replica) => {
+                if let Some(step) = replica.start_step(now, table) {
+                    watch(&step);
+                }
+            }
+            EitherReplica::Ahead(replica) => {
+                while let Some(step) = replica.start_step(now, table) {
+                    watch(&step);
+                }
+            }
+            EitherReplica::Plain(replica) => {
+                if let Some(step) = replica.start_step(now, table) {
+                    watch(&step);
+                }
+            }
+            EitherReplica::Pipelined(replica) => {
+                while let Some(step) = replica.start_step(now, table) {
+                    watch(&step);
+                }
+            }
+            EitherReplica::Lockstep(replica) => replica.start_step(now, table, watch),
+            EitherReplica::Copies(copies) => copies.start_step(now, table, watch),
         }
     }
 
@@ -126,34 +219,35 @@ impl EitherReplica {
         match self {
             EitherReplica::Aggregated(replica) => replica.start_steps(now, horizon, table),
             EitherReplica::Ahead(replica) => replica.start_steps(now, horizon, table),
-            EitherReplica::Plain(replica) => {
-                replica.start_step(now, table);
-            }
-            EitherReplica::Pipelined(replica) => while replica.start_step(now, table).is_some() {},
+            _ => self.start_step(now, table, &mut |_| {}),
         }
     }
 
-    /// Sums over its steps so far.
-    pub fn totals(&self) -> &StepTotals {
+    /// Sums over the steps so far of each of its engines.
+    pub fn totals(&self) -> Vec<StepTotals> {
         match self {
-            EitherReplica::Aggregated(replica) => replica.totals(),
-            EitherReplica::Ahead(replica) => replica.totals(),
-            EitherReplica::Plain(replica) => replica.totals(),
-            EitherReplica::Pipelined(replica) => replica.totals(),
+            EitherReplica::Aggregated(replica) => vec![replica.totals().clone()],
+            EitherReplica::Ahead(replica) => vec![replica.totals().clone()],
+            EitherReplica::Plain(replica) => vec![replica.totals().clone()],
+            EitherReplica::Pipelined(replica) => vec![replica.totals().clone()],
+            EitherReplica::Lockstep(replica) => replica.totals().cloned().collect(),
+            EitherReplica::Copies(copies) => copies.totals(),
         }
     }
 
     /// KV blocks that its requests hold.
-    pub fn held_blocks(&self) -> u32 {
+    pub fn held_blocks(&self) -> u64 {
         match self {
             EitherReplica::Aggregated(replica) => {
-                replica.scheduler.usable_blocks() - replica.scheduler.free_blocks()
+                u64::from(replica.scheduler.usable_blocks() - replica.scheduler.free_blocks())
             }
             EitherReplica::Ahead(replica) => {
-                replica.scheduler.usable_blocks() - replica.scheduler.free_blocks()
+                u64::from(replica.scheduler.usable_blocks() - replica.scheduler.free_blocks())
             }
-            EitherReplica::Plain(replica) => replica.scheduler().pool().used_blocks(),
-            EitherReplica::Pipelined(replica) => replica.scheduler.pool().used_blocks(),
+            EitherReplica::Plain(replica) => u64::from(replica.scheduler().pool().used_blocks()),
+            EitherReplica::Pipelined(replica) => u64::from(replica.scheduler.pool().used_blocks()),
+            EitherReplica::Lockstep(replica) => replica.held_blocks(),
+            EitherReplica::Copies(copies) => copies.held_blocks(),
         }
     }
 
@@ -164,6 +258,20 @@ impl EitherReplica {
             EitherReplica::Ahead(replica) => replica.into_gaps(),
             EitherReplica::Plain(replica) => replica.into_gaps(),
             EitherReplica::Pipelined(replica) => replica.into_gaps(),
+            EitherReplica::Lockstep(replica) => replica.into_gaps(),
+            EitherReplica::Copies(copies) => copies.into_gaps(),
         }
     }
+}
+
+/// Waiting and running requests, used and free blocks.
+fn aggregated_counts(scheduler: &AggregatedScheduler) -> (usize, usize, u32, u32) {
+    let free = scheduler.free_blocks();
+    (scheduler.waiting_requests(), scheduler.running_requests(), scheduler.usable_blocks() - free, free)
+}
+
+/// The same of the scheduler that keeps each request by itself.
+fn counts(scheduler: &Scheduler) -> (usize, usize, u32, u32) {
+    let pool = scheduler.pool();
+    (scheduler.waiting_requests(), scheduler.running_requests(), pool.used_blocks(), pool.free_blocks())
 }

@@ -140,11 +140,17 @@ impl PipelinedReplica {
             duration: end - previous_end,
             batch: StepBatch::Plain(&flight.batch),
             shape,
+            sets_pace: true,
             preempted_requests,
             running_requests: self.scheduler.running_requests() as u32,
             waiting_requests: self.scheduler.waiting_requests() as u32,
             free_blocks: self.scheduler.pool().free_blocks(),
         }
+    }
+
+    /// Its number among all engines.
+    pub fn index(&self) -> u32 {
+        self.index
     }
 
     /// Sums over its steps so far.

@@ -1,18 +1,20 @@
 //! Which cost model a scenario gets, and what it rests on.
 
-use super::file::{CostSection, ExpertRouting, ScenarioFile};
+use super::experts::{self, ResolvedExperts};
+use super::file::{CostSection, ScenarioFile};
 use super::{Engine, EnginePreset};
 use crate::catalogue;
-use crate::cost::operators::operators;
+use crate::cost::operators::{Layout, operators};
 use crate::cost::{
-    Context, CostModel, CudaGraphs, DatasheetCost, HostTime, LinearCost, PipelineCost, ProfiledCost,
+    Context, CostModel, CudaGraphs, DatasheetCost, ExpertLoad, HostTime, LinearCost, PipelineCost,
+    ProfiledCost,
 };
 use crate::document::Document;
 use crate::error::{Error, Result};
 use crate::gpu::GpuSpec;
 use crate::memory::Parallelism;
 use crate::model::ModelSpec;
-use crate::profile::{CostProfile, GpuLimits, Routing};
+use crate::profile::{CostProfile, GpuLimits};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
@@ -27,6 +29,8 @@ pub struct Pricing {
     pub profiled: Option<Arc<ProfiledCost>>,
     /// Where the step times come from, in words.
     pub provenance: String,
+    /// How unevenly experts are used, where they are.
+    pub expert_load: Option<Arc<ExpertLoad>>,
 }
 
 /// Makes the cost model.
@@ -38,7 +42,11 @@ pub(super) fn resolve(
     engine: &Engine,
     folder: &Path,
 ) -> Result<Pricing> {
-    let ranks = file.deployment.tensor_parallel;
+    let ResolvedExperts { layout, routing, load } = experts::resolve(document, file, model, folder)?;
+    let expert_load = load.clone();
+    if !matches!(file.cost, CostSection::Linear { .. }) {
+        check_links(document, gpu, &layout)?;
+    }
     match &file.cost {
         CostSection::Linear { base, per_token, per_context_token } => Ok(Pricing {
             model: Arc::new(LinearCost {
@@ -48,15 +56,18 @@ pub(super) fn resolve(
             }),
             profiled: None,
             provenance: "given: linear in the tokens of a step, as the scenario states".to_string(),
+            expert_load,
         }),
         CostSection::Datasheet => Ok(Pricing {
             model: staged(file, model, gpu, |layers| {
-                let operators = operators(model, &engine.weights, engine.kv, ranks, layers);
-                Ok(Arc::new(DatasheetCost::new(operators, gpu, ranks)) as Arc<dyn CostModel>)
+                let operators = operators(model, &engine.weights, engine.kv, &layout, layers);
+                let cost = DatasheetCost::new(operators, gpu, layout, load.clone());
+                Ok(Arc::new(cost) as Arc<dyn CostModel>)
             })?,
             profiled: None,
             provenance: "assumed: roofline of the GPU's data sheet with assumed efficiencies, no measurement"
                 .to_string(),
+            expert_load,
         }),
         CostSection::Auto | CostSection::Profile(_) => {
             let name = match &file.cost {
@@ -65,16 +76,15 @@ pub(super) fn resolve(
             };
             let profile = find_profile(name, gpu, engine.preset, folder)
                 .map_err(|e| if e.place().is_some() { e } else { document.error("cost", e.message()) })?;
-            let context = Context { ranks, kv: engine.kv, routing: routing(file) };
+            let context = Context { layout, kv: engine.kv, routing, load };
             let graphs =
                 CudaGraphs::vllm(engine.scheduler.max_num_seqs, engine.scheduler.max_num_batched_tokens);
             let priced = |layers| {
-                let operators = operators(model, &engine.weights, engine.kv, ranks, layers);
-                ProfiledCost::new(profile.clone(), operators, context, graphs.clone(), engine.host).map_err(
-                    |e| {
-                        document.error("cost", format!("{}; `cost: datasheet` needs no kernels", e.message()))
-                    },
-                )
+                let operators = operators(model, &engine.weights, engine.kv, &layout, layers);
+                let (profile, context) = (profile.clone(), context.clone());
+                ProfiledCost::new(profile, operators, context, graphs.clone(), engine.host).map_err(|e| {
+                    document.error("cost", format!("{}; `cost: datasheet` needs no kernels", e.message()))
+                })
             };
             let cost = Arc::new(priced(model.all_layers())?);
             let model: Arc<dyn CostModel> = match file.deployment.pipeline_parallel {
@@ -83,7 +93,7 @@ pub(super) fn resolve(
             };
             let host = if file.engine.host_time.is_some() { "given" } else { "assumed" };
             let provenance = format!("{}; host time {host}", cost.basis());
-            Ok(Pricing { model, profiled: Some(cost), provenance })
+            Ok(Pricing { model, profiled: Some(cost), provenance, expert_load })
         }
     }
 }
@@ -104,7 +114,25 @@ fn staged(
     Ok(Arc::new(PipelineCost::new(stages, model.hidden_size, gpu)))
 }
 
-/// The profile of that name or file; without a name the one of the GPU, or the nearest one scaled to it.
+/// The data-parallel ranks of a model with experts exchange tokens over the links between GPUs; nothing is known of
+/// networks between nodes.
+fn check_links(document: &Document, gpu: &GpuSpec, layout: &Layout) -> Result<()> {
+    let gpus = layout.parallel.stage_gpus();
+    match &gpu.interconnect.peer_links {
+        Some(links) if layout.parallel.data > 1 && gpus > links.gpus => Err(document.error(
+            "deployment.data_parallel",
+            format!(
+                "found {gpus} GPUs that share experts (tensor_parallel x data_parallel), but {} links {} of {} and no \
+                 network between nodes is modelled; use at most {}",
+                links.kind, links.gpus, gpu.name, links.gpus
+            ),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// The profile of that name or file; without a name the one of the GPU, or the nearest one. A profile of another GPU is
+/// scaled to this one.
 fn find_profile(
     name: Option<&str>,
     gpu: &GpuSpec,
@@ -113,24 +141,25 @@ fn find_profile(
 ) -> Result<CostProfile> {
     let entries = catalogue::profiles();
     let named = |wanted: &str| entries.iter().find(|entry| entry.name.eq_ignore_ascii_case(wanted));
+    let limits = GpuLimits::of(gpu);
     if let Some(name) = name {
-        return match named(name) {
-            Some(entry) => embedded(entry),
-            None if name.ends_with(".yaml") => CostProfile::read(&folder.join(name)),
+        let profile = match named(name) {
+            Some(entry) => embedded(entry)?,
+            None if name.ends_with(".yaml") => CostProfile::read(&folder.join(name))?,
             None => {
                 let names: Vec<&str> = entries.iter().map(|entry| entry.name).collect();
                 let hint = crate::document::hint(name, &names);
-                Err(Error::new(format!(
+                return Err(Error::new(format!(
                     "unknown profile `{name}`{hint}; see `servesim list profiles`, or give the path of a .yaml file"
-                )))
+                )));
             }
         };
+        return Ok(if profile.gpu.is_like(&limits) { profile } else { profile.scaled_to(limits) });
     }
     let engine = preset.profile_suffix();
     if let Some(entry) = named(&format!("{}-{engine}", gpu.name)) {
         return embedded(entry);
     }
-    let limits = GpuLimits::of(gpu);
     let mut nearest: Option<(f64, CostProfile)> = None;
     for entry in entries.iter().filter(|entry| entry.name.ends_with(engine)) {
         let profile = embedded(entry)?;
@@ -162,14 +191,5 @@ pub(super) fn host_time(file: &ScenarioFile) -> HostTime {
     match &file.engine.host_time {
         Some(given) => HostTime { base_ns: given.base.0, per_request_ns: given.per_request.0 },
         None => HostTime::VLLM_V1,
-    }
-}
-
-/// How tokens spread over experts; evenly unless the scenario says otherwise.
-fn routing(file: &ScenarioFile) -> Routing {
-    match file.engine.expert_routing {
-        None | Some(ExpertRouting::Balanced) => Routing::Balanced,
-        Some(ExpertRouting::PowerLaw101) => Routing::PowerLaw101,
-        Some(ExpertRouting::PowerLaw120) => Routing::PowerLaw120,
     }
 }

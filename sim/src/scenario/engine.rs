@@ -5,7 +5,7 @@ use crate::cost::HostTime;
 use crate::document::Document;
 use crate::error::{Error, Result};
 use crate::gpu::GpuSpec;
-use crate::memory::{self, BatchLimits, Draft, EngineMemory, MemoryPlan, MemoryRequest, Parallelism};
+use crate::memory::{self, BatchLimits, Draft, EngineMemory, MemoryPlan, MemoryRequest};
 use crate::model::{KvDtype, ModelSpec, WeightDtype, WeightPlan};
 use crate::scheduler::{Policy, SchedulerConfig};
 
@@ -56,17 +56,12 @@ pub(super) fn resolve(
     let memory = match section.num_gpu_blocks_override {
         Some(_) => None,
         None => {
-            let tensor = file.deployment.tensor_parallel;
             let plan = memory::plan(&MemoryRequest {
                 model,
                 gpu,
                 weights: &weights,
                 kv,
-                parallel: Parallelism {
-                    tensor,
-                    pipeline: file.deployment.pipeline_parallel,
-                    ..Parallelism::SINGLE
-                },
+                parallel: super::experts::parallelism(file, model),
                 block_size,
                 utilization: gpu_memory_utilization,
                 limits: BatchLimits { max_num_batched_tokens, max_num_seqs },

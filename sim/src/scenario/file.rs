@@ -1,5 +1,6 @@
 //! The scenario as it is typed: strict sections, units in the text, defaults left open.
 
+use super::experts::{All2AllBackend, ExpertPlacement, ExpertRouting};
 use super::plan::PlanSection;
 use crate::scheduler::Policy;
 use crate::units::{HourlyPrice, Span};
@@ -68,7 +69,8 @@ pub struct DeploymentSection {
     /// Stages that share the layers.
     #[serde(default = "one")]
     pub pipeline_parallel: u32,
-    /// Attention copies inside an engine, each with its own requests.
+    /// Copies of the attention inside a replica, each with its own requests and KV cache behind one front end. With
+    /// experts they share those and step together; without, they are engines of their own.
     #[serde(default = "one")]
     pub data_parallel: u32,
     /// GPUs that share the experts: 1, or all the GPUs of the tensor and data parallel group.
@@ -144,9 +146,21 @@ pub struct EngineSection {
     /// Whether a step is scheduled before the tokens of the step before are known, which hides the engine's CPU time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub async_scheduling: Option<bool>,
-    /// How tokens are assumed to spread over experts, with a profile.
+    /// How tokens are assumed to spread over experts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expert_routing: Option<ExpertRouting>,
+    /// Which GPU holds which experts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expert_placement_strategy: Option<ExpertPlacement>,
+    /// Whether experts are placed by their load; the load that was seen is taken to go on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enable_eplb: Option<bool>,
+    /// Second copies of the most used experts of each layer, over all GPUs; needs enable_eplb.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub num_redundant_experts: Option<u32>,
+    /// How data-parallel ranks exchange tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub all2all_backend: Option<All2AllBackend>,
     /// Time of the engine on the CPU per step, with a profile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_time: Option<HostTimeSection>,
@@ -218,20 +232,6 @@ impl SloSection {
     fn is_empty(&self) -> bool {
         *self == SloSection::default()
     }
-}
-
-/// How tokens spread over experts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum ExpertRouting {
-    /// Every expert gets the same share.
-    #[serde(rename = "balanced")]
-    Balanced,
-    /// Popularity falls with the rank to the power 1.01.
-    #[serde(rename = "power_law_1.01")]
-    PowerLaw101,
-    /// Popularity falls with the rank to the power 1.2.
-    #[serde(rename = "power_law_1.2")]
-    PowerLaw120,
 }
 
 /// Time of the engine on the CPU per step.

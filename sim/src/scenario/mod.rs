@@ -2,12 +2,15 @@
 
 mod cost;
 mod engine;
+mod experts;
 mod file;
+mod histogram;
 mod plan;
 mod summary;
 
 pub use cost::Pricing;
 pub use engine::Engine;
+pub use experts::{All2AllBackend, ExpertPlacement, ExpertRouting};
 pub use file::{
     CostSection, DeploymentSection, EnginePreset, EngineSection, HardwareSection, ScenarioFile, SloSection,
 };
@@ -21,7 +24,7 @@ use crate::error::{Error, Result};
 use crate::gpu::GpuSpec;
 use crate::metrics::Limits;
 use crate::model::ModelSpec;
-use crate::replica::{StepPath, StepRecord};
+use crate::replica::{DataParallel, StepPath, StepRecord};
 use crate::scheduler::SchedulerConfig;
 use crate::simulation::{RunObserver, RunResult, Simulation};
 use crate::step::StepShape;
@@ -88,6 +91,7 @@ impl Scenario {
         let gpu =
             catalogue::find_gpu(&in_folder(folder, &file.hardware.gpu)).map_err(located("hardware.gpu"))?;
         check_deployment(document, &file.deployment, &model)?;
+        experts::check(document, &file, &model)?;
         let engine = engine::resolve(document, &file, &model, &gpu)?;
         let pricing = cost::resolve(document, &file, &model, &gpu, &engine, folder)?;
         let locate = |key: &str, message: String| document.error(key, message);
@@ -98,7 +102,7 @@ impl Scenario {
             itl_ns: file.slo.itl.map(|span| span.0),
             e2el_ns: file.slo.e2el.map(|span| span.0),
         };
-        let refusal = refuse_to_simulate(document, &file);
+        let refusal = refuse_to_simulate(document, &file, &model);
         Ok(Scenario {
             label: label.to_string(),
             file,
@@ -167,7 +171,17 @@ impl Scenario {
         }
         let replicas = self.file.deployment.replicas;
         let (config, workload) = (self.engine.scheduler, self.workload.clone());
-        Ok(Simulation::with_path(replicas, config, cost, workload, path))
+        let simulation = Simulation::with_path(replicas, config, cost, workload, path);
+        Ok(match self.data_parallel() {
+            Some(copies) => simulation.data_parallel(copies, cost),
+            None => simulation,
+        })
+    }
+
+    /// The engines inside each replica, when there is more than one (V-45, V-46).
+    fn data_parallel(&self) -> Option<DataParallel> {
+        let ranks = self.file.deployment.data_parallel;
+        (ranks > 1).then(|| DataParallel { ranks, is_lockstep: self.model.has_experts() })
     }
 
     /// Runs under a meter of where the time of the steps goes, when the cost model can tell.
@@ -252,7 +266,9 @@ impl RunObserver for Meter<'_> {
             hides_host: self.config.async_scheduling,
         };
         let host_seconds = self.profiled.host(&step.shape).seconds();
-        self.usage.see(self.profiled, &step.shape, pressure, host_seconds);
+        if step.sets_pace {
+            self.usage.see(self.profiled, &step.shape, pressure, host_seconds);
+        }
         self.observer.step(step);
     }
 
@@ -293,7 +309,7 @@ fn in_folder(folder: &Path, name_or_path: &str) -> String {
 }
 
 /// Keys of a scenario whose text may be the path of a file.
-const PATH_KEYS: [&str; 5] = ["model", "gpu", "path", "pairs", "profile"];
+const PATH_KEYS: [&str; 6] = ["model", "gpu", "path", "pairs", "profile", "histogram"];
 
 fn make_paths_absolute(value: &mut serde_json::Value, folder: &Path) {
     let Some(entries) = value.as_object_mut() else { return };
@@ -349,17 +365,24 @@ fn check_deployment(document: &Document, deployment: &DeploymentSection, model: 
     Ok(())
 }
 
-/// Degrees that are understood but have no step time yet.
-fn refuse_to_simulate(document: &Document, file: &ScenarioFile) -> Option<Error> {
+/// Degrees that are understood but cannot be stepped.
+fn refuse_to_simulate(document: &Document, file: &ScenarioFile, model: &ModelSpec) -> Option<Error> {
     let deployment = &file.deployment;
     if deployment.pipeline_parallel > 1 && matches!(file.cost, CostSection::Linear { .. }) {
         let message =
             format!("found {}; linear step times say nothing of stages", deployment.pipeline_parallel);
         return Some(document.error("deployment.pipeline_parallel", message));
     }
-    let degrees =
-        [("data_parallel", deployment.data_parallel), ("expert_parallel", deployment.expert_parallel)];
-    let (key, value) = degrees.into_iter().find(|(_, value)| *value != 1)?;
-    let message = format!("found {value}; its step time is not modelled yet, only 1 can be simulated");
-    Some(document.error(&format!("deployment.{key}"), message))
+    if deployment.data_parallel == 1 || !model.has_experts() {
+        return None;
+    }
+    let message = format!(
+        "found {}: the data-parallel ranks of a model with experts step together, one step at a time",
+        deployment.data_parallel
+    );
+    if deployment.pipeline_parallel > 1 {
+        let message = format!("{message}; use pipeline_parallel 1");
+        return Some(document.error("deployment.data_parallel", message));
+    }
+    None
 }

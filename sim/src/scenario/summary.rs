@@ -1,10 +1,11 @@
 //! What a scenario says of itself, and the report of its run with provenance and warnings.
 
 use super::{CostSection, DeploymentSection, Scenario, SloSection};
-use crate::cost::UsageReport;
+use crate::cost::{ExpertLoad, UsageReport};
 use crate::error::Result;
 use crate::memory::MemoryPlan;
 use crate::metrics::{self, Distribution};
+use crate::model::Placement;
 use crate::report::Metrics;
 use crate::request::{Outcome, RequestId};
 use crate::scheduler::Policy;
@@ -20,6 +21,8 @@ pub struct Resolved<'a> {
     hardware: ResolvedHardware,
     deployment: &'a DeploymentSection,
     engine: ResolvedEngine,
+    /// Where tokens do not spread evenly over the experts: what that means.
+    experts: Option<ResolvedExpertLoad>,
     memory: Option<&'a MemoryPlan>,
     workload: &'a WorkloadSpec,
     slo: &'a SloSection,
@@ -72,12 +75,54 @@ struct ResolvedEngine {
     kv_cache_dtype: &'static str,
 }
 
+/// How unevenly the experts are used, averaged over their layers.
+#[derive(Serialize)]
+struct ResolvedExpertLoad {
+    /// GPUs that a token's experts are on, on average.
+    gpus_per_token: f64,
+    /// Tokens that the busiest of them gets, over an even share.
+    busiest_receiver: f64,
+    by_tokens: Vec<LoadAt>,
+}
+
+/// Loads of a step of so many tokens on all data-parallel ranks together.
+#[derive(Serialize)]
+struct LoadAt {
+    tokens: u32,
+    /// The busiest GPU's expert tokens over an even share.
+    busiest_gpu: f64,
+    /// Most distinct experts of a layer that a GPU reads.
+    experts_touched: f64,
+}
+
+impl ResolvedExpertLoad {
+    fn new(load: &ExpertLoad) -> ResolvedExpertLoad {
+        let at = |tokens: u32| LoadAt {
+            tokens,
+            busiest_gpu: load.even_tokens(f64::from(tokens)) / f64::from(tokens),
+            experts_touched: load.touched(f64::from(tokens)),
+        };
+        ResolvedExpertLoad {
+            gpus_per_token: load.ranks_per_token,
+            busiest_receiver: load.busiest_receiver,
+            by_tokens: Vec::from([1, 16, 256, 4096, 65_536].map(at)),
+        }
+    }
+}
+
 impl<'a> Resolved<'a> {
     pub(super) fn new(scenario: &'a Scenario) -> Resolved<'a> {
         let Scenario { model, gpu, engine, file, .. } = scenario;
         let ranks = file.deployment.tensor_parallel;
-        let mut placement = model.whole();
-        placement.tensor_parallel = ranks;
+        let parallel = super::experts::parallelism(file, model);
+        let placement = Placement {
+            tensor_parallel: ranks,
+            expert_parallel: parallel.expert,
+            expert_slices: parallel.expert_slices(),
+            layers: model.all_layers(),
+        };
+        let largest_share = parallel.expert_shares(model).first().and_then(|share| share.experts);
+        let weights = model.weight_bytes_with_experts(&engine.weights, &placement, largest_share);
         let counts = model.parameter_counts();
         let s = &engine.scheduler;
         Resolved {
@@ -90,7 +135,7 @@ impl<'a> Resolved<'a> {
                 layers: model.layers(),
                 parameters: counts.total(),
                 active_parameters: counts.active(),
-                weight_bytes_per_gpu: model.weight_bytes(&engine.weights, &placement).total(),
+                weight_bytes_per_gpu: weights.total(),
                 kv_cache_bytes_per_token_and_gpu: model
                     .kv_bytes_per_token(engine.kv, ranks, model.all_layers())
                     .unwrap_or(0),
@@ -123,6 +168,7 @@ impl<'a> Resolved<'a> {
                 gpu_memory_utilization: engine.gpu_memory_utilization,
                 kv_cache_dtype: engine.kv.name(),
             },
+            experts: scenario.pricing.expert_load.as_deref().map(ResolvedExpertLoad::new),
             memory: engine.memory.as_ref(),
             workload: &file.workload,
             slo: &file.slo,

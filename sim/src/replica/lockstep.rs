@@ -1,0 +1,214 @@
+//! The data-parallel ranks of a model with experts: schedulers with requests and KV caches of their own that step
+//! together, because the experts are spread over all of them (V-46, V-47).
+
+use super::balancer::{Balancer, EngineLoad};
+use super::{StepBatch, StepRecord, StepTotals};
+use crate::cost::CostModel;
+use crate::durations::DurationCounts;
+use crate::request::{Outcome, RequestId, RequestTable};
+use crate::scheduler::{NewRequest, Scheduler, SchedulerConfig};
+use crate::step::{ScheduledBatch, StepShape};
+use crate::units::{SimDuration, SimTime};
+use std::sync::Arc;
+
+/// Steps between two times that the ranks ask each other whether anybody has work left (V-46).
+const SYNC_INTERVAL: u64 = 16;
+
+/// One rank.
+struct Rank {
+    scheduler: Scheduler,
+    batch: ScheduledBatch,
+    shape: StepShape,
+    totals: StepTotals,
+}
+
+/// The ranks of one replica.
+pub(crate) struct LockstepReplica {
+    /// Number of the first rank among all engines.
+    first: u32,
+    ranks: Vec<Rank>,
+    cost: Arc<dyn CostModel>,
+    /// Whether the engine's time on the CPU passes while the GPU works (V-42b); that results come a step later then is
+    /// left out.
+    hides_host: bool,
+    balancer: Balancer,
+    /// End of the step in flight, or never.
+    step_end: SimTime,
+    /// Whether the ranks step: from a first request until they have agreed that none is left.
+    is_awake: bool,
+    /// Steps since they woke.
+    steps_awake: u64,
+    finished: Vec<RequestId>,
+    gaps: DurationCounts,
+}
+
+impl LockstepReplica {
+    /// Idle ranks; `first` is the number of the first among all engines.
+    pub fn new(first: u32, ranks: u32, config: SchedulerConfig, cost: Arc<dyn CostModel>) -> Self {
+        let hides_host = config.async_scheduling;
+        let config = SchedulerConfig { async_scheduling: false, ..config };
+        let rank = |_| Rank {
+            scheduler: Scheduler::new(config),
+            batch: ScheduledBatch::default(),
+            shape: StepShape::default(),
+            totals: StepTotals::default(),
+        };
+        LockstepReplica {
+            first,
+            ranks: (0..ranks.max(1)).map(rank).collect(),
+            cost,
+            hides_host,
+            balancer: Balancer::new(ranks),
+            step_end: SimTime::NEVER,
+            is_awake: false,
+            steps_awake: 0,
+            finished: Vec::new(),
+            gaps: DurationCounts::default(),
+        }
+    }
+
+    /// When the step of all ranks ends; never while they sleep.
+    pub fn step_end(&self) -> SimTime {
+        self.step_end
+    }
+
+    /// Queues an accepted request at the rank that the front end chooses; gives the rank's number among all engines.
+    pub fn enqueue(&mut self, request: &NewRequest<'_>) -> u32 {
+        let chosen = self.balancer.choose(request.arrival);
+        self.ranks[chosen].scheduler.enqueue(request);
+        self.first + chosen as u32
+    }
+
+    /// Ends the step of all ranks: their tokens become visible now. Gives how many requests finished.
+    pub fn end_step(&mut self, now: SimTime, table: &mut RequestTable) -> usize {
+        self.step_end = SimTime::NEVER;
+        let mut finished = 0;
+        for (number, rank) in self.ranks.iter_mut().enumerate() {
+            for entry in rank.batch.requests.iter().filter(|entry| entry.samples) {
+                if let Some(gap_ns) = table.record_token(entry.id, now) {
+                    self.gaps.add(gap_ns);
+                }
+            }
+            self.finished.clear();
+            rank.scheduler.complete(&rank.batch, &mut self.finished);
+            for id in &self.finished {
+                table.outcome[id.index()] = Outcome::Finished;
+            }
+            finished += self.finished.len();
+            self.balancer.finish(number, self.finished.len());
+            self.balancer.publish(now, number, rank.load());
+        }
+        self.steps_awake += 1;
+        if self.steps_awake == 1 || self.steps_awake.is_multiple_of(SYNC_INTERVAL) {
+            self.is_awake = self.ranks.iter().any(|rank| !rank.scheduler.is_idle());
+        }
+        finished
+    }
+
+    /// Starts the next step of all ranks if they are awake or have work, and none is in flight: form the batches, ask
+    /// their cost. Shows the steps of the ranks that have something to do.
+    pub fn start_step(
+        &mut self,
+        now: SimTime,
+        table: &mut RequestTable,
+        watch: &mut dyn FnMut(&StepRecord<'_>),
+    ) {
+        if self.step_end != SimTime::NEVER {
+            return;
+        }
+        if !self.is_awake {
+            if self.ranks.iter().all(|rank| rank.scheduler.is_idle()) {
+                return;
+            }
+            self.is_awake = true;
+            self.steps_awake = 0;
+        }
+        for rank in &mut self.ranks {
+            rank.form_batch(now, table);
+        }
+        let (duration, slowest) = self.agree();
+        self.step_end = now + duration;
+        for (number, rank) in self.ranks.iter_mut().enumerate() {
+            let held_blocks = rank.scheduler.pool().used_blocks();
+            if rank.batch.requests.is_empty() {
+                rank.totals.dummy_steps += 1;
+                continue;
+            }
+            rank.totals.record_step(&rank.shape, duration, held_blocks);
+            watch(&StepRecord {
+                replica: self.first + number as u32,
+                start: now,
+                duration,
+                batch: StepBatch::Plain(&rank.batch),
+                shape: rank.shape,
+                sets_pace: number == slowest,
+                preempted_requests: rank.batch.preempted.len() as u32,
+                running_requests: rank.scheduler.running_requests() as u32,
+                waiting_requests: rank.scheduler.waiting_requests() as u32,
+                free_blocks: rank.scheduler.pool().free_blocks(),
+            });
+        }
+    }
+
+    /// Tells every rank what all compute together (V-47). The step takes as long as the slowest rank's, after the CPU
+    /// that takes longest; gives that and which rank with work is slowest.
+    fn agree(&mut self) -> (SimDuration, usize) {
+        let tokens = |rank: &Rank| rank.shape.new_tokens();
+        let group_tokens = self.ranks.iter().map(tokens).sum();
+        let group_largest_tokens = self.ranks.iter().map(tokens).max().unwrap_or(0);
+        let (mut gpu, mut host) = (SimDuration::ZERO, SimDuration::ZERO);
+        let (mut slowest, mut slowest_gpu) = (0, SimDuration::ZERO);
+        for (number, rank) in self.ranks.iter_mut().enumerate() {
+            rank.shape = StepShape { group_tokens, group_largest_tokens, ..rank.shape };
+            let own = self.cost.step(&rank.shape);
+            gpu = gpu.max(own);
+            host = host.max(self.cost.host(&rank.shape));
+            if !rank.batch.requests.is_empty() && own > slowest_gpu {
+                (slowest, slowest_gpu) = (number, own);
+            }
+        }
+        let step = if self.hides_host { gpu.max(host) } else { gpu + host };
+        (step, slowest)
+    }
+
+    /// Sums over the steps of each rank so far.
+    pub fn totals(&self) -> impl Iterator<Item = &StepTotals> {
+        self.ranks.iter().map(|rank| &rank.totals)
+    }
+
+    /// KV blocks that the requests of all ranks hold.
+    pub fn held_blocks(&self) -> u64 {
+        self.ranks.iter().map(|rank| u64::from(rank.scheduler.pool().used_blocks())).sum()
+    }
+
+    /// The gaps between tokens that the ranks produced.
+    pub fn into_gaps(self) -> DurationCounts {
+        self.gaps
+    }
+}
+
+impl Rank {
+    /// Forms the next batch, or a dummy of one token when there is nothing to compute.
+    fn form_batch(&mut self, now: SimTime, table: &mut RequestTable) {
+        self.batch.clear();
+        // A batch may stay empty once, when the only running request preempted itself; then it is admitted again.
+        for _ in 0..2 {
+            if self.scheduler.is_idle() || !self.batch.requests.is_empty() {
+                break;
+            }
+            self.scheduler.form_batch(&mut self.batch);
+            self.totals.record_decisions(&self.batch, now, table);
+        }
+        self.shape = if self.batch.requests.is_empty() { StepShape::DUMMY } else { self.batch.shape() };
+    }
+
+    fn load(&self) -> EngineLoad {
+        let (used, free) = (self.scheduler.pool().used_blocks(), self.scheduler.pool().free_blocks());
+        EngineLoad {
+            waiting: self.scheduler.waiting_requests() as u64,
+            running: self.scheduler.running_requests() as u64,
+            used_blocks: u64::from(used),
+            usable_blocks: u64::from(used) + u64::from(free),
+        }
+    }
+}

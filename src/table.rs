@@ -141,11 +141,15 @@ fn usage(metrics: &Metrics) -> Vec<(&'static str, String)> {
     rows.push((
         "Steps",
         format!(
-            "{} of {} ms on average, busy {}, {} preemptions",
+            "{} of {} ms on average, busy {}, {} preemptions{}",
             grouped(steps.steps),
             short(steps.step_ms_mean),
             percent(steps.busy_share),
-            grouped(steps.preemptions)
+            grouped(steps.preemptions),
+            match steps.dummy_steps {
+                0 => String::new(),
+                dummies => format!("; {} dummy steps of idle ranks", grouped(dummies)),
+            }
         ),
     ));
     rows

@@ -53,8 +53,21 @@ fn more_skew_costs_more_and_second_copies_take_it_back() {
     }
 }
 
-/// A zipf popularity written out as a histogram of its chances costs what the name costs; without skew at all, what
-/// `uniform` does.
+#[test]
+fn second_copies_take_memory_from_the_cache() {
+    let plan = |engine: &str| {
+        let scenario = scenario_in(Path::new("."), engine, "auto");
+        let rank = scenario.engine.memory.as_ref().unwrap().ranks[0].clone();
+        let experts = rank.parts.iter().find(|part| part.part == "experts").unwrap().bytes;
+        (rank.experts, experts, rank.kv_cache_bytes)
+    };
+    let (plain, copied) = (plan(""), plan(", enable_eplb: true, num_redundant_experts: 32"));
+    assert_eq!((plain.0, copied.0), (Some(16), Some(20)));
+    let four_more = 48 * 4 * 3 * 2048 * 768 * 2u64;
+    assert_eq!((copied.1 - plain.1, plain.2 - copied.2), (four_more, four_more));
+}
+
+/// Equal counts cost what drawing experts with equal chances does.
 #[test]
 fn histograms_are_read_from_csv_and_yaml() {
     let folder = tempfile::tempdir().unwrap();

@@ -65,7 +65,7 @@ pub struct PrefixUse {
 /// The steps that were run.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct StepUse {
-    /// Steps of all replicas.
+    /// Steps of all engines: a common step of data-parallel ranks counts for each that had work.
     pub steps: u64,
     /// Requests per step.
     pub batch_requests_mean: f64,
@@ -75,6 +75,8 @@ pub struct StepUse {
     pub step_ms_mean: f64,
     /// Share of the span that the replicas spent in steps.
     pub busy_share: f64,
+    /// Steps of nothing that data-parallel ranks ran because others had work; in no other figure.
+    pub dummy_steps: u64,
     /// Preemptions.
     pub preemptions: u64,
     /// Tokens computed, those that a preemption made necessary again included.
@@ -226,6 +228,7 @@ fn step_use(run: &RunResult, span_ns: u64) -> StepUse {
         batch_requests_max: run.replicas.iter().map(|r| r.batch_requests_max).max().unwrap_or(0),
         step_ms_mean: each(busy_ns) / 1e6,
         busy_share: busy_ns as f64 / (span_ns.max(1) as f64 * run.replicas.len().max(1) as f64),
+        dummy_steps: sum(|r| r.dummy_steps),
         preemptions: sum(|r| r.preemptions),
         computed_tokens: sum(|r| r.computed_tokens),
         path: run.path,

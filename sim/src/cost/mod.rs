@@ -1,10 +1,12 @@
 //! What a step costs. The scheduler never learns what a GPU is: it is told durations.
 
 mod band;
+mod calls;
 mod datasheet;
 mod expert_load;
 mod graphs;
 mod host;
+mod layout;
 mod linear;
 pub mod operators;
 mod pipeline;
@@ -13,13 +15,14 @@ mod scaled;
 mod usage;
 
 pub use band::{ASSUMED_ERROR, error_of_sum};
+pub use calls::Context;
 pub use datasheet::{DatasheetCost, experts_touched};
 pub use expert_load::{ExpertGroup, ExpertLoad, Placement, Popularity};
 pub use graphs::CudaGraphs;
 pub use host::HostTime;
 pub use linear::LinearCost;
 pub use pipeline::PipelineCost;
-pub use profiled::{Context, ProfiledCost};
+pub use profiled::ProfiledCost;
 pub use scaled::ScaledCost;
 pub use usage::{Bound, Pressure, SAMPLE_EVERY, Usage, UsageReport};
 

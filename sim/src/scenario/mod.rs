@@ -25,6 +25,7 @@ use crate::replica::{StepPath, StepRecord};
 use crate::scheduler::SchedulerConfig;
 use crate::simulation::{RunObserver, RunResult, Simulation};
 use crate::step::StepShape;
+use crate::tenants::Tenants;
 use crate::units::{HourlyPrice, Rate, SimDuration, SimTime};
 use crate::workload::{Arrival, WorkloadGenerator};
 use std::path::{Path, PathBuf};
@@ -44,6 +45,8 @@ pub struct Scenario {
     pub engine: Engine,
     /// Limits that a request must keep to count as good.
     pub limits: Limits,
+    /// Who sends the traffic, where the scenario says.
+    pub tenants: Option<Arc<Tenants>>,
     /// Where step times come from.
     pub pricing: Pricing,
     workload: WorkloadGenerator,
@@ -90,14 +93,8 @@ impl Scenario {
         check_deployment(document, &file.deployment, &model)?;
         let engine = engine::resolve(document, &file, &model, &gpu)?;
         let pricing = cost::resolve(document, &file, &model, &gpu, &engine, folder)?;
-        let locate = |key: &str, message: String| document.error(key, message);
-        let workload = WorkloadGenerator::new(&file.workload, file.seed, folder, &locate)?;
-        let limits = Limits {
-            ttft_ns: file.slo.ttft.map(|span| span.0),
-            tpot_ns: file.slo.tpot.map(|span| span.0),
-            itl_ns: file.slo.itl.map(|span| span.0),
-            e2el_ns: file.slo.e2el.map(|span| span.0),
-        };
+        let limits = Limits::from(&file.slo);
+        let (workload, tenants) = Scenario::traffic(document, &file, folder)?;
         let refusal = refuse_to_simulate(document, &file);
         Ok(Scenario {
             label: label.to_string(),
@@ -106,11 +103,28 @@ impl Scenario {
             gpu,
             engine,
             limits,
+            tenants,
             pricing,
             workload,
             folder: folder.to_path_buf(),
             refusal,
         })
+    }
+
+    /// The requests of a scenario's file, and who sends them.
+    pub fn traffic(
+        document: &Document,
+        file: &ScenarioFile,
+        folder: &Path,
+    ) -> Result<(WorkloadGenerator, Option<Arc<Tenants>>)> {
+        let locate = |key: &str, message: String| document.error(key, message);
+        let tenants = match &file.tenants {
+            Some(section) => Some(Arc::new(Tenants::new(section, Limits::from(&file.slo), &locate)?)),
+            None => None,
+        };
+        let shares = tenants.as_ref().map(|tenants| tenants.shares()).unwrap_or_default();
+        let workload = WorkloadGenerator::with_tenants(&file.workload, file.seed, folder, &shares, &locate)?;
+        Ok((workload, tenants))
     }
 
     /// Requests that will arrive, when the scenario says.
@@ -167,7 +181,8 @@ impl Scenario {
         }
         let replicas = self.file.deployment.replicas;
         let (config, workload) = (self.engine.scheduler, self.workload.clone());
-        Ok(Simulation::with_path(replicas, config, cost, workload, path))
+        let simulation = Simulation::with_path(replicas, config, cost, workload, path);
+        Ok(simulation.with_tenants(self.tenants.clone()))
     }
 
     /// Runs under a meter of where the time of the steps goes, when the cost model can tell.
@@ -209,8 +224,8 @@ impl Scenario {
         if self.workload.set_rate(rate.0) {
             return Ok(());
         }
-        let message =
-            "these arrivals have no rate that could be changed; use constant, poisson, gamma or a trace";
+        let message = "these arrivals have no rate that could be changed; use constant, poisson, gamma, weibull, a trace or \
+             servegen, without sessions";
         Err(Error::new(message).key("workload.arrivals"))
     }
 
@@ -292,15 +307,20 @@ fn in_folder(folder: &Path, name_or_path: &str) -> String {
 }
 
 /// Keys of a scenario whose text may be the path of a file.
-const PATH_KEYS: [&str; 5] = ["model", "gpu", "path", "pairs", "profile"];
+const PATH_KEYS: [&str; 7] = ["model", "gpu", "path", "pairs", "profile", "arrivals", "lengths"];
 
 fn make_paths_absolute(value: &mut serde_json::Value, folder: &Path) {
+    if let Some(entries) = value.as_array_mut() {
+        entries.iter_mut().for_each(|entry| make_paths_absolute(entry, folder));
+        return;
+    }
     let Some(entries) = value.as_object_mut() else { return };
     for (key, value) in entries {
         match value {
             serde_json::Value::String(text) if PATH_KEYS.contains(&key.as_str()) => {
                 let path = folder.join(text.as_str());
                 if path.is_file()
+                    && text != "trace"
                     && let Ok(path) = std::path::absolute(path)
                 {
                     *text = path.display().to_string();

@@ -42,7 +42,7 @@ fn bad_traffic_gets_one_message_with_place_found_and_allowed() {
             "tenants.members.0.rate_limit.tokens: found 0/s, expected a rate of 0.001/s",
         ),
         (
-            one(&format!("arrivals: {{ burst: {{ size: 3 }} }}, envelope: {{ points: [[0s, 1]] }}")),
+            one("arrivals: { burst: { size: 3 } }, envelope: { points: [[0s, 1]] }"),
             "workload.envelope: needs arrivals with a rate",
         ),
         (

@@ -20,6 +20,7 @@ mod simulate;
 mod sweep;
 mod sweep_file;
 mod table;
+mod tenant_table;
 #[cfg(feature = "tokens")]
 mod tokens;
 #[cfg(not(feature = "tokens"))]

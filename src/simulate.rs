@@ -10,11 +10,13 @@ use reports::rows::StepRow;
 use sim::replica::StepRecord;
 use sim::scenario::Scenario;
 use sim::simulation::RunObserver;
+use sim::tenants::Tenants;
 use sim::units::SimTime;
 use sim::workload::Arrival;
 use sim::workload::trace::write_arrival;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Arguments of `simulate`.
@@ -63,6 +65,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         steps_out.push(folder.steps_writer()?);
     }
     let mut watcher = Watcher::new(steps_out, trace_out, scenario.expected_requests());
+    watcher.tenants = scenario.tenants.clone();
     // A run that is kept, or whose requests are written, needs its rows.
     let run = match (&requests_out, &folder) {
         (None, None) => scenario.simulate_for_report(&mut watcher)?,
@@ -96,6 +99,7 @@ const QUIET: Duration = Duration::from_millis(700);
 struct Watcher {
     steps_out: Vec<RowWriter>,
     trace_out: Option<WholeFile>,
+    tenants: Option<Arc<Tenants>>,
     arrivals: u64,
     failure: Option<anyhow::Error>,
     expected_requests: Option<u64>,
@@ -113,6 +117,7 @@ impl Watcher {
         Watcher {
             steps_out,
             trace_out,
+            tenants: None,
             arrivals: 0,
             failure: None,
             expected_requests,
@@ -149,9 +154,11 @@ impl RunObserver for Watcher {
     }
 
     fn arrival(&mut self, arrival: &Arrival) {
+        let tenant =
+            self.tenants.as_ref().and_then(|tenants| tenants.members.get(usize::from(arrival.tenant)));
         if let Some(file) = &mut self.trace_out
             && self.failure.is_none()
-            && let Err(error) = write_arrival(file, self.arrivals, arrival)
+            && let Err(error) = write_arrival(file, self.arrivals, arrival, tenant.map(|t| t.name.as_str()))
         {
             self.failure = Some(error.into());
         }

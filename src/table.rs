@@ -1,5 +1,6 @@
 //! The report of a run as people read it.
 
+use crate::tenant_table;
 use comfy_table::{CellAlignment, Table, TableStyle};
 use reports::numbers::{grouped, percent, short};
 use sim::cost::{Bound, UsageReport};
@@ -27,6 +28,9 @@ pub fn report(report: &Report) -> String {
     for line in latencies(metrics).lines() {
         let _ = writeln!(text, "{}", line.trim_end());
     }
+    if let Some(tenants) = &report.tenants {
+        let _ = writeln!(text, "\n{}", tenant_table::text(tenants));
+    }
     let _ = writeln!(text);
     for (name, value) in usage(metrics) {
         let _ = writeln!(text, "{name:<13} {value}");
@@ -46,10 +50,15 @@ fn summary(report: &Report) -> Vec<(&'static str, String)> {
         (
             "Requests",
             format!(
-                "{} arrived, {} finished, {} rejected; {} s from first arrival to last token",
+                "{} arrived, {} finished, {} rejected{}; {} s from first arrival to last token",
                 grouped(counts.arrived),
                 grouped(counts.finished),
                 grouped(counts.rejected),
+                if report.tenants.is_some() {
+                    format!(", {} throttled", grouped(counts.throttled))
+                } else {
+                    String::new()
+                },
                 short(metrics.duration_s)
             ),
         ),

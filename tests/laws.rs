@@ -68,6 +68,7 @@ pub fn arrivals(draw: &mut Draw) -> Vec<Arrival> {
                 output_tokens: draw.between(1, 50),
                 priority: draw.below(3) as i32,
                 runs: if draw.below(3) == 0 { Vec::new() } else { runs },
+                ..Arrival::default()
             }
         })
         .collect()

@@ -20,6 +20,8 @@ mod real_traces;
 mod recordings;
 mod sweep;
 mod tokens;
+mod traffic;
+mod traffic_cli;
 mod vllm_026;
 mod vllm_033;
 mod vllm_033_ahead;

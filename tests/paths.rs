@@ -243,8 +243,8 @@ fn tiny_arrivals(requests: u32, mix: u32, kinds: u32, setting: u32) -> Vec<Arriv
             at: SimTime(u64::from(index) * if setting.is_multiple_of(2) { 12 } else { 40 }),
             prompt_tokens,
             output_tokens: 1 + kind % 3,
-            priority: 0,
             runs: if is_shared { vec![TokenRun { id: 1, tokens: prompt_tokens }] } else { Vec::new() },
+            ..Arrival::default()
         }
     };
     (0..requests).map(arrival).collect()

@@ -105,7 +105,7 @@ pub fn latency_ms(metrics: &Metrics, key: &str) -> Option<f64> {
     }
 }
 
-/// How a run stands. A run in which a request was rejected holds nothing: its ratio is infinite.
+/// How a run stands. A run in which a request was rejected or throttled holds nothing: its ratio is infinite.
 pub fn standing(limits: &[LatencyLimit], metrics: &Metrics, is_saturated: bool) -> Standing {
     let mut worst = Standing { key: "", found_ms: 0.0, ratio: 0.0, is_saturated };
     for limit in limits {
@@ -117,6 +117,8 @@ pub fn standing(limits: &[LatencyLimit], metrics: &Metrics, is_saturated: bool) 
     }
     if metrics.requests.rejected > 0 || metrics.requests.finished == 0 {
         worst = Standing { key: "rejected", found_ms: 0.0, ratio: f64::MAX, is_saturated };
+    } else if metrics.requests.throttled > 0 {
+        worst = Standing { key: "throttled", found_ms: 0.0, ratio: f64::MAX, is_saturated };
     }
     worst
 }

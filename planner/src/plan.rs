@@ -15,7 +15,6 @@ use sim::error::Result;
 use sim::scenario::{PlanSection, Scenario, ScenarioFile, is_saturated};
 use sim::simulation::RunObserver;
 use sim::units::{HourlyPrice, Rate};
-use sim::workload::WorkloadGenerator;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -141,10 +140,10 @@ impl Planner {
     fn wanted_rate(&self) -> Result<Option<f64>> {
         let goal = &self.section.goal;
         let locate = |key: &str, message: String| self.document.error(key, message);
-        let workload = WorkloadGenerator::new(&self.file.workload, self.file.seed, &self.folder, &locate)?;
+        let (workload, _) = Scenario::traffic(&self.document, &self.file, &self.folder)?;
         if workload.mean_rate().is_none() {
             let message = "a plan changes the rate, but these arrivals have none of their own; use constant, poisson, \
-                           gamma or a trace";
+                           gamma, weibull, a trace or servegen, without sessions";
             return Err(locate("workload.arrivals", message.into()));
         }
         let positive = |key: &str, value: f64| {
@@ -384,6 +383,7 @@ fn broken_when_idle(bracket: &Bracket<Measured>) -> (String, f64) {
     let standing = &lowest.found.standing;
     let reason = match standing.key {
         "rejected" => "requests are rejected: they are longer than max_model_len or the KV cache".to_string(),
+        "throttled" => "requests are throttled by their tenants' limits".to_string(),
         key => format!("even at {} requests/s {key} is {:.1} ms", lowest.rate_per_s, standing.found_ms),
     };
     (reason, standing.ratio)

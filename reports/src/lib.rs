@@ -14,6 +14,7 @@ pub mod run_charts;
 pub mod run_folder;
 pub mod series;
 pub mod style;
+pub mod tenants;
 
 pub use memory_chart::memory_chart;
 pub use run_folder::RunFolder;

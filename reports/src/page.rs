@@ -6,6 +6,7 @@ use crate::numbers::{duration_ms, grouped, percent, short};
 use crate::run_charts::{self, SloMarks};
 use crate::run_folder::RunFolder;
 use crate::style::STYLE;
+use crate::tenants;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use serde_json::Value;
 
@@ -97,6 +98,7 @@ pub fn run_page(run: &RunFolder, slo: &SloMarks, curve: &[CurvePoint]) -> String
         (warnings(&warned))
         h2 { "Latency" }
         div.card.scroll { (latency_table(run)) }
+        (tenants::section(run))
         h2 { "Over the run" }
         (chart_grid(&run_charts::charts(run, slo)))
         @if !curve.is_empty() {

@@ -16,6 +16,8 @@ pub enum RowOutcome {
     Finished,
     /// It could never have run.
     Rejected,
+    /// Turned away because of its tenant's limits.
+    Throttled,
 }
 
 impl RowOutcome {
@@ -25,6 +27,7 @@ impl RowOutcome {
             RowOutcome::Unfinished => "unfinished",
             RowOutcome::Finished => "finished",
             RowOutcome::Rejected => "rejected",
+            RowOutcome::Throttled => "throttled",
         }
     }
 }
@@ -64,6 +67,12 @@ pub struct RequestRow {
     pub preemptions: u32,
     /// Prompt tokens found in the prefix cache at the first admission.
     pub cached_tokens: u32,
+    /// Its tenant, counted from 0 as the report lists them; absent from files of runs without tenants.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<u16>,
+    /// Time at the tenants' gate, 0 where it never passed; absent like the tenant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate_ns: Option<u64>,
 }
 
 impl RequestRow {
@@ -79,6 +88,7 @@ impl RequestRow {
                 Outcome::Unfinished => RowOutcome::Unfinished,
                 Outcome::Finished => RowOutcome::Finished,
                 Outcome::Rejected => RowOutcome::Rejected,
+                Outcome::Throttled => RowOutcome::Throttled,
             },
             arrival_ns: table.arrival[i].0,
             prompt_tokens: table.prompt_tokens[i],
@@ -93,6 +103,11 @@ impl RequestRow {
             e2el_ns: finished.then(|| metrics::e2el_ns(table, id)),
             preemptions: table.preemptions[i],
             cached_tokens: table.cached_tokens[i],
+            tenant: table.tenant.get(i).copied(),
+            gate_ns: table
+                .admitted
+                .get(i)
+                .map(|at| if *at == SimTime::NEVER { 0 } else { (*at - table.arrival[i]).0 }),
         }
     }
 }

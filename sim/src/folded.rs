@@ -33,6 +33,8 @@ pub struct FoldedSums {
     pub finished: u64,
     /// Could never have run here.
     pub rejected: u64,
+    /// Turned away because of a tenant's limits; always 0 where rows are not kept, for tenants keep them.
+    pub throttled: u64,
     /// Finished within every limit.
     pub good: u64,
     /// Prompt tokens of the finished ones.

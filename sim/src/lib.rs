@@ -22,6 +22,7 @@ pub mod scenario;
 pub mod scheduler;
 pub mod simulation;
 pub mod step;
+pub mod tenants;
 pub mod units;
 pub mod workload;
 

@@ -16,6 +16,8 @@ pub struct RequestCounts {
     pub finished: u64,
     /// Could never have run here.
     pub rejected: u64,
+    /// Turned away because of a tenant's rate, budget or quota.
+    pub throttled: u64,
 }
 
 /// What was produced per second, over the span from first arrival to last token.
@@ -121,12 +123,12 @@ impl Metrics {
             Some(folded) => RequestFigures::of_folded(folded),
             None => RequestFigures::of_rows(&run.table, limits),
         };
-        let FoldedSums { arrived, finished, rejected, good, .. } = requests.sums;
+        let FoldedSums { arrived, finished, rejected, throttled, good, .. } = requests.sums;
         let span_ns = requests.sums.span.map_or(0, |(first, last)| (last - first).0);
         let per_second = |amount: u64| if span_ns == 0 { 0.0 } else { amount as f64 * 1e9 / span_ns as f64 };
         let (prompt_tokens, output_tokens) = (requests.sums.prompt_tokens, requests.sums.generated_tokens);
         Metrics {
-            requests: RequestCounts { arrived, finished, rejected },
+            requests: RequestCounts { arrived, finished, rejected, throttled },
             duration_s: span_ns as f64 / 1e9,
             throughput: Throughput {
                 requests_per_s: per_second(finished),
@@ -173,6 +175,7 @@ impl RequestFigures {
                 arrived: table.len() as u64,
                 finished: count(Outcome::Finished),
                 rejected: count(Outcome::Rejected),
+                throttled: count(Outcome::Throttled),
                 good: table.ids().filter(|id| limits.met_by(table, *id)).count() as u64,
                 prompt_tokens: sum(&table.prompt_tokens),
                 generated_tokens: sum(&table.generated_tokens),

@@ -20,8 +20,10 @@ pub enum Outcome {
     Unfinished,
     /// All its output tokens were generated.
     Finished,
-    /// It could never have run here: longer than `max_model_len` or than the whole KV cache.
+    /// It could never have run here: longer than `max_model_len`, than the whole KV cache, or than its tenant may send.
     Rejected,
+    /// Turned away because of its tenant's rate, budget or quota.
+    Throttled,
 }
 
 /// Everything known about the requests of a run, one column per fact. Times are [`SimTime::NEVER`] until they happen.
@@ -53,6 +55,10 @@ pub struct RequestTable {
     pub cached_tokens: Vec<u32>,
     /// How it ended.
     pub outcome: Vec<Outcome>,
+    /// Which tenant sent it; empty where the scenario has no tenants.
+    pub tenant: Vec<u16>,
+    /// When it passed the tenants' gate; empty where there is none.
+    pub admitted: Vec<SimTime>,
     /// Rows of requests that have left, for later ones; only where rows are not kept.
     unused: Vec<RequestId>,
 }
@@ -132,6 +138,10 @@ impl RequestTable {
             return Err(format!(
                 "causality: request {i} breaks arrival <= scheduled < first token <= last token"
             ));
+        }
+        let admitted = self.admitted.get(i).copied().unwrap_or(self.arrival[i]);
+        if admitted < self.arrival[i] || self.first_scheduled[i] < admitted {
+            return Err(format!("causality: request {i} breaks arrival <= admitted <= scheduled"));
         }
         if self.generated_tokens[i] != self.output_tokens[i] {
             let (made, asked) = (self.generated_tokens[i], self.output_tokens[i]);

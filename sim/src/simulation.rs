@@ -1,15 +1,16 @@
-//! The loop: arrivals and step ends in order of time, and at one instant step ends first, then arrivals, then step
-//! starts, each by replica index.
+//! The loop: arrivals and step ends in order of time, and at one instant step ends first, then arrivals, then what the
+//! tenants' gate lets pass, then step starts, each by replica index.
 
 use crate::cost::{CostModel, UsageReport};
 use crate::durations::{CountedDurations, DurationCounts};
 use crate::folded::{FoldedRequests, RequestFolder};
 use crate::metrics::Limits;
 use crate::replica::{DataParallel, EitherReplica, StepPath, StepRecord, StepTotals};
-use crate::request::{Outcome, RequestTable};
+use crate::request::{Outcome, RequestId, RequestTable};
 use crate::scheduler::{NewRequest, SchedulerConfig};
+use crate::tenants::{Gate, Held, TenantTotals, Tenants, check_rows as check_tenant_rows};
 use crate::units::{SimDuration, SimTime};
-use crate::workload::{Arrival, WorkloadGenerator};
+use crate::workload::{Arrival, Origin, WorkloadGenerator};
 use std::sync::Arc;
 
 /// Watches a run.
@@ -46,6 +47,10 @@ pub struct Simulation {
     next_arrival: SimTime,
     present: PresenceTotals,
     arrived: u64,
+    /// Whose answer each row is, where answers bring requests.
+    origins: Vec<Origin>,
+    /// Where requests pass before they are routed, with tenants.
+    gate: Option<Box<Gate>>,
     /// Where rows are not kept: what becomes of them.
     folder: Option<RequestFolder>,
     /// Whether a row may serve one request after another: no request's identity hangs on it.
@@ -93,6 +98,8 @@ pub struct RunResult {
     pub request_ns: u128,
     /// Where the time of the steps went, when the cost model can tell.
     pub usage: Option<UsageReport>,
+    /// With tenants: what their requests came to at the gate, or the law that it broke.
+    pub tenants: Option<Result<Vec<TenantTotals>, String>>,
 }
 
 impl Simulation {
@@ -134,6 +141,8 @@ impl Simulation {
             next_arrival: SimTime::NEVER,
             present: PresenceTotals::default(),
             arrived: 0,
+            origins: Vec::new(),
+            gate: None,
             folder: None,
             may_fold: path == StepPath::Aggregated && !(config.prefix_caching && is_shared),
         }
@@ -154,11 +163,17 @@ impl Simulation {
         self
     }
 
+    /// Holds the requests to what these tenants may send.
+    pub fn with_tenants(mut self, tenants: Option<Arc<Tenants>>) -> Simulation {
+        self.gate = tenants.map(|tenants| Box::new(Gate::new(tenants)));
+        self
+    }
+
     /// Lets the run keep no rows, where that is possible: its memory then does not grow with the requests, `expected`
-    /// of which will arrive, and [`RunResult::folded`] holds their sums. Rows stay where requests share prompts, and on
-    /// the plain path.
+    /// of which will arrive, and [`RunResult::folded`] holds their sums. Rows stay where requests share prompts or
+    /// have tenants, and on the plain path.
     pub fn fold_rows(mut self, limits: Limits, expected: u64) -> Simulation {
-        self.folder = self.may_fold.then(|| RequestFolder::new(limits, expected));
+        self.folder = (self.may_fold && self.gate.is_none()).then(|| RequestFolder::new(limits, expected));
         self
     }
 
@@ -166,17 +181,20 @@ impl Simulation {
     pub fn run(mut self, observer: &mut dyn RunObserver) -> RunResult {
         let mut now = SimTime::ZERO;
         let watches_steps = observer.watches_steps();
-        // An answer of one replica may bring a request to another, so then they go step by step.
-        let answers_cross = self.workload.follows_answers() && self.replicas.len() > 1;
+        // An answer of one replica may bring or let a request to another, so then they go step by step.
+        let answers_cross =
+            (self.workload.follows_answers() || self.gate.is_some()) && self.replicas.len() > 1;
         let runs_ahead = !watches_steps && !answers_cross;
         self.look_for_arrival();
         while let Some(next) = self.next_event(now) {
             now = next;
             self.end_steps(now);
             self.take_arrivals(now, observer);
+            self.pass_gate(now);
+            let horizon = self.next_arrival.min(self.gate_at());
             for replica in &mut self.replicas {
                 if runs_ahead {
-                    replica.start_steps(now, self.next_arrival, &mut self.table);
+                    replica.start_steps(now, horizon, &mut self.table);
                     continue;
                 }
                 replica.start_step(now, &mut self.table, &mut |step| {
@@ -193,8 +211,13 @@ impl Simulation {
     fn next_event(&self, now: SimTime) -> Option<SimTime> {
         let step_end =
             self.replicas.iter().map(|replica| replica.next_at(now)).min().unwrap_or(SimTime::NEVER);
-        let next = self.next_arrival.min(step_end);
+        let next = self.next_arrival.min(step_end).min(self.gate_at());
         (next != SimTime::NEVER).then_some(next)
+    }
+
+    /// When the gate opens by itself.
+    fn gate_at(&self) -> SimTime {
+        self.gate.as_ref().map_or(SimTime::NEVER, |gate| gate.next_at())
     }
 
     fn look_for_arrival(&mut self) {
@@ -202,21 +225,29 @@ impl Simulation {
     }
 
     fn end_steps(&mut self, now: SimTime) {
+        let follows_answers = self.workload.follows_answers();
         for replica in &mut self.replicas {
             let finished = replica.end_step(now, &mut self.table);
-            if finished > 0
-                && let Some(folder) = &mut self.folder
-            {
-                for departure in replica.finished() {
-                    folder.finish(&self.table, departure.id, now);
-                    self.table.use_again(departure.id);
-                }
+            if finished == 0 {
+                continue;
             }
-            if finished > 0 {
-                self.present.change(now, 0, finished as u64);
-                for _ in 0..finished {
-                    self.workload.on_finish(now);
+            self.present.change(now, 0, finished as u64);
+            replica.each_finished(|id| {
+                let i = id.index();
+                if let Some(gate) = &mut self.gate {
+                    let tokens =
+                        u64::from(self.table.prompt_tokens[i]) + u64::from(self.table.output_tokens[i]);
+                    gate.finish(self.table.tenant[i], tokens);
                 }
+                if follows_answers {
+                    self.workload.on_finish(now, self.origins[i], Some(self.table.generated_tokens[i]));
+                }
+                if let Some(folder) = &mut self.folder {
+                    folder.finish(&self.table, id, now);
+                    self.table.use_again(id);
+                }
+            });
+            if follows_answers {
                 self.next_arrival = self.workload.next_at().unwrap_or(SimTime::NEVER);
             }
         }
@@ -226,43 +257,90 @@ impl Simulation {
         while self.next_arrival == now {
             let Some(arrival) = self.workload.next() else { return };
             observer.arrival(&arrival);
-            self.route(&arrival);
+            self.accept(&arrival);
             self.look_for_arrival();
         }
     }
 
-    /// Round robin: requests go to the replicas in turn.
-    fn route(&mut self, arrival: &Arrival) {
-        let index = self.next_replica;
-        self.next_replica = (index + 1) % self.replicas.len();
+    /// Gives a request its row, and sends it to the gate, to a replica, or away.
+    fn accept(&mut self, arrival: &Arrival) {
         let admissible = self.config.admissible_output_tokens(arrival.prompt_tokens, arrival.output_tokens);
         let output_tokens = admissible.unwrap_or(arrival.output_tokens);
-        let id =
-            self.table.push(arrival.at, arrival.prompt_tokens, output_tokens, arrival.priority, index as u32);
+        let priority = self.gate.as_ref().map_or(arrival.priority, |gate| gate.priority(arrival));
+        let id = self.table.push(arrival.at, arrival.prompt_tokens, output_tokens, priority, 0);
         self.arrived += 1;
         if let Some(folder) = &mut self.folder {
             folder.arrive(id);
         }
-        if admissible.is_err() {
-            self.table.outcome[id.index()] = Outcome::Rejected;
-            if let Some(folder) = &mut self.folder {
-                folder.reject(u64::from(arrival.prompt_tokens) + u64::from(arrival.output_tokens));
-                self.table.use_again(id);
+        if self.workload.follows_answers() {
+            self.origins.resize(self.table.len(), arrival.origin());
+            self.origins[id.index()] = arrival.origin();
+        }
+        let Some(gate) = &mut self.gate else {
+            if admissible.is_err() {
+                self.reject(id, arrival);
+                return;
             }
-            self.present.left_requests += 1;
-            self.workload.on_finish(arrival.at);
+            self.present.change(arrival.at, 1, 0);
+            self.route(id, output_tokens, arrival);
+            return;
+        };
+        self.table.tenant.push(arrival.tenant);
+        self.table.admitted.push(SimTime::NEVER);
+        if admissible.is_err() {
+            gate.refused(arrival.tenant);
+            self.reject(id, arrival);
+        } else if gate.offer(Held { id, arrival: arrival.clone(), output_tokens }) {
+            self.present.change(arrival.at, 1, 0);
+        } else {
+            self.reject(id, arrival);
+        }
+    }
+
+    /// A request that could never run goes.
+    fn reject(&mut self, id: RequestId, arrival: &Arrival) {
+        self.table.outcome[id.index()] = Outcome::Rejected;
+        if let Some(folder) = &mut self.folder {
+            folder.reject(u64::from(arrival.prompt_tokens) + u64::from(arrival.output_tokens));
+            self.table.use_again(id);
+        }
+        self.present.left_requests += 1;
+        self.workload.on_finish(arrival.at, arrival.origin(), None);
+    }
+
+    /// Routes what the gate lets pass, and turns away what it does not let wait.
+    fn pass_gate(&mut self, now: SimTime) {
+        let Some(gate) = &mut self.gate else { return };
+        let (mut admitted, mut throttled) = (Vec::new(), Vec::new());
+        gate.release(now, &mut admitted, &mut throttled);
+        for held in admitted {
+            self.table.admitted[held.id.index()] = now;
+            self.route(held.id, held.output_tokens, &held.arrival);
+        }
+        if throttled.is_empty() {
             return;
         }
-        self.present.change(arrival.at, 1, 0);
+        for held in throttled {
+            self.table.outcome[held.id.index()] = Outcome::Throttled;
+            self.present.change(now, 0, 1);
+            self.workload.on_finish(now, held.arrival.origin(), None);
+        }
+        self.look_for_arrival();
+    }
+
+    /// Round robin: requests go to the replicas in turn.
+    fn route(&mut self, id: RequestId, output_tokens: u32, arrival: &Arrival) {
+        let index = self.next_replica;
+        self.next_replica = (index + 1) % self.replicas.len();
         self.table.replica[id.index()] = self.replicas[index].enqueue(&NewRequest {
             id,
             arrival: arrival.at,
-            priority: arrival.priority,
+            priority: self.table.priority[id.index()],
             prompt_tokens: arrival.prompt_tokens,
             output_tokens,
             max_output_tokens: output_tokens,
             runs: &arrival.runs,
-            output_run: None,
+            output_run: arrival.output_run,
         });
     }
 
@@ -285,6 +363,7 @@ impl Simulation {
             end: now,
             request_ns: self.present.request_ns,
             usage: None,
+            tenants: self.gate.map(|gate| gate.into_totals()),
         }
     }
 }
@@ -301,6 +380,9 @@ impl RunResult {
         }
         if self.held_blocks != 0 {
             return Err(format!("KV accounting: {} blocks are still held at the end", self.held_blocks));
+        }
+        if let Some(tenants) = &self.tenants {
+            check_tenant_rows(tenants.as_ref().map_err(String::clone)?, &self.table)?;
         }
         let gaps = self.token_gaps.count();
         if gaps + started != tokens {
@@ -321,7 +403,7 @@ fn check_rows(table: &RequestTable, end: SimTime) -> Result<(u128, u64, u64), St
     let mut sojourn_ns: u128 = 0;
     for id in table.ids() {
         match table.outcome[id.index()] {
-            Outcome::Rejected => {}
+            Outcome::Rejected | Outcome::Throttled => {}
             Outcome::Unfinished => {
                 return Err(format!("conservation: request {} neither finished nor was rejected", id.0));
             }

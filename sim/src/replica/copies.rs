@@ -4,7 +4,7 @@ use super::balancer::Balancer;
 use super::either::EitherReplica;
 use super::{StepRecord, StepTotals};
 use crate::durations::DurationCounts;
-use crate::request::RequestTable;
+use crate::request::{RequestId, RequestTable};
 use crate::scheduler::NewRequest;
 use crate::units::SimTime;
 
@@ -12,12 +12,13 @@ use crate::units::SimTime;
 pub(crate) struct Copies {
     engines: Vec<EitherReplica>,
     balancer: Balancer,
+    finished: Vec<RequestId>,
 }
 
 impl Copies {
     /// Idle engines behind a front end.
     pub fn new(engines: Vec<EitherReplica>) -> Copies {
-        Copies { balancer: Balancer::new(engines.len() as u32), engines }
+        Copies { balancer: Balancer::new(engines.len() as u32), engines, finished: Vec::new() }
     }
 
     /// When something happens in one of them next.
@@ -33,17 +34,24 @@ impl Copies {
 
     /// Ends the steps that end now. Gives how many requests finished.
     pub fn end_step(&mut self, now: SimTime, table: &mut RequestTable) -> usize {
-        let mut all = 0;
+        self.finished.clear();
         for (number, engine) in self.engines.iter_mut().enumerate() {
             if engine.next_at(now) != now {
                 continue;
             }
             let finished = engine.end_step(now, table);
-            all += finished;
+            if finished > 0 {
+                engine.each_finished(|id| self.finished.push(id));
+            }
             self.balancer.finish(number, finished);
             self.balancer.publish(now, number, engine.load());
         }
-        all
+        self.finished.len()
+    }
+
+    /// The requests that finished with the steps that ended last.
+    pub fn finished(&self) -> &[RequestId] {
+        &self.finished
     }
 
     /// Starts the next steps of the engines that have work and none in flight.

@@ -10,8 +10,8 @@ use super::pipelined::PipelinedReplica;
 use super::{Replica, StepRecord, StepTotals};
 use crate::cost::CostModel;
 use crate::durations::DurationCounts;
-use crate::request::RequestTable;
-use crate::scheduler::aggregated::{AggregatedScheduler, Departure};
+use crate::request::{RequestId, RequestTable};
+use crate::scheduler::aggregated::AggregatedScheduler;
 use crate::scheduler::{NewRequest, Scheduler, SchedulerConfig};
 use crate::units::SimTime;
 use serde::Serialize;
@@ -171,12 +171,15 @@ impl EitherReplica {
         }
     }
 
-    /// The requests that finished with the step that ended last; not said on the plain path.
-    pub fn finished(&self) -> &[Departure] {
+    /// Tells which requests finished with the step that ended last.
+    pub fn each_finished(&self, mut tell: impl FnMut(RequestId)) {
         match self {
-            EitherReplica::Aggregated(replica) => replica.finished(),
-            EitherReplica::Ahead(replica) => replica.finished(),
-            _ => &[],
+            EitherReplica::Aggregated(replica) => replica.finished().iter().for_each(|d| tell(d.id)),
+            EitherReplica::Ahead(replica) => replica.finished().iter().for_each(|d| tell(d.id)),
+            EitherReplica::Plain(replica) => replica.finished.iter().for_each(|id| tell(*id)),
+            EitherReplica::Pipelined(replica) => replica.finished().iter().for_each(|id| tell(*id)),
+            EitherReplica::Lockstep(replica) => replica.finished().iter().for_each(|id| tell(*id)),
+            EitherReplica::Copies(copies) => copies.finished().iter().for_each(|id| tell(*id)),
         }
     }
 

@@ -82,27 +82,31 @@ impl LockstepReplica {
     /// Ends the step of all ranks: their tokens become visible now. Gives how many requests finished.
     pub fn end_step(&mut self, now: SimTime, table: &mut RequestTable) -> usize {
         self.step_end = SimTime::NEVER;
-        let mut finished = 0;
+        self.finished.clear();
         for (number, rank) in self.ranks.iter_mut().enumerate() {
             for entry in rank.batch.requests.iter().filter(|entry| entry.samples) {
                 if let Some(gap_ns) = table.record_token(entry.id, now) {
                     self.gaps.add(gap_ns);
                 }
             }
-            self.finished.clear();
+            let before = self.finished.len();
             rank.scheduler.complete(&rank.batch, &mut self.finished);
-            for id in &self.finished {
+            for id in &self.finished[before..] {
                 table.outcome[id.index()] = Outcome::Finished;
             }
-            finished += self.finished.len();
-            self.balancer.finish(number, self.finished.len());
+            self.balancer.finish(number, self.finished.len() - before);
             self.balancer.publish(now, number, rank.load());
         }
         self.steps_awake += 1;
         if self.steps_awake == 1 || self.steps_awake.is_multiple_of(SYNC_INTERVAL) {
             self.is_awake = self.ranks.iter().any(|rank| !rank.scheduler.is_idle());
         }
-        finished
+        self.finished.len()
+    }
+
+    /// The requests that finished with the step that ended last.
+    pub fn finished(&self) -> &[RequestId] {
+        &self.finished
     }
 
     /// Starts the next step of all ranks if they are awake or have work, and none is in flight: form the batches, ask

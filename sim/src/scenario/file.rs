@@ -2,7 +2,9 @@
 
 use super::experts::{All2AllBackend, ExpertPlacement, ExpertRouting};
 use super::plan::PlanSection;
+use crate::metrics::Limits;
 use crate::scheduler::Policy;
+use crate::tenants::TenantsSection;
 use crate::units::{HourlyPrice, Span};
 use crate::workload::WorkloadSpec;
 use schemars::JsonSchema;
@@ -27,6 +29,9 @@ pub struct ScenarioFile {
     pub engine: EngineSection,
     /// The traffic.
     pub workload: WorkloadSpec,
+    /// Who sends the traffic, and what each may.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenants: Option<TenantsSection>,
     /// Limits that a request must keep to count as good.
     #[serde(default, skip_serializing_if = "SloSection::is_empty")]
     pub slo: SloSection,
@@ -226,6 +231,17 @@ pub struct SloSection {
     /// Time to the last token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub e2el: Option<Span>,
+}
+
+impl From<&SloSection> for Limits {
+    fn from(slo: &SloSection) -> Limits {
+        Limits {
+            ttft_ns: slo.ttft.map(|span| span.0),
+            tpot_ns: slo.tpot.map(|span| span.0),
+            itl_ns: slo.itl.map(|span| span.0),
+            e2el_ns: slo.e2el.map(|span| span.0),
+        }
+    }
 }
 
 impl SloSection {

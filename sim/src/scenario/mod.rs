@@ -28,6 +28,7 @@ use crate::replica::{DataParallel, StepPath, StepRecord};
 use crate::scheduler::SchedulerConfig;
 use crate::simulation::{RunObserver, RunResult, Simulation};
 use crate::step::StepShape;
+use crate::tenants::Tenants;
 use crate::units::{HourlyPrice, Rate, SimDuration, SimTime};
 use crate::workload::{Arrival, WorkloadGenerator};
 use std::path::{Path, PathBuf};
@@ -47,6 +48,8 @@ pub struct Scenario {
     pub engine: Engine,
     /// Limits that a request must keep to count as good.
     pub limits: Limits,
+    /// Who sends the traffic, where the scenario says.
+    pub tenants: Option<Arc<Tenants>>,
     /// Where step times come from.
     pub pricing: Pricing,
     workload: WorkloadGenerator,
@@ -94,14 +97,8 @@ impl Scenario {
         experts::check(document, &file, &model)?;
         let engine = engine::resolve(document, &file, &model, &gpu)?;
         let pricing = cost::resolve(document, &file, &model, &gpu, &engine, folder)?;
-        let locate = |key: &str, message: String| document.error(key, message);
-        let workload = WorkloadGenerator::new(&file.workload, file.seed, folder, &locate)?;
-        let limits = Limits {
-            ttft_ns: file.slo.ttft.map(|span| span.0),
-            tpot_ns: file.slo.tpot.map(|span| span.0),
-            itl_ns: file.slo.itl.map(|span| span.0),
-            e2el_ns: file.slo.e2el.map(|span| span.0),
-        };
+        let limits = Limits::from(&file.slo);
+        let (workload, tenants) = Scenario::traffic(document, &file, folder)?;
         let refusal = refuse_to_simulate(document, &file, &model);
         Ok(Scenario {
             label: label.to_string(),
@@ -110,11 +107,28 @@ impl Scenario {
             gpu,
             engine,
             limits,
+            tenants,
             pricing,
             workload,
             folder: folder.to_path_buf(),
             refusal,
         })
+    }
+
+    /// The requests of a scenario's file, and who sends them.
+    pub fn traffic(
+        document: &Document,
+        file: &ScenarioFile,
+        folder: &Path,
+    ) -> Result<(WorkloadGenerator, Option<Arc<Tenants>>)> {
+        let locate = |key: &str, message: String| document.error(key, message);
+        let tenants = match &file.tenants {
+            Some(section) => Some(Arc::new(Tenants::new(section, Limits::from(&file.slo), &locate)?)),
+            None => None,
+        };
+        let shares = tenants.as_ref().map(|tenants| tenants.shares()).unwrap_or_default();
+        let workload = WorkloadGenerator::with_tenants(&file.workload, file.seed, folder, &shares, &locate)?;
+        Ok((workload, tenants))
     }
 
     /// Requests that will arrive, when the scenario says.
@@ -172,10 +186,11 @@ impl Scenario {
         let replicas = self.file.deployment.replicas;
         let (config, workload) = (self.engine.scheduler, self.workload.clone());
         let simulation = Simulation::with_path(replicas, config, cost, workload, path);
-        Ok(match self.data_parallel() {
+        let simulation = match self.data_parallel() {
             Some(copies) => simulation.data_parallel(copies, cost),
             None => simulation,
-        })
+        };
+        Ok(simulation.with_tenants(self.tenants.clone()))
     }
 
     /// The engines inside each replica, when there is more than one (V-45, V-46).
@@ -223,8 +238,8 @@ impl Scenario {
         if self.workload.set_rate(rate.0) {
             return Ok(());
         }
-        let message =
-            "these arrivals have no rate that could be changed; use constant, poisson, gamma or a trace";
+        let message = "these arrivals have no rate that could be changed; use constant, poisson, gamma, weibull, a trace or \
+             servegen, without sessions";
         Err(Error::new(message).key("workload.arrivals"))
     }
 
@@ -309,15 +324,20 @@ fn in_folder(folder: &Path, name_or_path: &str) -> String {
 }
 
 /// Keys of a scenario whose text may be the path of a file.
-const PATH_KEYS: [&str; 6] = ["model", "gpu", "path", "pairs", "profile", "histogram"];
+const PATH_KEYS: [&str; 8] = ["model", "gpu", "path", "pairs", "profile", "histogram", "arrivals", "lengths"];
 
 fn make_paths_absolute(value: &mut serde_json::Value, folder: &Path) {
+    if let Some(entries) = value.as_array_mut() {
+        entries.iter_mut().for_each(|entry| make_paths_absolute(entry, folder));
+        return;
+    }
     let Some(entries) = value.as_object_mut() else { return };
     for (key, value) in entries {
         match value {
             serde_json::Value::String(text) if PATH_KEYS.contains(&key.as_str()) => {
                 let path = folder.join(text.as_str());
                 if path.is_file()
+                    && text != "trace"
                     && let Ok(path) = std::path::absolute(path)
                 {
                     *text = path.display().to_string();

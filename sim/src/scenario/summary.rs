@@ -10,6 +10,7 @@ use crate::report::Metrics;
 use crate::request::{Outcome, RequestId};
 use crate::scheduler::Policy;
 use crate::simulation::RunResult;
+use crate::tenants::{TenantsReport, TenantsSection};
 use crate::workload::WorkloadSpec;
 use serde::Serialize;
 
@@ -25,6 +26,7 @@ pub struct Resolved<'a> {
     experts: Option<ResolvedExpertLoad>,
     memory: Option<&'a MemoryPlan>,
     workload: &'a WorkloadSpec,
+    tenants: Option<&'a TenantsSection>,
     slo: &'a SloSection,
     cost: &'a CostSection,
     step_times: &'a str,
@@ -171,6 +173,7 @@ impl<'a> Resolved<'a> {
             experts: scenario.pricing.expert_load.as_deref().map(ResolvedExpertLoad::new),
             memory: engine.memory.as_ref(),
             workload: &file.workload,
+            tenants: file.tenants.as_ref(),
             slo: &file.slo,
             cost: &file.cost,
             step_times: &scenario.pricing.provenance,
@@ -211,6 +214,9 @@ pub struct Report {
     pub step_times: String,
     /// What the run says.
     pub metrics: Metrics,
+    /// With tenants: what it says of each.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tenants: Option<TenantsReport>,
     /// With a price: what it costs.
     pub money: Option<Money>,
     /// With a profile: where the time of the steps went.
@@ -269,7 +275,15 @@ impl ErrorBand {
 impl Report {
     pub(super) fn new(scenario: &Scenario, run: &RunResult) -> Report {
         let config = &scenario.engine.scheduler;
-        let metrics = Metrics::new(run, config.block_size, config.prefix_caching, &scenario.limits);
+        let mut metrics = Metrics::new(run, config.block_size, config.prefix_caching, &scenario.limits);
+        let tenants = match (&scenario.tenants, &run.tenants) {
+            (Some(tenants), Some(Ok(totals))) => Some(TenantsReport::new(tenants, totals, run)),
+            _ => None,
+        };
+        if let Some(tenants) = &tenants {
+            // Each tenant has its own SLO.
+            metrics.goodput = tenants.goodput();
+        }
         let money = scenario.gpu_price().map(|price| {
             let usd_per_hour = price.0 * f64::from(scenario.gpus());
             let tokens_per_s = metrics.throughput.output_tokens_per_s;
@@ -288,6 +302,7 @@ impl Report {
             step_times: scenario.pricing.provenance.clone(),
             warnings: warnings(scenario, run, &metrics),
             metrics,
+            tenants,
             money,
             usage: run.usage.clone(),
             error_band: None,
@@ -304,9 +319,10 @@ fn warnings(scenario: &Scenario, run: &RunResult, metrics: &Metrics) -> Vec<Stri
     let counts = &metrics.requests;
     if counts.rejected > 0 {
         let longest = rejected_tokens(run);
+        let tenants = if scenario.tenants.is_some() { ", or less as its tenant's limits say" } else { "" };
         warnings.push(format!(
             "{} of {} requests were rejected: the longest has {longest} tokens, but a request can have {} \
-             (engine.max_model_len) and all KV blocks together hold {}; raise the limit that binds, or cap the \
+             (engine.max_model_len{tenants}) and all KV blocks together hold {}; raise the limit that binds, or cap the \
              workload's lengths",
             counts.rejected,
             counts.arrived,
@@ -314,6 +330,14 @@ fn warnings(scenario: &Scenario, run: &RunResult, metrics: &Metrics) -> Vec<Stri
             u64::from(run.usable_blocks) * u64::from(config.block_size),
         ));
     }
+    if counts.throttled > 0 {
+        warnings.push(format!(
+            "{} of {} requests were throttled by their tenants' limits; let them wait (when_limited: queue), or raise \
+             the limit that binds",
+            counts.throttled, counts.arrived
+        ));
+    }
+    warnings.extend(scenario.workload().notes().iter().cloned());
     let skipped = scenario.skipped_rows();
     if skipped > 0 {
         warnings.push(format!("{skipped} malformed rows of the trace were skipped (on_error: skip)"));

@@ -1,117 +1,100 @@
-//! The source of a run's requests.
+//! The source of a run's requests: its classes, merged in order of time.
 
 use super::arrivals::Arrivals;
 use super::check::{Locate, check};
-use super::sample::{LengthSampler, Weighted, below};
-use super::spec::{ArrivalSpec, PrioritySpec, SharedPrefixSpec, TraceFormat, TraceSpec, WorkloadSpec};
-use super::trace::{self, TraceRow};
-use super::{Arrival, TokenRun};
-use crate::error::{Error, Result};
-use crate::rng::stream;
+use super::class::{Class, ClassPlace};
+use super::lengths::Lengths;
+use super::servegen;
+use super::spec::WorkloadSpec;
+use super::trace::TraceRow;
+use super::{Arrival, Origin};
+use crate::error::Result;
 use crate::units::SimTime;
-use rand_pcg::Pcg64;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Where prompt and output lengths come from.
-#[derive(Debug, Clone)]
-enum Lengths {
-    Drawn { prompt: Box<(LengthSampler, Pcg64)>, output: Box<(LengthSampler, Pcg64)> },
-    Pairs { rows: Arc<Vec<TraceRow>>, random: Pcg64 },
-    Trace { rows: Arc<Vec<TraceRow>>, next: usize },
-}
-
-/// System prompts that requests share.
-#[derive(Debug, Clone)]
-struct SharedPrefix {
-    prompts: u32,
-    tokens: u32,
-    choice: Weighted,
-    random: Pcg64,
-}
-
-/// Priorities of requests that bring none of their own.
-#[derive(Debug, Clone)]
-enum Priorities {
-    Constant(i32),
-    Classes { priorities: Vec<i32>, choice: Weighted, random: Pcg64 },
+/// A tenant as a workload knows it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TenantShare {
+    /// Its name.
+    pub name: String,
+    /// How often it is drawn, relative to the others.
+    pub share: f64,
 }
 
 /// The requests of one run, in order of time. A copy goes on by itself and repeats the same requests.
 #[derive(Debug, Clone)]
 pub struct WorkloadGenerator {
-    arrivals: Arrivals,
-    lengths: Lengths,
-    prefix: Option<SharedPrefix>,
-    priorities: Priorities,
-    /// The most requests that can arrive.
+    /// At least one.
+    classes: Vec<Class>,
+    /// When each class has its next request; never when none is known.
+    next: Vec<SimTime>,
+    /// The most requests of all classes together.
     limit: Option<u64>,
-    /// No request arrives at or after this.
+    /// No request of any class arrives at or after this.
     end: SimTime,
     made: u64,
-    skipped_rows: u64,
-    /// What the times of a trace are multiplied by.
-    time_factor: f64,
+    notes: Vec<String>,
 }
 
 impl WorkloadGenerator {
     /// The generator of `spec`: checks everything and reads the files, whose paths are relative to `base_dir`. `locate`
     /// makes an error about a key such as `workload.arrivals.poisson`; errors inside a file name that file's line.
     pub fn new(spec: &WorkloadSpec, seed: u64, base_dir: &Path, locate: Locate) -> Result<Self> {
+        WorkloadGenerator::with_tenants(spec, seed, base_dir, &[], locate)
+    }
+
+    /// The same for a scenario with tenants, in their order.
+    pub fn with_tenants(
+        spec: &WorkloadSpec,
+        seed: u64,
+        base_dir: &Path,
+        tenants: &[TenantShare],
+        locate: Locate,
+    ) -> Result<Self> {
         check(spec, locate)?;
-        let arrival_spec = spec.arrivals.clone().unwrap_or(ArrivalSpec::Trace);
-        let mut skipped_rows = 0;
-        let lengths = match (&spec.trace, &spec.lengths, &spec.prompt, &spec.output) {
-            (Some(trace_spec), ..) => {
-                let trace = read(trace_spec, base_dir, "workload.trace.path", locate)?;
-                if arrival_spec == ArrivalSpec::Trace && !trace.has_times {
-                    let message = "this trace has lengths but no times; say when requests arrive, for example \
-                                   `arrivals: {poisson: 12/s}`";
-                    return Err(locate("workload.arrivals", message.into()));
-                }
-                skipped_rows = trace.skipped_rows;
-                Lengths::Trace { rows: Arc::new(trace.rows), next: 0 }
+        let (mut classes, mut notes) = (Vec::new(), Vec::new());
+        let mut add = |spec: &WorkloadSpec, key: &str, stream_prefix: &str| {
+            let index = u16::try_from(classes.len()).unwrap_or(u16::MAX);
+            let place = ClassPlace { key, index, stream_prefix, tenants };
+            match &spec.servegen {
+                None => classes.push(Class::new(spec, &place, seed, base_dir, locate)?),
+                Some(_) => notes.extend(servegen::add(&mut classes, spec, &place, seed, base_dir, locate)?),
             }
-            (None, Some(pairs), ..) => {
-                let trace_spec = TraceSpec {
-                    format: Some(TraceFormat::Lengths),
-                    on_error: pairs.on_error,
-                    ..TraceSpec::whole(&pairs.pairs)
-                };
-                let trace = read(&trace_spec, base_dir, "workload.lengths.pairs", locate)?;
-                skipped_rows = trace.skipped_rows;
-                Lengths::Pairs { rows: Arc::new(trace.rows), random: stream(seed, "workload.pairs") }
-            }
-            (None, None, Some(prompt), Some(output)) => Lengths::Drawn {
-                prompt: Box::new((LengthSampler::new(prompt), stream(seed, "workload.prompt"))),
-                output: Box::new((LengthSampler::new(output), stream(seed, "workload.output"))),
-            },
-            _ => return Err(locate("workload", "says nothing about the requests".into())),
+            Ok::<(), crate::Error>(())
         };
-        let source_limit = match (&arrival_spec, &lengths) {
-            (ArrivalSpec::Burst(burst), Lengths::Trace { rows, .. }) if burst.every.is_none() => {
-                Some(burst.size.min(rows.len() as u64))
-            }
-            (_, Lengths::Trace { rows, .. }) => Some(rows.len() as u64),
-            (ArrivalSpec::Burst(burst), _) if burst.every.is_none() => Some(burst.size),
-            _ => None,
-        };
-        Ok(WorkloadGenerator {
-            arrivals: Arrivals::new(&arrival_spec, stream(seed, "workload.arrivals")),
-            lengths,
-            prefix: spec.shared_prefix.as_ref().map(|prefix| SharedPrefix::new(prefix, seed)),
-            priorities: Priorities::new(spec.priority.as_ref(), seed),
-            limit: spec.requests.into_iter().chain(source_limit).min(),
-            end: spec.duration.map_or(SimTime::NEVER, |duration| SimTime(duration.0)),
+        if spec.classes.is_empty() {
+            add(spec, "workload", "workload")?;
+        }
+        for (index, class) in spec.classes.iter().enumerate() {
+            let name = class.name.as_deref().unwrap_or_default();
+            add(class, &format!("workload.classes.{index}"), &format!("workload.{name}"))?;
+        }
+        let mut generator = WorkloadGenerator::of(classes);
+        generator.limit = spec.requests.into_iter().chain(generator.limit).min();
+        generator.end = spec.duration.map_or(SimTime::NEVER, |duration| SimTime(duration.0));
+        generator.notes = notes;
+        Ok(generator)
+    }
+
+    fn of(classes: Vec<Class>) -> Self {
+        let limit = classes.iter().map(|class| class.limit).sum::<Option<u64>>();
+        let mut generator = WorkloadGenerator {
+            next: vec![SimTime::NEVER; classes.len()],
+            classes,
+            limit,
+            end: SimTime::NEVER,
             made: 0,
-            skipped_rows,
-            time_factor: 1.0,
-        })
+            notes: Vec::new(),
+        };
+        generator.look_at_all();
+        generator
     }
 
     /// A generator of requests that are already known; those out of order are sorted by time.
     pub fn from_arrivals(mut arrivals: Vec<Arrival>) -> Self {
         arrivals.sort_by_key(|arrival| arrival.at);
+        let tenants: Vec<u16> = arrivals.iter().map(|arrival| arrival.tenant).collect();
         let rows: Vec<TraceRow> = arrivals
             .into_iter()
             .map(|arrival| TraceRow {
@@ -119,111 +102,111 @@ impl WorkloadGenerator {
                 prompt_tokens: arrival.prompt_tokens,
                 output_tokens: arrival.output_tokens,
                 priority: Some(arrival.priority),
+                session: (arrival.session > 0).then_some(arrival.session),
+                tenant: None,
+                output_run: arrival.output_run,
                 runs: arrival.runs,
             })
             .collect();
-        WorkloadGenerator {
-            arrivals: Arrivals::Trace,
-            limit: Some(rows.len() as u64),
-            lengths: Lengths::Trace { rows: Arc::new(rows), next: 0 },
-            prefix: None,
-            priorities: Priorities::Constant(0),
-            end: SimTime::NEVER,
-            made: 0,
-            skipped_rows: 0,
-            time_factor: 1.0,
+        let place = ClassPlace { key: "workload", index: 0, stream_prefix: "workload", tenants: &[] };
+        let lengths = Lengths::Trace { rows: Arc::new(rows), next: 0 };
+        let mut class = Class::of(&place, Arrivals::Trace, lengths);
+        class.set_row_tenants(tenants);
+        WorkloadGenerator::of(vec![class])
+    }
+
+    fn look_at_all(&mut self) {
+        for (next, class) in self.next.iter_mut().zip(&self.classes) {
+            *next = class.next_at().unwrap_or(SimTime::NEVER);
         }
     }
 
-    /// When the next request arrives. None when all have arrived, or, in a closed loop, when every client waits for
-    /// an answer; [`is_exhausted`](Self::is_exhausted) tells the two apart.
+    /// The class whose request is next, the first of them at equal times.
+    fn first_class(&self) -> Option<(SimTime, usize)> {
+        let first = self.next.iter().zip(0..).map(|(at, index)| (*at, index)).min()?;
+        (first.0 != SimTime::NEVER).then_some(first)
+    }
+
+    /// When the next request arrives. None when all have arrived, or when every client and session waits for an
+    /// answer; [`is_exhausted`](Self::is_exhausted) tells the two apart.
     pub fn next_at(&self) -> Option<SimTime> {
         if self.limit.is_some_and(|limit| self.made >= limit) {
             return None;
         }
-        let at = match (&self.arrivals, &self.lengths) {
-            (Arrivals::Trace, Lengths::Trace { rows, next }) => self.scaled(rows.get(*next)?.at_ns),
-            (arrivals, _) => arrivals.next_at()?,
-        };
+        let (at, _) = self.first_class()?;
         (at < self.end).then_some(at)
     }
 
-    fn scaled(&self, at_ns: u64) -> SimTime {
-        if self.time_factor == 1.0 {
-            return SimTime(at_ns);
-        }
-        SimTime((at_ns as f64 * self.time_factor).round() as u64)
-    }
-
-    /// Mean arrivals per second: of a paced process as stated, of a trace from its first to its last row. None for
-    /// arrivals without a rate of their own.
+    /// Mean arrivals per second: of a paced process as stated, of a trace from its first to its last row, of classes
+    /// together. None for arrivals without a rate of their own.
     pub fn mean_rate(&self) -> Option<f64> {
-        match (&self.arrivals, &self.lengths) {
-            (Arrivals::Trace, Lengths::Trace { rows, .. }) => {
-                let (first, last) = (rows.first()?, rows.last()?);
-                let span_ns = last.at_ns.saturating_sub(first.at_ns) as f64 * self.time_factor;
-                (span_ns > 0.0).then(|| (rows.len() - 1) as f64 * 1e9 / span_ns)
-            }
-            (arrivals, _) => arrivals.rate_per_s(),
-        }
+        self.classes.iter().map(Class::mean_rate).sum()
     }
 
-    /// Changes the mean rate: the same requests in the same order, with all times scaled. Tells whether the arrivals
-    /// have a rate; if not, nothing changes.
+    /// Changes the mean rate: the same requests in the same order, with all times scaled (of several classes, each
+    /// scaled alike). Tells whether the arrivals have a rate; if not, nothing changes.
     pub fn set_rate(&mut self, rate_per_s: f64) -> bool {
-        match self.mean_rate() {
-            Some(rate) if matches!(self.arrivals, Arrivals::Trace) => {
-                self.time_factor *= rate / rate_per_s;
-                true
+        let Some(rate) = self.mean_rate() else { return false };
+        if let [class] = &mut self.classes[..] {
+            class.set_rate(rate_per_s);
+        } else {
+            for class in &mut self.classes {
+                let own = class.mean_rate().unwrap_or(0.0);
+                class.set_rate(own * rate_per_s / rate);
             }
-            Some(_) => self.arrivals.set_rate(rate_per_s),
-            None => false,
         }
+        self.look_at_all();
+        true
     }
 
-    /// The next request, at the time that `next_at` gives; requests come in order of time. Not an `Iterator`: in a
-    /// closed loop there may be more after a `None`.
+    /// The next request, at the time that `next_at` gives; requests come in order of time. Not an `Iterator`: where
+    /// requests follow answers there may be more after a `None`.
     #[allow(clippy::should_implement_trait)]
     pub fn next(&mut self) -> Option<Arrival> {
-        let at = self.next_at()?;
-        let mut arrival = self.draw_lengths(at)?;
-        if let Some(prefix) = &mut self.prefix {
-            prefix.put_before(&mut arrival, self.made);
-        }
-        self.arrivals.advance();
+        self.next_at()?;
+        let (_, index) = self.first_class()?;
+        let class = self.classes.get_mut(index)?;
+        let arrival = class.next(self.made as u32)?;
+        self.next[index] = class.next_at().unwrap_or(SimTime::NEVER);
         self.made += 1;
         Some(arrival)
     }
 
-    /// The answer to one request ended at `now` (or the request was refused): in a closed loop its client is free and
-    /// sends again after its think time. Does nothing for other arrivals.
-    pub fn on_finish(&mut self, now: SimTime) {
-        self.arrivals.on_finish(now);
+    /// The answer to a request ended at `now` with so many tokens, or, with none, the request was refused: its client or
+    /// its session goes on after its think time. After a refusal a session is over, and a client waits at least a
+    /// second. Does nothing for requests that nothing follows.
+    pub fn on_finish(&mut self, now: SimTime, origin: Origin, generated_tokens: Option<u32>) {
+        let index = usize::from(origin.class);
+        let Some(class) = self.classes.get_mut(index).filter(|class| class.follows_answers()) else { return };
+        class.on_finish(now, origin.session, generated_tokens);
+        self.next[index] = class.next_at().unwrap_or(SimTime::NEVER);
     }
 
-    /// Whether answers bring new requests: a closed loop.
+    /// Whether answers bring new requests: a closed loop, or sessions.
     pub fn follows_answers(&self) -> bool {
-        self.arrivals.is_closed_loop()
+        self.classes.iter().any(Class::follows_answers)
     }
 
     /// Whether no further request can come, whatever finishes. In a closed loop that ends by `duration` alone this is
     /// false while a client waits.
     pub fn is_exhausted(&self) -> bool {
         let limited = self.limit.is_some_and(|limit| self.made >= limit);
-        limited || (self.next_at().is_none() && !self.arrivals.is_closed_loop())
+        limited || self.classes.iter().all(Class::is_exhausted)
     }
 
     /// Whether prompts share tokens, so that prefix caching can matter.
     pub fn has_prefix_identity(&self) -> bool {
-        match &self.lengths {
-            Lengths::Trace { rows, .. } => rows.iter().any(|row| !row.runs.is_empty()),
-            _ => self.prefix.is_some(),
-        }
+        self.classes.iter().any(Class::has_identity)
     }
 
     /// Malformed rows that were left out because of `on_error: skip`.
     pub fn skipped_rows(&self) -> u64 {
-        self.skipped_rows
+        self.classes.iter().map(|class| class.skipped_rows).sum()
+    }
+
+    /// What else to know of the files that were read, a sentence each.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// The most requests that this run can have; none when only `duration` ends it.
@@ -234,97 +217,9 @@ impl WorkloadGenerator {
     /// The longest prompt and the longest output in tokens, not necessarily of one request; none when a distribution
     /// is unbounded.
     pub fn longest(&self) -> Option<(u32, u32)> {
-        let (prompt, output) = match &self.lengths {
-            Lengths::Drawn { prompt, output } => (prompt.0.longest()?, output.0.longest()?),
-            Lengths::Pairs { rows, .. } | Lengths::Trace { rows, .. } => (
-                rows.iter().map(|row| row.prompt_tokens).max()?,
-                rows.iter().map(|row| row.output_tokens).max()?,
-            ),
-        };
-        Some((prompt + self.prefix.as_ref().map_or(0, |prefix| prefix.tokens), output))
-    }
-
-    fn draw_lengths(&mut self, at: SimTime) -> Option<Arrival> {
-        let from_row = |row: &TraceRow, priority| Arrival {
-            at,
-            prompt_tokens: row.prompt_tokens,
-            output_tokens: row.output_tokens,
-            priority,
-            runs: row.runs.clone(),
-        };
-        Some(match &mut self.lengths {
-            Lengths::Drawn { prompt, output } => {
-                let (prompt_sampler, prompt_random) = prompt.as_mut();
-                let (output_sampler, output_random) = output.as_mut();
-                Arrival {
-                    at,
-                    prompt_tokens: prompt_sampler.draw(prompt_random),
-                    output_tokens: output_sampler.draw(output_random),
-                    priority: self.priorities.draw(),
-                    runs: Vec::new(),
-                }
-            }
-            Lengths::Pairs { rows, random } => {
-                let row = rows.get(below(random, rows.len() as u64) as usize)?;
-                from_row(row, self.priorities.draw())
-            }
-            Lengths::Trace { rows, next } => {
-                let row = rows.get(*next)?;
-                *next += 1;
-                let drawn = self.priorities.draw();
-                from_row(row, row.priority.unwrap_or(drawn))
-            }
+        self.classes.iter().map(Class::longest).try_fold((0, 0), |longest, class| {
+            let class = class?;
+            Some((longest.0.max(class.0), longest.1.max(class.1)))
         })
-    }
-}
-
-/// Reads a trace; what is wrong with the file as a whole is told at the key that names it.
-fn read(spec: &TraceSpec, base_dir: &Path, key: &str, locate: Locate) -> Result<trace::Trace> {
-    trace::read(spec, base_dir).map_err(|error: Error| match error.place() {
-        Some(place) if place.line == 0 => locate(key, format!("{}: {}", place.file, error.message())),
-        _ => error,
-    })
-}
-
-impl SharedPrefix {
-    fn new(spec: &SharedPrefixSpec, seed: u64) -> Self {
-        SharedPrefix {
-            prompts: spec.prompts,
-            tokens: spec.tokens,
-            choice: Weighted::zipf(spec.prompts, spec.zipf),
-            random: stream(seed, "workload.prefix"),
-        }
-    }
-
-    /// Puts a system prompt before the own prompt of request number `number`.
-    fn put_before(&mut self, arrival: &mut Arrival, number: u64) {
-        let system_prompt = self.choice.draw(&mut self.random) as u64;
-        let own_id = u64::from(self.prompts) + number;
-        arrival.runs = vec![
-            TokenRun { id: system_prompt, tokens: self.tokens },
-            TokenRun { id: own_id, tokens: arrival.prompt_tokens },
-        ];
-        arrival.prompt_tokens += self.tokens;
-    }
-}
-
-impl Priorities {
-    fn new(spec: Option<&PrioritySpec>, seed: u64) -> Self {
-        match spec {
-            None => Priorities::Constant(0),
-            Some(PrioritySpec::Constant(priority)) => Priorities::Constant(*priority),
-            Some(PrioritySpec::Classes(classes)) => Priorities::Classes {
-                priorities: classes.iter().map(|class| class.priority).collect(),
-                choice: Weighted::new(classes.iter().map(|class| class.weight)),
-                random: stream(seed, "workload.priority"),
-            },
-        }
-    }
-
-    fn draw(&mut self) -> i32 {
-        match self {
-            Priorities::Constant(priority) => *priority,
-            Priorities::Classes { priorities, choice, random } => priorities[choice.draw(random)],
-        }
     }
 }

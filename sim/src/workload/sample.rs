@@ -2,7 +2,9 @@
 //! every machine; the standard library's logarithms differ between platforms.
 
 use super::MAX_TOKENS;
+use super::shape::DelaySpec;
 use super::spec::{LengthSpec, MixturePart};
+use crate::units::SimDuration;
 use rand::Rng;
 use rand_pcg::Pcg64;
 
@@ -45,6 +47,30 @@ pub(super) fn gamma(random: &mut Pcg64, shape: f64) -> f64 {
     }
 }
 
+/// The Weibull distribution of scale 1: an exponential to the power of 1/shape.
+pub(super) fn weibull(random: &mut Pcg64, shape: f64) -> f64 {
+    libm::pow(exponential(random), 1.0 / shape)
+}
+
+/// The mean of a Weibull distribution of scale 1.
+pub(super) fn weibull_mean(shape: f64) -> f64 {
+    libm::exp(libm::lgamma(1.0 + 1.0 / shape))
+}
+
+/// The shape of a Weibull distribution with this coefficient of variation, 0.1 to 100, by bisection: the coefficient
+/// falls as the shape grows.
+pub(super) fn weibull_shape(cv: f64) -> f64 {
+    let wanted = libm::log1p(cv * cv);
+    // ln(1 + cv^2) = ln G(1 + 2/k) - 2 ln G(1 + 1/k)
+    let found = |shape: f64| libm::lgamma(1.0 + 2.0 / shape) - 2.0 * libm::lgamma(1.0 + 1.0 / shape);
+    let (mut low, mut high) = (0.1, 100.0);
+    for _ in 0..100 {
+        let middle = 0.5 * (low + high);
+        if found(middle) > wanted { low = middle } else { high = middle }
+    }
+    0.5 * (low + high)
+}
+
 /// A choice among a few things with given weights.
 #[derive(Debug, Clone)]
 pub(super) struct Weighted {
@@ -74,6 +100,17 @@ impl Weighted {
     pub(super) fn draw(&self, random: &mut Pcg64) -> usize {
         let mark = unit(random) * self.sums.last().copied().unwrap_or(0.0);
         self.sums.partition_point(|sum| *sum < mark).min(self.sums.len().saturating_sub(1))
+    }
+}
+
+/// A time drawn from a distribution.
+pub(super) fn delay(spec: &DelaySpec, random: &mut Pcg64) -> SimDuration {
+    match spec {
+        DelaySpec::Constant(span) => SimDuration::from(*span),
+        DelaySpec::Exponential(mean) => SimDuration::from_seconds(mean.0 as f64 / 1e9 * exponential(random)),
+        DelaySpec::Lognormal(s) => {
+            SimDuration::from_seconds(s.median.0 as f64 / 1e9 * libm::exp(s.sigma * normal(random)))
+        }
     }
 }
 
@@ -212,6 +249,20 @@ mod tests {
             let error = shape * f64::sqrt((2.0 + 6.0 / shape) / DRAWS as f64);
             assert!((variance - shape).abs() < 4.0 * error, "shape {shape}: variance {variance}");
         }
+    }
+
+    #[test]
+    fn weibull_has_the_wanted_coefficient_of_variation() {
+        for cv in [0.3, 1.0, 1.7, 2.5] {
+            let (shape, mut random) = (weibull_shape(cv), stream(3, "weibull"));
+            let mean = weibull_mean(shape);
+            let (found, variance) = moments(|| weibull(&mut random, shape) / mean);
+            assert!(
+                (found - 1.0).abs() < 0.03 && (variance.sqrt() / cv - 1.0).abs() < 0.06,
+                "{cv}: {found} {variance}"
+            );
+        }
+        assert!((weibull_shape(1.0) - 1.0).abs() < 1e-9, "cv 1 is exponential");
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! The `workload:` section of a scenario, as written.
 
+use super::shape::{EnvelopeSpec, ServegenSpec, SessionSpec};
 use crate::units::{Rate, Span};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// The `workload:` section: where requests come from (a trace, or arrivals and lengths) and what ends them.
+/// The `workload:` section: where requests come from (a trace, or arrivals and lengths) and what ends them. With
+/// `classes` it is the sum of several workloads.
 #[derive(Deserialize, Serialize, JsonSchema, Clone, Debug, PartialEq, Default)]
 #[serde(deny_unknown_fields)]
 pub struct WorkloadSpec {
@@ -36,9 +38,29 @@ pub struct WorkloadSpec {
     /// Requests read from a file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace: Option<TraceSpec>,
+    /// Conversations: each arrival opens one, and further turns follow the answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sessions: Option<SessionSpec>,
+    /// How the rate of a paced process moves over time; 1 is its stated rate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub envelope: Option<EnvelopeSpec>,
+    /// Clients described by files of ServeGen; takes the place of arrivals and lengths.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub servegen: Option<ServegenSpec>,
+    /// The tenant that sends these requests; with several tenants and without it each request, or session, draws one
+    /// by the tenants' shares.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
+    /// Names a class, and with it its random draws.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Several kinds of clients at once, each a workload of its own with a `name`; `requests` and `duration` beside it
+    /// end them all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub classes: Vec<WorkloadSpec>,
 }
 
-/// When requests arrive. The first request of a paced process (constant, Poisson, gamma) waits one gap, as
+/// When requests arrive. The first request of a paced process (constant, Poisson, gamma, Weibull) waits one gap, as
 /// `vllm bench serve` has it; the gaps of one seed are the same at every rate, only scaled.
 #[derive(Deserialize, Serialize, JsonSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "snake_case")]
@@ -48,7 +70,9 @@ pub enum ArrivalSpec {
     /// Exponential gaps of mean 1/rate.
     Poisson(Rate),
     /// Gamma gaps of mean 1/rate and a given coefficient of variation.
-    Gamma(GammaSpec),
+    Gamma(GapSpec),
+    /// Weibull gaps of mean 1/rate and a given coefficient of variation.
+    Weibull(GapSpec),
     /// Groups of requests at one instant, the first at time 0.
     Burst(BurstSpec),
     /// A fixed number of clients, each sending its next request after the answer and a think time.
@@ -57,10 +81,10 @@ pub enum ArrivalSpec {
     Trace,
 }
 
-/// Gamma-distributed gaps.
+/// Gaps of a family with two parameters.
 #[derive(Deserialize, Serialize, JsonSchema, Clone, Debug, PartialEq)]
 #[serde(deny_unknown_fields)]
-pub struct GammaSpec {
+pub struct GapSpec {
     /// Mean arrivals per second.
     pub rate: Rate,
     /// Coefficient of variation of the gaps (standard deviation over mean): 1 is Poisson, above 1 is burstier.
@@ -231,6 +255,9 @@ pub struct TraceSpec {
     /// Multiplies every time after the choice of rows: 0.5 sends the trace twice as fast.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time_scale: Option<f64>,
+    /// Multiplies every time so that requests come at this mean rate; takes the place of `time_scale`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<Rate>,
     /// Cut longer prompts to this many tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_prompt_tokens: Option<u32>,
@@ -256,6 +283,12 @@ pub enum TraceFormat {
     Lengths,
     /// This project's own JSONL.
     Servesim,
+    /// Sessions of coding agents with block ids (kv-cache-tester), JSONL; they need `arrivals`.
+    Agentic,
+    /// RAGPulse, JSONL, with the lengths of its chunks in files beside it.
+    Ragpulse,
+    /// Requests of tenants, CSV: arrival_s, tenant, prompt_tokens, output_tokens.
+    Arena,
 }
 
 /// What to do with a malformed row of a file.

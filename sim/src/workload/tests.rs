@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::units::SimTime;
 use std::path::Path;
 
-fn generator_at(yaml: &str, seed: u64, folder: &Path) -> Result<WorkloadGenerator> {
+pub(super) fn generator_at(yaml: &str, seed: u64, folder: &Path) -> Result<WorkloadGenerator> {
     #[derive(serde::Deserialize)]
     struct Scenario {
         workload: WorkloadSpec,
@@ -15,15 +15,16 @@ fn generator_at(yaml: &str, seed: u64, folder: &Path) -> Result<WorkloadGenerato
 }
 
 /// The generator of a `workload:` section in flow style.
-fn generator(section: &str, seed: u64) -> WorkloadGenerator {
+pub(super) fn generator(section: &str, seed: u64) -> WorkloadGenerator {
     generator_at(&format!("workload: {{{section}}}"), seed, Path::new("")).unwrap()
 }
 
-fn drain(mut generator: WorkloadGenerator) -> Vec<Arrival> {
+pub(super) fn drain(mut generator: WorkloadGenerator) -> Vec<Arrival> {
     std::iter::from_fn(|| generator.next()).collect()
 }
 
-const LENGTHS: &str = "prompt: {lognormal: {median: 512, sigma: 0.9, max: 8192}}, output: {constant: 128}";
+pub(super) const LENGTHS: &str =
+    "prompt: {lognormal: {median: 512, sigma: 0.9, max: 8192}}, output: {constant: 128}";
 
 fn times(arrivals: &str, requests: u64, seed: u64) -> Vec<u64> {
     let section = format!("requests: {requests}, arrivals: {arrivals}, {LENGTHS}");
@@ -78,10 +79,15 @@ fn another_rate_sends_the_same_requests_at_scaled_times() {
     assert!(changed.set_rate(7.5));
     assert_eq!(drain(changed), drain(generator(&section("7.5/s"), 5)));
     // Three rows over 4 s are 0.5/s; at 2/s every time is a quarter.
-    let known = |times: [u64; 3]| {
-        let arrival =
-            |at| Arrival { at: SimTime(at), prompt_tokens: 3, output_tokens: 2, priority: 0, runs: vec![] };
-        times.map(arrival).to_vec()
+    let known = |times: [u64; 3]| -> Vec<Arrival> {
+        let arrival = |(session, at): (u32, u64)| Arrival {
+            at: SimTime(at),
+            prompt_tokens: 3,
+            output_tokens: 2,
+            session,
+            ..Arrival::default()
+        };
+        (0..).zip(times).map(arrival).collect()
     };
     let mut trace = WorkloadGenerator::from_arrivals(known([0, 1_000_000_000, 4_000_000_000]));
     assert_eq!(trace.mean_rate(), Some(0.5));
@@ -152,17 +158,18 @@ fn a_closed_loop_keeps_its_clients() {
     let mut clients = generator(&section, 1);
     let (mut outstanding, mut now, mut arrived) = (std::collections::VecDeque::new(), SimTime::ZERO, 0);
     while !clients.is_exhausted() || !outstanding.is_empty() {
-        let due = clients.next_at().filter(|at| outstanding.front().is_none_or(|end| at <= end));
+        let due = clients.next_at().filter(|at| outstanding.front().is_none_or(|(end, _)| at <= end));
         if due.is_some() {
             let arrival = clients.next().unwrap();
             assert!(arrival.at >= now);
             now = arrival.at;
             arrived += 1;
-            outstanding.push_back(SimTime(now.0 + 3_000_000_000));
+            outstanding.push_back((SimTime(now.0 + 3_000_000_000), arrival.origin()));
             assert!(outstanding.len() <= 4);
         } else {
-            now = outstanding.pop_front().unwrap();
-            clients.on_finish(now);
+            let (end, origin) = outstanding.pop_front().unwrap();
+            now = end;
+            clients.on_finish(now, origin, Some(128));
         }
     }
     assert_eq!(arrived, 50);
@@ -247,6 +254,11 @@ fn files_give_lengths_and_times() {
         paced.iter().map(|a| (a.at.0, a.prompt_tokens)).collect::<Vec<_>>(),
         [(1_000_000_000, 4), (2_000_000_000, 5)]
     );
+    // Two rows 4 ms apart are 250/s; at 1000/s every time is a quarter.
+    let faster = drain(open("trace: {path: own.jsonl, rate: 1000/s}").unwrap());
+    assert_eq!(faster.iter().map(|a| a.at.0).collect::<Vec<_>>(), [1_250_000, 2_250_000]);
+    let error = open("trace: {path: own.jsonl, limit: 1, rate: 5/s}").unwrap_err().to_string();
+    assert!(error.contains("workload.trace.rate: this trace has no rate to change"), "{error}");
     let error = open("trace: {path: pairs.csv}").unwrap_err();
     assert!(error.message().starts_with("this trace has lengths but no times"), "{error}");
     let error = open("trace: {path: none.csv}").unwrap_err().to_string();
@@ -312,6 +324,15 @@ fn wrong_sections_are_located() {
         ),
         ("trace: {path: x, limit: 0}".into(), "workload.trace.limit: found 0"),
         ("trace: {path: x, from: 2s, until: 1s}".into(), "workload.trace.until: found 1s"),
+        ("trace: {path: x, rate: 0/s}".into(), "workload.trace.rate: found 0/s"),
+        (
+            "trace: {path: x, rate: 1/s, time_scale: 2}".into(),
+            "workload.trace.rate: cannot go with `time_scale`",
+        ),
+        (
+            "trace: {path: x, rate: 1/s}, arrivals: {poisson: 1/s}".into(),
+            "trace.rate: cannot go with `arrivals`",
+        ),
         ("trace: {path: x, time_scale: 0}".into(), "workload.trace.time_scale: found 0"),
         ("trace: {path: x, max_prompt_tokens: 0}".into(), "workload.trace.max_prompt_tokens: found 0"),
         ("trace: {path: x, format: csv}".into(), "found `csv`, expected one of azure, mooncake, burstgpt"),
@@ -328,7 +349,7 @@ fn wrong_sections_are_located() {
 fn numbers_that_are_none_are_refused_without_yaml_too() {
     let spec = |cv, median| WorkloadSpec {
         requests: Some(1),
-        arrivals: Some(ArrivalSpec::Gamma(GammaSpec { rate: crate::units::Rate(1.0), cv })),
+        arrivals: Some(ArrivalSpec::Gamma(GapSpec { rate: crate::units::Rate(1.0), cv })),
         prompt: Some(LengthSpec::Lognormal(LognormalSpec { median, sigma: 1.0, min: None, max: None })),
         output: Some(LengthSpec::Quantiles(vec![(0.0, 1), (f64::NAN, 2), (100.0, 3)])),
         ..WorkloadSpec::default()

@@ -15,8 +15,7 @@ pub(super) fn parse(line: &str, columns: &[usize; 3]) -> Read<TraceRow> {
         at_ns: date_time_ns(time).ok_or_else(|| wrong(COLUMNS[0], time, expected))?,
         prompt_tokens: tokens(COLUMNS[1], prompt)?,
         output_tokens: tokens(COLUMNS[2], output)?,
-        priority: None,
-        runs: Vec::new(),
+        ..TraceRow::default()
     })
 }
 

@@ -13,7 +13,6 @@ pub(super) fn parse(line: &str, columns: &[usize; 3]) -> Read<TraceRow> {
         at_ns: time(COLUMNS[0], at, 1_000_000_000)?,
         prompt_tokens: tokens(COLUMNS[1], prompt)?,
         output_tokens: tokens(COLUMNS[2], output)?,
-        priority: None,
-        runs: Vec::new(),
+        ..TraceRow::default()
     })
 }

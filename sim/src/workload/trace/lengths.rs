@@ -32,7 +32,6 @@ pub(super) fn parse(line: &str, columns: &[usize; 2]) -> Read<TraceRow> {
         at_ns: 0,
         prompt_tokens: tokens(HEADERS[1][0], prompt)?,
         output_tokens: tokens(HEADERS[1][1], output)?,
-        priority: None,
-        runs: Vec::new(),
+        ..TraceRow::default()
     })
 }

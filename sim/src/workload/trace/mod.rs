@@ -1,25 +1,30 @@
 //! Traces: files of requests. docs/traces.md describes the formats. A trace is read line by line through a bounded
 //! reader, gzipped or not, and checked row by row.
 
+mod agentic;
+mod arena;
 mod azure;
 mod burstgpt;
 mod fields;
 mod lengths;
 mod lines;
 mod mooncake;
+mod ragpulse;
+mod servegen;
 mod servesim;
 
+pub(super) use servegen::{Client, Family, LengthCounts, RateWindow, WINDOW_S, read_clients};
 pub use servesim::write_arrival;
 
 use super::spec::{OnError, TraceFormat, TraceSpec};
 use super::{LAST_ARRIVAL, TokenRun};
 use crate::error::{Error, Result};
-use crate::units::Span;
+use crate::units::{SimDuration, Span};
 use lines::Lines;
 use std::path::Path;
 
 /// One request of a trace, after slicing, scaling and capping.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TraceRow {
     /// Arrival in nanoseconds; 0 when the format has no times.
     pub at_ns: u64,
@@ -29,15 +34,43 @@ pub struct TraceRow {
     pub output_tokens: u32,
     /// Smaller is more important; none when the format has no priorities.
     pub priority: Option<i32>,
+    /// Which session it is of; none when the format does not say.
+    pub session: Option<u32>,
+    /// Who sent it; none when the format does not say.
+    pub tenant: Option<Box<str>>,
+    /// Names the tokens of the reply, where later prompts repeat them.
+    pub output_run: Option<u64>,
     /// Identity of the prompt's tokens, summing to `prompt_tokens`; empty when the row says nothing about it.
     pub runs: Vec<TokenRun>,
+}
+
+/// A turn of a recorded session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScriptTurn {
+    /// Time after the answer before it.
+    pub think: SimDuration,
+    /// Length of the whole prompt in tokens.
+    pub prompt_tokens: u32,
+    /// Output length in tokens.
+    pub output_tokens: u32,
+    /// Identity of the prompt's tokens.
+    pub runs: Vec<TokenRun>,
+}
+
+/// A recorded session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionScript {
+    /// Its turns in order, at least one.
+    pub turns: Vec<ScriptTurn>,
 }
 
 /// The chosen part of a trace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trace {
-    /// The requests in order of time, at least one.
+    /// The requests in order of time, at least one; none of a trace of sessions.
     pub rows: Vec<TraceRow>,
+    /// The sessions of a trace of sessions.
+    pub sessions: Vec<SessionScript>,
     /// Malformed rows that were left out.
     pub skipped_rows: u64,
     /// Whether the format has times.
@@ -55,6 +88,7 @@ impl TraceSpec {
             from: None,
             until: None,
             time_scale: None,
+            rate: None,
             max_prompt_tokens: None,
             max_output_tokens: None,
             on_error: OnError::Fail,
@@ -67,14 +101,26 @@ enum RowReader {
     Azure([usize; 3]),
     Burstgpt([usize; 3]),
     Lengths([usize; 2]),
+    Arena([usize; 4]),
     Mooncake,
     Servesim,
+    Ragpulse(Box<ragpulse::Chunks>),
+    Agentic,
 }
 
 impl RowReader {
     /// The reader for a file whose first line is `first`, and whether that line is a header.
-    fn new(format: Option<TraceFormat>, first: &str) -> std::result::Result<(RowReader, bool), String> {
+    fn new(
+        format: Option<TraceFormat>,
+        first: &str,
+        path: &Path,
+    ) -> std::result::Result<(RowReader, bool), String> {
         match format.map_or_else(|| detect(first), Ok)? {
+            TraceFormat::Agentic => Ok((RowReader::Agentic, false)),
+            TraceFormat::Ragpulse => {
+                Ok((RowReader::Ragpulse(Box::new(ragpulse::Chunks::beside(path)?)), false))
+            }
+            TraceFormat::Arena => Ok((RowReader::Arena(fields::columns(first, arena::COLUMNS)?), true)),
             TraceFormat::Azure => Ok((RowReader::Azure(fields::columns(first, azure::COLUMNS)?), true)),
             TraceFormat::Burstgpt => {
                 Ok((RowReader::Burstgpt(fields::columns(first, burstgpt::COLUMNS)?), true))
@@ -87,25 +133,38 @@ impl RowReader {
         }
     }
 
-    /// The row in `line`, with the file's own time.
-    fn parse(&self, line: &str) -> std::result::Result<TraceRow, String> {
+    /// What is in `line`, with the file's own time.
+    fn parse(&self, line: &str, number: u64) -> std::result::Result<Item, String> {
         match self {
-            RowReader::Azure(columns) => azure::parse(line, columns),
-            RowReader::Burstgpt(columns) => burstgpt::parse(line, columns),
-            RowReader::Lengths(columns) => lengths::parse(line, columns),
-            RowReader::Mooncake => mooncake::parse(line),
-            RowReader::Servesim => servesim::parse(line),
+            RowReader::Azure(columns) => azure::parse(line, columns).map(Item::Row),
+            RowReader::Burstgpt(columns) => burstgpt::parse(line, columns).map(Item::Row),
+            RowReader::Lengths(columns) => lengths::parse(line, columns).map(Item::Row),
+            RowReader::Arena(columns) => arena::parse(line, columns).map(Item::Row),
+            RowReader::Mooncake => mooncake::parse(line).map(Item::Row),
+            RowReader::Servesim => servesim::parse(line).map(Item::Row),
+            RowReader::Ragpulse(chunks) => chunks.parse(line, number).map(Item::Row),
+            RowReader::Agentic => agentic::parse(line, number).map(Item::Session),
         }
     }
+}
+
+/// What a line holds.
+enum Item {
+    Row(TraceRow),
+    Session(SessionScript),
 }
 
 /// The format that a file's first line shows.
 fn detect(first: &str) -> std::result::Result<TraceFormat, String> {
     if first.trim_start().starts_with('{') {
-        return if first.contains("\"arrival_ns\"") || first.contains("\"arrival_ms\"") {
+        return if first.contains("\"timestamp\"") && first.contains("\"passages_ids\"") {
+            Ok(TraceFormat::Ragpulse)
+        } else if first.contains("\"arrival_ns\"") || first.contains("\"arrival_ms\"") {
             Ok(TraceFormat::Servesim)
         } else if first.contains("\"timestamp\"") && first.contains("\"hash_ids\"") {
             Ok(TraceFormat::Mooncake)
+        } else if first.contains("\"block_size\"") && first.contains("\"requests\"") {
+            Ok(TraceFormat::Agentic)
         } else {
             Err("an object of no known format; expected the keys arrival_ns, prompt_tokens, output_tokens \
                  (servesim) or timestamp, input_length, output_length, hash_ids (mooncake)"
@@ -115,6 +174,9 @@ fn detect(first: &str) -> std::result::Result<TraceFormat, String> {
     let known = [(TraceFormat::Azure, azure::COLUMNS), (TraceFormat::Burstgpt, burstgpt::COLUMNS)];
     if let Some((format, _)) = known.iter().find(|(_, names)| fields::columns(first, *names).is_ok()) {
         return Ok(*format);
+    }
+    if fields::columns(first, arena::COLUMNS).is_ok() {
+        return Ok(TraceFormat::Arena);
     }
     if lengths::is_known_header(first) {
         return Ok(TraceFormat::Lengths);
@@ -132,25 +194,33 @@ fn detect(first: &str) -> std::result::Result<TraceFormat, String> {
 /// Reads the part of a trace that `spec` chooses; its path is relative to `base_dir`. Errors about a row name file and
 /// line; errors about the file as a whole have line 0.
 pub fn read(spec: &TraceSpec, base_dir: &Path) -> Result<Trace> {
-    let mut lines = Lines::open(&base_dir.join(&spec.path))?;
+    let path = base_dir.join(&spec.path);
+    let mut lines = Lines::open(&path)?;
     let label = lines.label().to_string();
     let mut slice = Slice::new(spec);
     let mut skipped_rows = 0;
     let mut reader: Option<RowReader> = None;
+    // RAGPulse is not in order of time: all its rows are read first.
+    let mut unordered: Vec<(u64, TraceRow)> = Vec::new();
     while let Some((number, text)) = lines.next_line()? {
-        let row = text.and_then(|text| match &reader {
-            Some(reader) => reader.parse(text).map(Some),
+        let item = text.and_then(|text| match &reader {
+            Some(reader) => reader.parse(text, number).map(Some),
             None => {
-                let (found, header) =
-                    RowReader::new(spec.format, text).map_err(|message| format!("not a trace: {message}"))?;
-                let row = if header { None } else { Some(found.parse(text)) };
+                let (found, header) = RowReader::new(spec.format, text, &path)
+                    .map_err(|message| format!("not a trace: {message}"))?;
+                let item = if header { None } else { Some(found.parse(text, number)) };
                 reader = Some(found);
-                row.transpose()
+                item.transpose()
             }
         });
-        let outcome = match row {
+        let outcome = match item {
             Ok(None) => continue,
-            Ok(Some(row)) => slice.offer(number, row, matches!(reader, Some(RowReader::Azure(_)))),
+            Ok(Some(Item::Row(row))) if matches!(reader, Some(RowReader::Ragpulse(_))) => {
+                unordered.push((number, row));
+                continue;
+            }
+            Ok(Some(Item::Row(row))) => slice.offer(number, row, matches!(reader, Some(RowReader::Azure(_)))),
+            Ok(Some(Item::Session(session))) => Ok(slice.offer_session(session)),
             Err(message) => Err(message),
         };
         match outcome {
@@ -161,7 +231,13 @@ pub fn read(spec: &TraceSpec, base_dir: &Path) -> Result<Trace> {
             Err(message) => return Err(Error::new(message).at(label, number, 0)),
         }
     }
-    if slice.rows.is_empty() {
+    unordered.sort_by_key(|(_, row)| row.at_ns);
+    for (number, row) in unordered {
+        if !slice.offer(number, row, false).map_err(|message| Error::new(message).at(&label, number, 0))? {
+            break;
+        }
+    }
+    if slice.rows.is_empty() && slice.sessions.is_empty() {
         let skipped = if skipped_rows > 0 { format!(" ({skipped_rows} malformed)") } else { String::new() };
         let message = match slice.last {
             None => format!("is an empty trace: no usable rows{skipped}"),
@@ -169,14 +245,15 @@ pub fn read(spec: &TraceSpec, base_dir: &Path) -> Result<Trace> {
         };
         return Err(Error::file(label, message));
     }
-    let has_times = !matches!(reader, Some(RowReader::Lengths(_)));
-    Ok(Trace { rows: slice.rows, skipped_rows, has_times })
+    let has_times = !matches!(reader, Some(RowReader::Lengths(_) | RowReader::Agentic));
+    Ok(Trace { rows: slice.rows, sessions: slice.sessions, skipped_rows, has_times })
 }
 
 /// Chooses rows, checks their order, and moves, scales and caps them.
 struct Slice<'a> {
     spec: &'a TraceSpec,
     rows: Vec<TraceRow>,
+    sessions: Vec<SessionScript>,
     /// The file's own time of its first row, where that is what times count from.
     base_ns: Option<u64>,
     /// Line and own time of the last good row.
@@ -189,7 +266,26 @@ struct Slice<'a> {
 impl<'a> Slice<'a> {
     fn new(spec: &'a TraceSpec) -> Self {
         let start_ns = spec.from.map_or(0, |from| from.0);
-        Slice { spec, rows: Vec::new(), base_ns: None, last: None, passed: 0, start_ns }
+        Slice { spec, rows: Vec::new(), sessions: Vec::new(), base_ns: None, last: None, passed: 0, start_ns }
+    }
+
+    /// Takes a session, or leaves it out; false when no later one can be wanted. Sessions have no clock: `from` and
+    /// `until` are not for them, and `time_scale` multiplies the think times.
+    fn offer_session(&mut self, mut session: SessionScript) -> bool {
+        self.last = Some((0, 0));
+        if self.passed < self.spec.skip {
+            self.passed += 1;
+            return true;
+        }
+        for turn in &mut session.turns {
+            if let Some(scale) = self.spec.time_scale {
+                turn.think = SimDuration((turn.think.0 as f64 * scale).round() as u64);
+            }
+            let spec = self.spec;
+            cap(spec, &mut turn.prompt_tokens, &mut turn.output_tokens, &mut turn.runs);
+        }
+        self.sessions.push(session);
+        self.spec.limit.is_none_or(|limit| (self.sessions.len() as u64) < limit)
     }
 
     /// Takes the row of line `line`, or leaves it out; false when no later row can be wanted. `dated`: times are dates,
@@ -220,7 +316,7 @@ impl<'a> Slice<'a> {
             self.start_ns = trace_ns;
         }
         row.at_ns = scale(trace_ns - self.start_ns, self.spec.time_scale)?;
-        cap(&mut row, self.spec);
+        cap(self.spec, &mut row.prompt_tokens, &mut row.output_tokens, &mut row.runs);
         self.rows.push(row);
         Ok(self.spec.limit.is_none_or(|limit| (self.rows.len() as u64) < limit))
     }
@@ -236,14 +332,14 @@ fn scale(time_ns: u64, scale: Option<f64>) -> std::result::Result<u64, String> {
 }
 
 /// Cuts prompt and output to the caps, and the identity of the prompt with it.
-fn cap(row: &mut TraceRow, spec: &TraceSpec) {
+fn cap(spec: &TraceSpec, prompt_tokens: &mut u32, output_tokens: &mut u32, runs: &mut Vec<TokenRun>) {
     if let Some(cap) = spec.max_output_tokens {
-        row.output_tokens = row.output_tokens.min(cap);
+        *output_tokens = (*output_tokens).min(cap);
     }
-    let Some(cap) = spec.max_prompt_tokens.filter(|cap| *cap < row.prompt_tokens) else { return };
-    row.prompt_tokens = cap;
+    let Some(cap) = spec.max_prompt_tokens.filter(|cap| cap < prompt_tokens) else { return };
+    *prompt_tokens = cap;
     let mut left = cap;
-    row.runs.retain_mut(|run| {
+    runs.retain_mut(|run| {
         run.tokens = run.tokens.min(left);
         left -= run.tokens;
         run.tokens > 0

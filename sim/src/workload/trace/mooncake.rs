@@ -15,7 +15,7 @@ pub(super) fn parse(line: &str) -> Read<TraceRow> {
         at_ns: json_time(&row, "timestamp", 1_000_000)?,
         prompt_tokens,
         output_tokens: json_tokens(&row, "output_length")?,
-        priority: None,
         runs: block_runs("hash_ids", member(&row, "hash_ids")?, prompt_tokens, BLOCK_TOKENS)?,
+        ..TraceRow::default()
     })
 }

@@ -7,7 +7,7 @@ use crate::document::hint;
 use serde_json::{Map, Value};
 use std::io::{self, Write};
 
-const KEYS: [&str; 10] = [
+const KEYS: [&str; 12] = [
     "id",
     "arrival_ns",
     "arrival_ms",
@@ -15,6 +15,8 @@ const KEYS: [&str; 10] = [
     "output_tokens",
     "priority",
     "tenant",
+    "session",
+    "output_run",
     "hash_ids",
     "hash_block_tokens",
     "runs",
@@ -44,8 +46,30 @@ pub(super) fn parse(line: &str) -> Read<TraceRow> {
         prompt_tokens,
         output_tokens: json_tokens(&row, "output_tokens")?,
         priority: priority(&row)?,
+        session: whole(&row, "session", u64::from(u32::MAX))?.map(|number| number as u32),
+        tenant: tenant(&row)?,
+        output_run: whole(&row, "output_run", u64::MAX)?,
         runs: identity(&row, prompt_tokens)?,
     })
+}
+
+/// A whole number up to `most`, where there is one.
+fn whole(row: &Map<String, Value>, name: &str, most: u64) -> Read<Option<u64>> {
+    let Some(value) = row.get(name) else { return Ok(None) };
+    match value.as_u64() {
+        Some(number) if number <= most => Ok(Some(number)),
+        _ => Err(wrong(name, &value.to_string(), &format!("a whole number, 0 to {most}"))),
+    }
+}
+
+/// A tenant's name; numbers are names too.
+fn tenant(row: &Map<String, Value>) -> Read<Option<Box<str>>> {
+    match row.get("tenant") {
+        None => Ok(None),
+        Some(Value::String(name)) => Ok(Some(name.as_str().into())),
+        Some(Value::Number(number)) => Ok(Some(number.to_string().into())),
+        Some(value) => Err(wrong("tenant", &value.to_string(), "a tenant's name")),
+    }
 }
 
 fn priority(row: &Map<String, Value>) -> Read<Option<i32>> {
@@ -101,8 +125,13 @@ fn runs(given: &Value, prompt_tokens: u32) -> Read<Vec<TokenRun>> {
 }
 
 /// Writes one request as a line of a trace that [`read`](super::read) reads back as it was. `id` is the request's
-/// number in the run. Fails only as `out` fails.
-pub fn write_arrival(out: &mut impl Write, id: u64, arrival: &Arrival) -> io::Result<()> {
+/// number in the run, `tenant` its tenant's name where the scenario has tenants. Fails only as `out` fails.
+pub fn write_arrival(
+    out: &mut impl Write,
+    id: u64,
+    arrival: &Arrival,
+    tenant: Option<&str>,
+) -> io::Result<()> {
     write!(
         out,
         "{{\"id\":{id},\"arrival_ns\":{},\"prompt_tokens\":{},\"output_tokens\":{}",
@@ -110,6 +139,15 @@ pub fn write_arrival(out: &mut impl Write, id: u64, arrival: &Arrival) -> io::Re
     )?;
     if arrival.priority != 0 {
         write!(out, ",\"priority\":{}", arrival.priority)?;
+    }
+    if let Some(tenant) = tenant {
+        write!(out, ",\"tenant\":{}", Value::from(tenant))?;
+    }
+    if u64::from(arrival.session) != id {
+        write!(out, ",\"session\":{}", arrival.session)?;
+    }
+    if let Some(run) = arrival.output_run {
+        write!(out, ",\"output_run\":{run}")?;
     }
     for (index, run) in arrival.runs.iter().enumerate() {
         let before = if index == 0 { ",\"runs\":[" } else { "," };

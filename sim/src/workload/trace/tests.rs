@@ -109,25 +109,30 @@ fn mooncake_blocks_become_runs() {
 #[test]
 fn own_traces_come_back_as_written() {
     let arrivals = [
-        Arrival { at: SimTime(17), prompt_tokens: 3, output_tokens: 1, priority: 0, runs: Vec::new() },
+        Arrival { at: SimTime(17), prompt_tokens: 3, output_tokens: 1, session: 7, ..Arrival::default() },
         Arrival {
             at: SimTime(u64::from(u32::MAX) << 20),
             prompt_tokens: 12,
             output_tokens: 9,
             priority: -2,
+            session: 7,
+            output_run: Some(31),
             runs: vec![TokenRun { id: u64::MAX, tokens: 5 }, TokenRun { id: 0, tokens: 7 }],
+            ..Arrival::default()
         },
     ];
     let mut text = Vec::new();
     for (id, arrival) in arrivals.iter().enumerate() {
-        write_arrival(&mut text, id as u64, arrival).unwrap();
+        write_arrival(&mut text, id as u64, arrival, [None, Some("a \"b\"")][id]).unwrap();
     }
     let trace = Fixture::new(".jsonl", text).read().unwrap();
     for (row, arrival) in trace.rows.iter().zip(&arrivals) {
         assert_eq!((row.at_ns, row.prompt_tokens), (arrival.at.0, arrival.prompt_tokens));
         assert_eq!((row.output_tokens, row.priority.unwrap_or(0)), (arrival.output_tokens, arrival.priority));
         assert_eq!(row.runs, arrival.runs);
+        assert_eq!((row.session, row.output_run), (Some(arrival.session), arrival.output_run));
     }
+    assert_eq!((trace.rows[0].tenant.as_deref(), trace.rows[1].tenant.as_deref()), (None, Some("a \"b\"")));
     let text = "{\"arrival_ms\": 1.5, \"prompt_tokens\": 20, \"output_tokens\": 2, \"tenant\": \"a\", \"id\": \"r1\", \
                 \"hash_ids\": [4, 5], \"hash_block_tokens\": 16}";
     let trace = Fixture::new(".jsonl", text).read().unwrap();
@@ -272,4 +277,83 @@ fn a_line_of_a_gigabyte_fails_at_once() {
     let begin = std::time::Instant::now();
     assert_eq!(file.failure(), ":1: the line is longer than 16 MiB: is this a trace?");
     assert!(begin.elapsed().as_secs() < 2);
+}
+
+#[test]
+fn sessions_of_agents_have_their_turns_blocks_and_thoughts() {
+    let text = "{\"id\":\"a\",\"block_size\":64,\"requests\":[\
+                {\"in\":200,\"out\":0,\"think_time\":0.0,\"blocks\":[[1,1],[2,1],[9,1]]},\
+                {\"type\":\"subagent\",\"requests\":[{\"in\":64,\"out\":2,\"think_time\":1.5,\"blocks\":[[30,1]]}]},\
+                {\"in\":230,\"out\":3,\"blocks\":[[1,3]]}]}\n\
+                {\"id\":\"b\",\"block_size\":64,\"requests\":[{\"in\":64,\"out\":1,\"blocks\":[[1,1]]}]}\n";
+    let fixture = Fixture::new(".jsonl", text);
+    let trace = fixture.read().unwrap();
+    assert!(trace.rows.is_empty() && !trace.has_times && trace.sessions.len() == 2);
+    let of = |session: usize| -> Vec<_> {
+        let runs = |turn: &ScriptTurn| -> Vec<(u64, u32)> {
+            turn.runs.iter().map(|run| (run.id & 0xfff_ffff, run.tokens)).collect()
+        };
+        let turns = &trace.sessions[session].turns;
+        turns.iter().map(|t| (t.think.0, t.prompt_tokens, t.output_tokens, runs(t))).collect()
+    };
+    let tail = 1 << 27;
+    assert_eq!(
+        of(0),
+        [
+            (0, 200, 1, vec![(1, 128), (9, 64), (tail, 8)]),
+            (1_500_000_000, 64, 2, vec![(30, 64)]),
+            (0, 230, 3, vec![(1, 192), (tail + 2, 38)]),
+        ]
+    );
+    assert_ne!(
+        trace.sessions[0].turns[0].runs[0].id, trace.sessions[1].turns[0].runs[0].id,
+        "ids are a session's own"
+    );
+    let cut = fixture
+        .read_as(|spec| {
+            (spec.limit, spec.time_scale) = (Some(1), Some(2.0));
+            (spec.max_prompt_tokens, spec.max_output_tokens) = (Some(130), Some(1));
+        })
+        .unwrap();
+    let turns: Vec<_> =
+        cut.sessions[0].turns.iter().map(|t| (t.think.0, t.prompt_tokens, t.output_tokens)).collect();
+    assert_eq!((cut.sessions.len(), turns), (1, vec![(0, 130, 1), (3_000_000_000, 64, 1), (0, 130, 1)]));
+    assert_eq!(cut.sessions[0].turns[0].runs[1].tokens, 2);
+    assert_eq!(fixture.read_as(|spec| spec.skip = 1).unwrap().sessions.len(), 1);
+    let none = fixture.read_as(|spec| spec.skip = 2).unwrap_err().to_string();
+    assert!(none.ends_with("no row of the trace is left after from, until and skip"), "{none}");
+}
+
+#[test]
+fn ragpulse_rows_are_sorted_and_made_of_chunks() {
+    let folder = std::env::temp_dir().join(format!("servesim-rag-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let write = |name: &str, text: &str| std::fs::write(folder.join(name), text).unwrap();
+    let chunk =
+        |key: &str, id: u32, tokens: u32| format!("{{\"{key}\": {id}, \"token_length\": {tokens}}}\n");
+    write("1_sys_prompt.jsonl", &(chunk("sys_prompt_id", 8, 30) + "\n"));
+    write("2_passages.jsonl", &(chunk("passage_id", 8, 20) + &chunk("passage_id", 9, 21)));
+    write("3_history.jsonl", &chunk("history_id", 1, 5));
+    write("4_user_input.jsonl", &chunk("user_input_id", 2, 6));
+    write("5_web_search.jsonl", &chunk("web_search_id", 3, 7));
+    let row = |at: u32, tokens: u32, passages: &str, session: &str| {
+        format!(
+            "{{\"timestamp\": \"{at}\", \"input_length\": {tokens}, \"output_length\": 4, \"hash_ids\": {{\"sys_prompt\": [8], \
+             \"passages_ids\": [{passages}], \"history\": [1], \"web_search\": [3], \"user_input\": [2]}}, \"session_id\": \"{session}\"}}\n"
+        )
+    };
+    write("0_trace.jsonl", &(row(9, 100, "9, 8", "x") + &row(5, 69, "8", "y") + &row(7, 40, "8", "x")));
+    let trace = read(&TraceSpec::whole(&folder.join("0_trace.jsonl")), Path::new("")).unwrap();
+    std::fs::remove_dir_all(&folder).unwrap();
+    assert_eq!(columns(&trace), [(5_000_000_000, 69, 4), (7_000_000_000, 40, 4), (9_000_000_000, 100, 4)]);
+    assert_eq!(trace.rows.iter().map(|row| row.session).collect::<Vec<_>>(), [Some(2), Some(1), Some(1)]);
+    let tokens = |row: usize| trace.rows[row].runs.iter().map(|run| run.tokens).collect::<Vec<_>>();
+    // System, passages, history, web, question, and what the lengths leave; or what fits.
+    assert_eq!(
+        (tokens(0), tokens(1), tokens(2)),
+        (vec![30, 20, 5, 7, 6, 1], vec![30, 10], vec![30, 21, 20, 5, 7, 6, 11])
+    );
+    let id = |row: usize, run: usize| trace.rows[row].runs[run].id;
+    assert!(id(0, 0) == id(2, 0) && id(0, 1) == id(2, 2) && id(0, 0) != id(0, 1), "a kind's ids are its own");
+    assert_ne!(id(0, 5), id(2, 6), "the rest is unlike any other");
 }

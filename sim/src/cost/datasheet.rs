@@ -82,7 +82,7 @@ impl DatasheetCost {
                 rows => self.roofline(0.0, 1.0, *bytes_per_row as f64 * rows),
             },
             Work::LogitsGather { bytes_per_row } => {
-                let bytes = *bytes_per_row as f64 * shape.sampled_requests as f64;
+                let bytes = *bytes_per_row as f64 * shape.sampled_positions() as f64;
                 ALL_REDUCE_LATENCY_S + (self.ranks - 1.0) / self.ranks * bytes / self.link_bytes_per_s
             }
             Work::AllReduce { bytes_per_token } => {
@@ -156,7 +156,8 @@ impl DatasheetCost {
             return 0.0;
         }
         let context = windowed(shape.decode_context_tokens, shape.decode_requests, kernel);
-        self.attention(kernel, context, context, shape.decode_requests as f64)
+        let drafts = windowed(shape.draft_attention_pairs, shape.draft_tokens, kernel);
+        self.attention(kernel, context + drafts, context, shape.decode_tokens() as f64)
     }
 
     #[inline]
@@ -200,9 +201,9 @@ fn weight_bytes(work: &Work) -> f64 {
 fn rows(rows: Rows, shape: &StepShape) -> f64 {
     (match rows {
         Rows::Tokens => shape.new_tokens(),
-        Rows::Sampled => shape.sampled_requests,
+        Rows::Sampled => shape.sampled_positions(),
         Rows::PrefillTokens => shape.prefill_tokens,
-        Rows::DecodeRequests => shape.decode_requests,
+        Rows::DecodeRequests => shape.decode_tokens(),
     }) as f64
 }
 

@@ -2,6 +2,7 @@
 
 mod band;
 mod datasheet;
+pub mod drafting;
 mod graphs;
 mod host;
 mod linear;
@@ -13,6 +14,7 @@ mod usage;
 
 pub use band::{ASSUMED_ERROR, error_of_sum};
 pub use datasheet::{DatasheetCost, experts_touched};
+pub use drafting::{DraftSchedule, SpeculativeCost};
 pub use graphs::CudaGraphs;
 pub use host::HostTime;
 pub use linear::LinearCost;

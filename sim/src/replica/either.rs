@@ -8,6 +8,7 @@ use crate::durations::DurationCounts;
 use crate::request::RequestTable;
 use crate::scheduler::aggregated::{AggregatedScheduler, Departure};
 use crate::scheduler::{NewRequest, SchedulerConfig};
+use crate::speculation::AcceptanceDraws;
 use crate::units::SimTime;
 use serde::Serialize;
 use std::sync::Arc;
@@ -55,6 +56,15 @@ impl EitherReplica {
             StepPath::Pipelined => {
                 EitherReplica::Pipelined(Box::new(PipelinedReplica::new(index, config, cost)))
             }
+        }
+    }
+
+    /// Says how drafts are accepted; without it none holds. The aggregated path has none.
+    pub fn speculate(&mut self, draws: AcceptanceDraws) {
+        match self {
+            EitherReplica::Aggregated(_) => {}
+            EitherReplica::Plain(replica) => replica.speculate(draws),
+            EitherReplica::Pipelined(replica) => replica.delivery.draws = Some(draws),
         }
     }
 

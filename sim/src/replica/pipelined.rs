@@ -1,10 +1,11 @@
 //! A replica with several steps in flight: asynchronous scheduling, pipeline stages, or both (V-42a, V-42b, V-43). While
 //! fewer than its depth are in flight and there is something to schedule, it schedules; results are applied as they come.
 
+use super::delivery::Delivery;
 use super::{StepBatch, StepRecord, StepTotals};
 use crate::cost::CostModel;
 use crate::durations::DurationCounts;
-use crate::request::{Outcome, RequestTable};
+use crate::request::RequestTable;
 use crate::scheduler::{Scheduler, SchedulerConfig};
 use crate::step::ScheduledBatch;
 use crate::units::{SimDuration, SimTime};
@@ -35,7 +36,7 @@ pub(crate) struct PipelinedReplica {
     /// Nothing can be scheduled before a result or a request arrives.
     is_starved: bool,
     totals: StepTotals,
-    gaps: DurationCounts,
+    pub(super) delivery: Delivery,
 }
 
 impl PipelinedReplica {
@@ -53,7 +54,7 @@ impl PipelinedReplica {
             stage_free: vec![SimTime::ZERO; stages],
             is_starved: false,
             totals: StepTotals::default(),
-            gaps: DurationCounts::default(),
+            delivery: Delivery::default(),
         }
     }
 
@@ -77,20 +78,8 @@ impl PipelinedReplica {
         let Some(flight) = self.in_flight.pop_front() else { return 0 };
         self.is_starved = false;
         let mut finished = 0;
-        let gaps = &mut self.gaps;
-        self.scheduler.complete_with(
-            &flight.batch,
-            |_| 0,
-            |emission| {
-                if let Some(gap_ns) = table.record_token(emission.id, now) {
-                    gaps.add(gap_ns);
-                }
-                if emission.is_finished {
-                    table.outcome[emission.id.index()] = Outcome::Finished;
-                    finished += 1;
-                }
-            },
-        );
+        let totals = &mut self.totals.speculation;
+        self.delivery.deliver(&mut self.scheduler, &flight.batch, now, table, totals, |_| finished += 1);
         self.spare.push(flight.batch);
         finished
     }
@@ -155,6 +144,6 @@ impl PipelinedReplica {
 
     /// The gaps between tokens that it produced.
     pub fn into_gaps(self) -> DurationCounts {
-        self.gaps
+        self.delivery.gaps
     }
 }

@@ -1,6 +1,7 @@
 //! The scenario as it is typed: strict sections, units in the text, defaults left open.
 
 use super::plan::PlanSection;
+use super::speculation::SpeculativeSection;
 use crate::scheduler::Policy;
 use crate::units::{HourlyPrice, Span};
 use crate::workload::WorkloadSpec;
@@ -144,6 +145,9 @@ pub struct EngineSection {
     /// Whether a step is scheduled before the tokens of the step before are known, which hides the engine's CPU time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub async_scheduling: Option<bool>,
+    /// Guessing tokens ahead and verifying them together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub speculative_config: Option<SpeculativeSection>,
     /// How tokens are assumed to spread over experts, with a profile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expert_routing: Option<ExpertRouting>,

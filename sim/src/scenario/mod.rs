@@ -1,17 +1,21 @@
 //! A scenario: what the user typed, resolved against the catalogue, with every number checked; ready to be simulated.
 
+mod acceptance;
 mod cost;
 mod engine;
 mod file;
 mod plan;
+mod speculation;
 mod summary;
 
-pub use cost::Pricing;
+pub use acceptance::AcceptanceSection;
+pub use cost::{DraftPricing, Pricing};
 pub use engine::Engine;
 pub use file::{
     CostSection, DeploymentSection, EnginePreset, EngineSection, HardwareSection, ScenarioFile, SloSection,
 };
 pub use plan::{PlanGoal, PlanSection, PlanSpace};
+pub use speculation::{Speculation, SpeculativeMethod, SpeculativeSection};
 pub use summary::{ErrorBand, Report, Resolved, is_saturated};
 
 use crate::catalogue;
@@ -88,7 +92,8 @@ impl Scenario {
         let gpu =
             catalogue::find_gpu(&in_folder(folder, &file.hardware.gpu)).map_err(located("hardware.gpu"))?;
         check_deployment(document, &file.deployment, &model)?;
-        let engine = engine::resolve(document, &file, &model, &gpu)?;
+        let speculation = speculation::resolve(document, &file, &model, folder)?;
+        let engine = engine::resolve(document, &file, &model, &gpu, speculation)?;
         let pricing = cost::resolve(document, &file, &model, &gpu, &engine, folder)?;
         let locate = |key: &str, message: String| document.error(key, message);
         let workload = WorkloadGenerator::new(&file.workload, file.seed, folder, &locate)?;
@@ -167,7 +172,11 @@ impl Scenario {
         }
         let replicas = self.file.deployment.replicas;
         let (config, workload) = (self.engine.scheduler, self.workload.clone());
-        Ok(Simulation::with_path(replicas, config, cost, workload, path))
+        let simulation = Simulation::with_path(replicas, config, cost, workload, path);
+        Ok(match &self.engine.speculation {
+            Some(speculation) => simulation.speculate(&speculation.acceptance.draws(self.file.seed)),
+            None => simulation,
+        })
     }
 
     /// Runs under a meter of where the time of the steps goes, when the cost model can tell.
@@ -177,7 +186,8 @@ impl Scenario {
         run: impl FnOnce(&mut dyn RunObserver) -> Result<RunResult>,
     ) -> Result<RunResult> {
         let Some(profiled) = &self.pricing.profiled else { return run(observer) };
-        let mut meter = Meter { observer, profiled, config: &self.engine.scheduler, usage: Usage::default() };
+        let config = &self.engine.scheduler;
+        let mut meter = Meter { observer, profiled, pricing: &self.pricing, config, usage: Usage::default() };
         let mut result = run(&mut meter)?;
         result.usage = meter.usage.report(profiled);
         Ok(result)
@@ -235,6 +245,7 @@ impl Scenario {
 struct Meter<'a> {
     observer: &'a mut dyn RunObserver,
     profiled: &'a ProfiledCost,
+    pricing: &'a Pricing,
     config: &'a SchedulerConfig,
     usage: Usage,
 }
@@ -250,8 +261,10 @@ impl RunObserver for Meter<'_> {
             seats_full: step.running_requests >= self.config.max_num_seqs,
             budget_full: step.shape.new_tokens() >= u64::from(self.config.max_num_batched_tokens),
         };
-        let host_seconds = self.profiled.host(&step.shape).seconds();
-        self.usage.see(self.profiled, &step.shape, pressure, host_seconds);
+        let host_seconds = self.pricing.model.host(&step.shape).seconds();
+        let target = std::iter::once((self.profiled, step.shape));
+        let drafting = self.pricing.drafting.iter().flat_map(|drafting| drafting.passes(&step.shape));
+        self.usage.see(target.chain(drafting), pressure, host_seconds);
         self.observer.step(step);
     }
 

@@ -21,9 +21,9 @@ pub(super) struct Sequence {
     pub limit_tokens: u32,
     /// Tokens whose KV is in the cache, counted when scheduled (V-32).
     pub computed_tokens: u32,
-    /// Tokens that steps in flight will bring.
+    /// Steps in flight that will bring tokens.
     pub in_flight: u32,
-    /// The same with asynchronous scheduling, else 0: what is scheduled ahead of them (V-1).
+    /// With asynchronous scheduling the tokens that they may bring at most, else 0 (V-1).
     pub placeholders: u32,
     /// Steps in flight whose tokens arrive after a preemption (V-16).
     pub stale_outputs: u32,
@@ -38,7 +38,7 @@ pub(super) struct Sequence {
     pub identity: TokenIdentity,
     /// Whether it has been admitted before.
     pub was_admitted: bool,
-    /// Whether its known tokens have all been computed once since its last (re)admission: from then on it decodes.
+    /// Whether its known tokens have all been scheduled once since its last (re)admission: from then on it decodes.
     pub is_decoding: bool,
     /// Where it stands in the step being formed, if it was scheduled.
     pub entry: Option<u32>,

@@ -96,6 +96,7 @@ impl AggregatedScheduler {
             reserve_full_prompt: _,
             async_scheduling,
             draft_tokens,
+            lookahead_tokens,
         } = *config;
         policy == Policy::Fcfs
             && (1..=LARGEST_BLOCK).contains(&block_size)
@@ -104,6 +105,7 @@ impl AggregatedScheduler {
             && long_prefill_token_threshold == 0
             && !async_scheduling
             && draft_tokens == 0
+            && lookahead_tokens == 0
     }
 
     /// An engine with nothing to do; its settings are [accepted](AggregatedScheduler::accepts). `is_shared` says whether

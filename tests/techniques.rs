@@ -24,7 +24,7 @@ fn rows(path: &Path) -> Vec<Row> {
 
 fn pair(row: &Row, runs: &mut Runs<'_>) -> Pair {
     let outcome = match Replay::of(row) {
-        Ok(replay) => Outcome::Predicted(replay.ratio(runs)),
+        Ok(replay) => Outcome::Predicted(replay.figures(runs)),
         Err(reason) => Outcome::LeftOut(reason),
     };
     Pair {
@@ -35,6 +35,7 @@ fn pair(row: &Row, runs: &mut Runs<'_>) -> Pair {
         gpu: row["gpu"].clone(),
         load: row["load"].clone(),
         metric: row["metric"].clone(),
+        baseline: row["baseline_value"].clone(),
         measured: row["ratio_variant_over_baseline"].parse().unwrap_or(f64::NAN),
         outcome,
     }

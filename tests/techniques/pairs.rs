@@ -5,8 +5,8 @@ use std::fmt::Write;
 
 /// What became of a row.
 pub enum Outcome {
-    /// The variant's figure over the baseline's.
-    Predicted(f64),
+    /// The figures of baseline and variant.
+    Predicted([f64; 2]),
     /// Why it was not replayed.
     LeftOut(&'static str),
 }
@@ -20,6 +20,8 @@ pub struct Pair {
     pub gpu: String,
     pub load: String,
     pub metric: String,
+    /// The baseline's own figure, as the row writes it.
+    pub baseline: String,
     /// The variant's figure over the baseline's.
     pub measured: f64,
     pub outcome: Outcome,
@@ -31,8 +33,18 @@ const NO_CHANGE: f64 = 0.03;
 impl Pair {
     pub fn predicted(&self) -> Option<f64> {
         match self.outcome {
-            Outcome::Predicted(ratio) => Some(ratio),
+            Outcome::Predicted([baseline, variant]) => Some(variant / baseline),
             Outcome::LeftOut(_) => None,
+        }
+    }
+
+    /// The baseline's figure in the row's digits.
+    fn predicted_baseline(&self) -> String {
+        match self.outcome {
+            Outcome::Predicted([baseline, _]) if baseline < 0.01 => format!("{baseline:.2e}"),
+            Outcome::Predicted([baseline, _]) if baseline < 100.0 => format!("{baseline:.2}"),
+            Outcome::Predicted([baseline, _]) => format!("{baseline:.0}"),
+            Outcome::LeftOut(_) => String::new(),
         }
     }
 
@@ -42,6 +54,10 @@ impl Pair {
         let side =
             |ratio: f64| if (ratio - 1.0).abs() <= NO_CHANGE { 0 } else { (ratio - 1.0).signum() as i32 };
         side(predicted) == side(self.measured)
+    }
+
+    fn is_on_the_same_side(&self) -> bool {
+        self.predicted().is_some_and(|predicted| (predicted > 1.0) == (self.measured > 1.0))
     }
 
     fn error(&self) -> f64 {
@@ -86,18 +102,22 @@ pub fn figures(pairs: &[Pair]) -> String {
     for pair in &predicted {
         families.entry(pair.family()).or_default().push(pair);
         families.entry("~ all").or_default().push(pair);
+        if !pair.technique.starts_with("P-EAGLE") {
+            families.entry("~ all but parallel drafting").or_default().push(pair);
+        }
     }
     let _ = write!(
         out,
-        "\n| technique | pairs | right direction | median error % | over 15 % |\n|---|---:|---:|---:|---:|\n"
+        "\n| technique | pairs | right direction | same side of 1 | median error % | over 15 % |\n|---|---:|---:|---:|---:|---:|\n"
     );
     for (name, pairs) in &families {
         let _ = writeln!(
             out,
-            "| {} | {} | {} | {:.1} | {} |",
+            "| {} | {} | {} | {} | {:.1} | {} |",
             name.trim_start_matches("~ "),
             pairs.len(),
             pairs.iter().filter(|pair| pair.has_right_direction()).count(),
+            pairs.iter().filter(|pair| pair.is_on_the_same_side()).count(),
             100.0 * median_error(pairs),
             pairs.iter().filter(|pair| pair.error() > 0.15).count(),
         );
@@ -105,19 +125,21 @@ pub fn figures(pairs: &[Pair]) -> String {
     let _ = write!(
         out,
         "\n### Every pair\n\nRatios are variant over baseline. `no` marks a wrong direction.\n\n\
-         | case | variant | model | GPU | load | metric | measured | predicted | error % | direction |\n\
-         |---|---|---|---|---|---|---:|---:|---:|---|\n"
+         | case | variant | model | GPU | load | metric | baseline measured | predicted | ratio measured | \
+         predicted | error % | direction |\n|---|---|---|---|---|---|---:|---:|---:|---:|---:|---|\n"
     );
     for pair in &predicted {
         let _ = writeln!(
             out,
-            "| {} | {} | {} | {} | {} | {} | {:.3} | {:.3} | {:.1} | {} |",
+            "| {} | {} | {} | {} | {} | {} | {} | {} | {:.3} | {:.3} | {:.1} | {} |",
             pair.id,
             pair.variant,
             pair.model,
             pair.gpu,
             pair.load,
             pair.metric,
+            if pair.baseline.is_empty() { "-" } else { &pair.baseline },
+            pair.predicted_baseline(),
             pair.measured,
             pair.predicted().unwrap_or(f64::NAN),
             100.0 * pair.error(),

@@ -75,14 +75,13 @@ impl Replay {
         Ok(Replay { baseline: of(baseline), variant: of(variant), measure })
     }
 
-    /// The variant's figure over the baseline's.
-    pub fn ratio(&self, runs: &mut Runs<'_>) -> f64 {
-        let [baseline, variant] = [&self.baseline, &self.variant].map(|text| match self.measure {
+    /// The figures of baseline and variant.
+    pub fn figures(&self, runs: &mut Runs<'_>) -> [f64; 2] {
+        [&self.baseline, &self.variant].map(|text| match self.measure {
             Measure::ItlSlope => line(runs, text).0,
             Measure::ItlIntercept => line(runs, text).1,
             measure => figure(runs.metrics(text), measure),
-        });
-        variant / baseline
+        })
     }
 }
 

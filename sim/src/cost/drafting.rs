@@ -185,22 +185,37 @@ fn operator_bytes(operator: &Operator) -> u64 {
 /// The shapes of a drafter's passes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DraftSchedule {
-    /// Draft tokens per request and step.
-    pub drafts: u32,
-    /// Whether one pass gives all of them.
-    pub in_parallel: bool,
+    /// Masked tokens that each request has in the first pass, when that gives all drafts from tokens.
+    pub masked_tokens: u64,
+    /// Passes of one token per request after the first.
+    pub later_passes: u64,
 }
 
 impl DraftSchedule {
-    /// The shape of the first pass after a step of the target: the same tokens, and one position per request whose next
-    /// token is guessed; in parallel, a masked token for each further draft.
+    /// One pass per draft.
+    pub fn serial(drafts: u32) -> DraftSchedule {
+        DraftSchedule { masked_tokens: 0, later_passes: u64::from(drafts.saturating_sub(1)) }
+    }
+
+    /// One pass with a masked token for each draft after the first.
+    pub fn parallel(drafts: u32) -> DraftSchedule {
+        DraftSchedule { masked_tokens: u64::from(drafts.saturating_sub(1)), later_passes: 0 }
+    }
+
+    /// One pass over the last hidden states, whatever the drafts.
+    pub fn heads() -> DraftSchedule {
+        DraftSchedule { masked_tokens: 0, later_passes: 0 }
+    }
+
+    /// The shape of the first pass after a step of the target: the same tokens, the masked ones, and one position per
+    /// request and masked token whose next token is guessed.
     pub fn first(&self, step: &StepShape) -> StepShape {
         let requests = step.batch_requests();
-        let masked = if self.in_parallel { u64::from(self.drafts.saturating_sub(1)) * requests } else { 0 };
+        let masked = self.masked_tokens * requests;
+        let context_tokens = step.context_tokens().checked_div(requests).unwrap_or(0);
         StepShape {
             draft_tokens: step.draft_tokens + masked,
-            draft_attention_pairs: step.draft_attention_pairs
-                + if requests > 0 { masked * (step.context_tokens() / requests) } else { 0 },
+            draft_attention_pairs: step.draft_attention_pairs + masked * context_tokens,
             draft_logits: masked,
             sampled_requests: requests,
             ..*step
@@ -216,11 +231,6 @@ impl DraftSchedule {
             sampled_requests: requests,
             ..StepShape::default()
         }
-    }
-
-    /// How many passes follow the first.
-    pub fn later_passes(&self) -> u64 {
-        if self.in_parallel { 0 } else { u64::from(self.drafts.saturating_sub(1)) }
     }
 }
 
@@ -246,7 +256,7 @@ impl CostModel for SpeculativeCost {
         let mut time = self.target.step(shape);
         if let Some((first, later)) = &self.passes {
             time += first.step(&self.schedule.first(shape));
-            for n in 1..=self.schedule.later_passes() {
+            for n in 1..=self.schedule.later_passes {
                 time += later.step(&self.schedule.later(shape, n));
             }
         }

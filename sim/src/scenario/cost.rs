@@ -46,7 +46,7 @@ impl DraftPricing {
     pub fn passes(&self, step: &StepShape) -> impl Iterator<Item = (&ProfiledCost, StepShape)> {
         let step = *step;
         let first = std::iter::once((&*self.first, self.schedule.first(&step)));
-        let later = 1..=self.schedule.later_passes();
+        let later = 1..=self.schedule.later_passes;
         first.chain(later.map(move |n| (&*self.later, self.schedule.later(&step, n))))
     }
 }
@@ -78,7 +78,7 @@ fn with_drafts(
     engine: &Engine,
 ) -> Result<Pricing> {
     let ranks = file.deployment.tensor_parallel;
-    let schedule = DraftSchedule { drafts: speculation.drafts, in_parallel: speculation.in_parallel };
+    let schedule = speculation.schedule();
     let passes = speculation.drafter.passes(model, &engine.weights, engine.kv, ranks, speculation.drafts);
     let mut drafting = None;
     let mut models: Option<(Arc<dyn CostModel>, Arc<dyn CostModel>)> = None;

@@ -5,7 +5,7 @@ use super::acceptance::{self, AcceptanceSection};
 use super::file::ScenarioFile;
 use super::in_folder;
 use crate::catalogue;
-use crate::cost::drafting::{Drafter, HeadDrafter};
+use crate::cost::drafting::{DraftSchedule, Drafter, HeadDrafter};
 use crate::document::Document;
 use crate::error::{Error, Result};
 use crate::model::{Attention, AttentionSpan, FeedForward, LayerKind, ModelSpec, WeightDtype, WeightPlan};
@@ -82,6 +82,17 @@ pub struct Speculation {
     pub acceptance: Acceptance,
     /// Where that is from, in words.
     pub acceptance_source: String,
+}
+
+impl Speculation {
+    /// The passes that propose the tokens of a step.
+    pub fn schedule(&self) -> DraftSchedule {
+        match self.method {
+            SpeculativeMethod::Medusa => DraftSchedule::heads(),
+            _ if self.in_parallel => DraftSchedule::parallel(self.drafts),
+            _ => DraftSchedule::serial(self.drafts),
+        }
+    }
 }
 
 /// Most draft tokens; engines use up to 10 or so.

@@ -227,7 +227,8 @@ mod tests {
 
     #[test]
     fn j16_draws_reach_the_mean_of_the_geometric_chain() {
-        for (rate, drafts, expected) in [(0.8, 5, 3.689), (0.6, 3, 2.176), (0.7, 7, 3.141)] {
+        for (rate, drafts, thousandths) in [(0.8, 5, 3689), (0.6, 3, 2176), (0.7, 7, 3141)] {
+            let expected = f64::from(thousandths) / 1000.0;
             let acceptance = Acceptance::geometric(rate, drafts).unwrap();
             assert!((acceptance.expected_tokens() - expected).abs() < 5e-4);
             // P-1 in closed form.

@@ -159,7 +159,7 @@ fn settings(row: &Row) -> Result<(String, String), &'static str> {
     let technique = row["technique"].as_str();
     // From 0.14 on vLLM schedules ahead; before 0.21 it takes 90 % of the memory.
     let engine = match row["engine_version"].as_str() {
-        "0.9.2" => "gpu_memory_utilization: 0.9",
+        "0.9.2" => "gpu_memory_utilization: 0.9, async_scheduling: false",
         _ => "gpu_memory_utilization: 0.9, async_scheduling: true",
     };
     if technique.starts_with("BF16 KV") {

@@ -54,6 +54,11 @@ pub enum SpeculativeMethod {
 }
 
 impl SpeculativeMethod {
+    /// Whether the engine schedules a step ahead of its drafts: where the GPU proposes them from its own states.
+    pub fn can_run_ahead(self) -> bool {
+        !matches!(self, SpeculativeMethod::Medusa | SpeculativeMethod::Ngram)
+    }
+
     /// As scenarios write it.
     pub fn name(self) -> &'static str {
         match self {
@@ -129,21 +134,13 @@ pub(super) fn resolve(
 
 /// Settings that do not go together on the engine.
 fn check_combination(document: &Document, file: &ScenarioFile, section: &SpeculativeSection) -> Result<()> {
-    use SpeculativeMethod::{DraftModel, Eagle, Eagle3, Medusa, Ngram};
+    use SpeculativeMethod::{DraftModel, Eagle, Eagle3};
     let method = section.method;
     let refuse = |key: &str, message: String| Err::<(), Error>(document.error(key, message));
     if file.deployment.pipeline_parallel > 1 {
         let message = "found pipeline stages beside engine.speculative_config, which are not simulated together; leave \
                        one of them out";
         return refuse("deployment.pipeline_parallel", message.into());
-    }
-    if file.engine.async_scheduling == Some(true) && matches!(method, Ngram | Medusa) {
-        let message = format!(
-            "found true beside the method {}: the engine schedules ahead only with draft_model, eagle, eagle3 and mtp; \
-             leave it out",
-            method.name()
-        );
-        return refuse("engine.async_scheduling", message);
     }
     let own = |key: &str, is_set: bool, methods: &[SpeculativeMethod]| {
         if !is_set || methods.contains(&method) {
@@ -156,7 +153,16 @@ fn check_combination(document: &Document, file: &ScenarioFile, section: &Specula
     };
     own("model", section.model.is_some(), &[DraftModel, Eagle, Eagle3])?;
     own("parallel_drafting", section.parallel_drafting.is_some(), &[DraftModel, Eagle, Eagle3])?;
-    own("draft_vocab_size", section.draft_vocab_size.is_some(), &[Eagle3])
+    own("draft_vocab_size", section.draft_vocab_size.is_some(), &[Eagle3])?;
+    if file.engine.async_scheduling == Some(true) && !method.can_run_ahead() {
+        let message = format!(
+            "found true beside the method {}: the engine schedules ahead only with draft_model, eagle, eagle3 and mtp; \
+             leave it out",
+            method.name()
+        );
+        return refuse("engine.async_scheduling", message);
+    }
+    Ok(())
 }
 
 fn drafter(

@@ -69,6 +69,7 @@ impl Scheduler {
         if is_stale {
             sequence.stale_outputs -= 1;
         } else {
+            sequence.is_decoding = true;
             sequence.in_flight -= 1;
             sequence.placeholders = sequence.placeholders.saturating_sub(1 + entry.drafts);
             sequence.computed_tokens -= entry.drafts - accepted; // V-32a

@@ -38,7 +38,7 @@ pub(super) struct Sequence {
     pub identity: TokenIdentity,
     /// Whether it has been admitted before.
     pub was_admitted: bool,
-    /// Whether its known tokens have all been scheduled once since its last (re)admission: from then on it decodes.
+    /// Whether its known tokens have all been computed once since its last (re)admission: from then on it decodes.
     pub is_decoding: bool,
     /// Where it stands in the step being formed, if it was scheduled.
     pub entry: Option<u32>,

@@ -118,7 +118,6 @@ impl Scheduler {
             sequence.computed_tokens += entry.tokens; // V-32
             sequence.entry = None;
             sequence.in_flight += u32::from(entry.samples);
-            sequence.is_decoding |= entry.samples;
             if self.config.async_scheduling && entry.samples {
                 // What the step may bring at most is counted ahead, and the next drafts with it (V-1, V-42b).
                 sequence.placeholders += 1 + entry.drafts;
@@ -366,7 +365,8 @@ impl Scheduler {
             tokens,
             context_tokens: sequence.computed_tokens,
             samples: sequence.computed_tokens + tokens >= sequence.known_tokens + sequence.placeholders,
-            is_prefill: !sequence.is_decoding,
+            // With its first token in flight it decodes already.
+            is_prefill: !sequence.is_decoding && sequence.placeholders == 0,
             drafts,
         });
         sequence.drafts = 0;

@@ -139,6 +139,17 @@ fn usage(metrics: &Metrics) -> Vec<(&'static str, String)> {
             format!("{} hit: {hits} of {} tokens", percent(prefix.hit_rate), grouped(prefix.queried_tokens)),
         ));
     }
+    if let Some(drafts) = &metrics.speculation {
+        rows.push((
+            "Speculation",
+            format!(
+                "{} of {} drafts held, {} tokens per verification",
+                percent(drafts.acceptance_rate),
+                grouped(drafts.draft_tokens),
+                short(drafts.mean_acceptance_length)
+            ),
+        ));
+    }
     rows.push((
         "Batch",
         format!(

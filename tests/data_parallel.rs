@@ -34,6 +34,7 @@ fn roomy() -> SchedulerConfig {
         reserve_full_prompt: true,
         async_scheduling: false,
         draft_tokens: 0,
+        lookahead_tokens: 0,
     }
 }
 

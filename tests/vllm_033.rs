@@ -65,6 +65,7 @@ impl Config {
             reserve_full_prompt: true,
             async_scheduling: false,
             draft_tokens: 0,
+            lookahead_tokens: 0,
         }
     }
 }

@@ -117,6 +117,7 @@ impl<'a> Replay<'a> {
             reserve_full_prompt: true,
             async_scheduling: config.async_,
             draft_tokens: config.spec_k,
+            lookahead_tokens: 0,
         });
         let requests = recording.requests.len();
         Replay {
@@ -260,6 +261,7 @@ fn tiny() -> SchedulerConfig {
         reserve_full_prompt: true,
         async_scheduling: false,
         draft_tokens: 0,
+        lookahead_tokens: 0,
     }
 }
 

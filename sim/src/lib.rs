@@ -21,6 +21,7 @@ pub mod rng;
 pub mod scenario;
 pub mod scheduler;
 pub mod simulation;
+pub mod speculation;
 pub mod step;
 pub mod tenants;
 pub mod units;

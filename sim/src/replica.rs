@@ -5,6 +5,7 @@ mod aggregated;
 mod ahead;
 mod balancer;
 mod copies;
+mod delivery;
 mod either;
 mod lockstep;
 mod pipelined;
@@ -14,11 +15,13 @@ pub use either::{DataParallel, StepPath};
 
 use crate::cost::CostModel;
 use crate::durations::DurationCounts;
-use crate::request::{Outcome, RequestId, RequestTable};
+use crate::request::{RequestId, RequestTable};
 use crate::scheduler::aggregated::{AggregatedBatch, AggregatedScheduler};
 use crate::scheduler::{Scheduler, SchedulerConfig};
+use crate::speculation::{AcceptanceDraws, SpeculationTotals};
 use crate::step::{Admission, ScheduledBatch, ScheduledRequest, StepShape};
 use crate::units::{SimDuration, SimTime};
+use delivery::Delivery;
 use std::sync::Arc;
 
 /// Sums over the steps of a replica, exact integers.
@@ -47,6 +50,8 @@ pub struct StepTotals {
     /// Steps of nothing, run because other data-parallel ranks had work or nobody had said yet that none was left
     /// (V-46); in no other sum.
     pub dummy_steps: u64,
+    /// Drafts verified, and tokens that came several at once.
+    pub speculation: SpeculationTotals,
 }
 
 impl StepTotals {
@@ -135,7 +140,7 @@ pub struct Replica {
     step_end: SimTime,
     finished: Vec<RequestId>,
     totals: StepTotals,
-    gaps: DurationCounts,
+    delivery: Delivery,
 }
 
 impl Replica {
@@ -149,8 +154,13 @@ impl Replica {
             step_end: SimTime::NEVER,
             finished: Vec::new(),
             totals: StepTotals::default(),
-            gaps: DurationCounts::default(),
+            delivery: Delivery::default(),
         }
+    }
+
+    /// Says how drafts are accepted; without it none holds.
+    pub fn speculate(&mut self, draws: AcceptanceDraws) {
+        self.delivery.draws = Some(draws);
     }
 
     /// When its step ends; never while it has none.
@@ -170,22 +180,16 @@ impl Replica {
 
     /// The gaps between tokens that it produced.
     pub fn into_gaps(self) -> DurationCounts {
-        self.gaps
+        self.delivery.gaps
     }
 
     /// Ends the step in flight: its tokens become visible now. Gives the requests that finished.
     pub fn end_step(&mut self, now: SimTime, table: &mut RequestTable) -> &[RequestId] {
         self.step_end = SimTime::NEVER;
-        for entry in self.batch.requests.iter().filter(|entry| entry.samples) {
-            if let Some(gap_ns) = table.record_token(entry.id, now) {
-                self.gaps.add(gap_ns);
-            }
-        }
         self.finished.clear();
-        self.scheduler.complete(&self.batch, &mut self.finished);
-        for id in &self.finished {
-            table.outcome[id.index()] = Outcome::Finished;
-        }
+        let totals = &mut self.totals.speculation;
+        let finished = &mut self.finished;
+        self.delivery.deliver(&mut self.scheduler, &self.batch, now, table, totals, |id| finished.push(id));
         &self.finished
     }
 

@@ -5,6 +5,7 @@ use crate::metrics::{self, Distribution, Limits};
 use crate::replica::StepPath;
 use crate::request::{Outcome, RequestId, RequestTable};
 use crate::simulation::RunResult;
+use crate::speculation::SpeculationUse;
 use serde::Serialize;
 
 /// How many requests there were and what became of them.
@@ -112,6 +113,9 @@ pub struct Metrics {
     pub kv: KvUse,
     /// With prefix caching: how much was found.
     pub prefix_cache: Option<PrefixUse>,
+    /// With speculative decoding: how many drafts held.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub speculation: Option<SpeculationUse>,
     /// Steps.
     pub steps: StepUse,
 }
@@ -146,6 +150,7 @@ impl Metrics {
             }),
             kv: kv_use(run, block_size, span_ns),
             prefix_cache: prefix_caching.then(|| prefix_use(run)),
+            speculation: SpeculationUse::of(run.replicas.iter().map(|totals| &totals.speculation)),
             steps: step_use(run, span_ns),
         }
     }

@@ -8,6 +8,7 @@ use crate::metrics::Limits;
 use crate::replica::{DataParallel, EitherReplica, StepPath, StepRecord, StepTotals};
 use crate::request::{Outcome, RequestId, RequestTable};
 use crate::scheduler::{NewRequest, SchedulerConfig};
+use crate::speculation::AcceptanceDraws;
 use crate::tenants::{Gate, Held, TenantTotals, Tenants, check_rows as check_tenant_rows};
 use crate::units::{SimDuration, SimTime};
 use crate::workload::{Arrival, Origin, WorkloadGenerator};
@@ -174,6 +175,14 @@ impl Simulation {
     /// have tenants, and on the plain path.
     pub fn fold_rows(mut self, limits: Limits, expected: u64) -> Simulation {
         self.folder = (self.may_fold && self.gate.is_none()).then(|| RequestFolder::new(limits, expected));
+        self
+    }
+
+    /// Says how draft tokens are accepted; without it none holds.
+    pub fn speculate(mut self, draws: &AcceptanceDraws) -> Simulation {
+        for replica in &mut self.replicas {
+            replica.speculate(draws.clone());
+        }
         self
     }
 
@@ -385,8 +394,11 @@ impl RunResult {
             check_tenant_rows(tenants.as_ref().map_err(String::clone)?, &self.table)?;
         }
         let gaps = self.token_gaps.count();
-        if gaps + started != tokens {
-            return Err(format!("conservation: {tokens} tokens, but {gaps} gaps and {started} first tokens"));
+        let company: u64 = self.replicas.iter().map(|totals| totals.speculation.tokens_in_company).sum();
+        if gaps + started + company != tokens {
+            return Err(format!(
+                "conservation: {tokens} tokens, but {gaps} gaps, {started} first tokens and {company} in one step with others"
+            ));
         }
         let span = SimDuration((self.end - SimTime::ZERO).0);
         match self.replicas.iter().position(|r| r.busy > span || r.blocks_max > self.usable_blocks) {

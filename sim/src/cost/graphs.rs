@@ -19,6 +19,21 @@ impl CudaGraphs {
         CudaGraphs { sizes: sizes.filter(|size| *size <= cap).collect() }
     }
 
+    /// The same with `drafts` verified tokens per request besides its own: the cap grows with them, and multiples of a
+    /// request's tokens are captured too (V-41a).
+    pub fn vllm_with_drafts(max_num_seqs: u32, max_num_batched_tokens: u32, drafts: u32) -> CudaGraphs {
+        let each = drafts.saturating_add(1);
+        let mut graphs = CudaGraphs::vllm(max_num_seqs.saturating_mul(each), max_num_batched_tokens);
+        if let (Some(cap), true) = (graphs.sizes.last().copied(), drafts > 0) {
+            let each = u64::from(each);
+            let requests = [1, 2, 4].into_iter().chain((8..=CAP_TOKENS).step_by(8));
+            graphs.sizes.extend(requests.map(|count| count * each).filter(|size| *size <= cap));
+            graphs.sizes.sort_unstable();
+            graphs.sizes.dedup();
+        }
+        graphs
+    }
+
     /// The tokens that the step's products run on: the next captured size, or none when it is too large for a graph.
     pub fn padded(&self, tokens: u64) -> Option<u64> {
         let at = self.sizes.partition_point(|size| *size < tokens);
@@ -42,5 +57,15 @@ mod tests {
         assert_eq!(padded, [Some(4), Some(16), Some(104), Some(256), Some(272), Some(304), Some(512), None]);
         assert_eq!(graphs.captured_sizes(), 51);
         assert_eq!(CudaGraphs::vllm(4, 8192).padded(9), None);
+    }
+
+    #[test]
+    fn drafts_bring_multiples_of_a_request_s_tokens() {
+        let graphs = CudaGraphs::vllm_with_drafts(4, 8192, 4);
+        assert_eq!(
+            [5, 9, 19, 33, 41].map(|tokens| graphs.padded(tokens)),
+            [Some(5), Some(10), Some(20), Some(40), None]
+        );
+        assert_eq!(CudaGraphs::vllm_with_drafts(1024, 8192, 0), CudaGraphs::vllm(1024, 8192));
     }
 }

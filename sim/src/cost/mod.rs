@@ -3,6 +3,7 @@
 mod band;
 mod calls;
 mod datasheet;
+pub mod drafting;
 mod expert_load;
 mod graphs;
 mod host;
@@ -17,6 +18,7 @@ mod usage;
 pub use band::{ASSUMED_ERROR, error_of_sum};
 pub use calls::Context;
 pub use datasheet::{DatasheetCost, experts_touched};
+pub use drafting::{DraftSchedule, SpeculativeCost};
 pub use expert_load::{ExpertGroup, ExpertLoad, Placement, Popularity};
 pub use graphs::CudaGraphs;
 pub use host::HostTime;

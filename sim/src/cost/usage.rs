@@ -86,21 +86,29 @@ pub struct Pressure {
 
 impl Usage {
     /// Counts a step; every [`SAMPLE_EVERY`]th is looked at.
-    pub fn see(&mut self, cost: &ProfiledCost, shape: &StepShape, pressure: Pressure, host_seconds: f64) {
+    /// `passes` are the target's and a drafter's.
+    pub fn see<'a>(
+        &mut self,
+        passes: impl Iterator<Item = (&'a ProfiledCost, StepShape)>,
+        pressure: Pressure,
+        host_seconds: f64,
+    ) {
         let is_sampled = self.steps_seen.is_multiple_of(SAMPLE_EVERY);
         self.steps_seen += 1;
         if !is_sampled {
             return;
         }
-        let Ok(calls) = cost.calls(shape) else { return };
         let before = self.total;
-        for (operator, operation) in calls {
-            let Ok(estimate) = cost.estimate(&operation) else { continue };
-            let seconds = estimate.seconds * operator.count as f64;
-            self.add(operator.name, seconds, cost, &operation, operator.count as f64);
-            if !estimate.in_range() {
-                self.outside += seconds;
-                self.octaves_outside = self.octaves_outside.max(estimate.octaves_outside);
+        for (cost, shape) in passes {
+            let Ok(calls) = cost.calls(&shape) else { return };
+            for (operator, operation) in calls {
+                let Ok(estimate) = cost.estimate(&operation) else { continue };
+                let seconds = estimate.seconds * operator.count as f64;
+                self.add(operator.name, seconds, cost, &operation, operator.count as f64);
+                if !estimate.in_range() {
+                    self.outside += seconds;
+                    self.octaves_outside = self.octaves_outside.max(estimate.octaves_outside);
+                }
             }
         }
         let hidden_seconds = if pressure.hides_host { self.total - before } else { 0.0 };

@@ -13,6 +13,7 @@ use crate::durations::DurationCounts;
 use crate::request::{RequestId, RequestTable};
 use crate::scheduler::aggregated::AggregatedScheduler;
 use crate::scheduler::{NewRequest, Scheduler, SchedulerConfig};
+use crate::speculation::AcceptanceDraws;
 use crate::units::SimTime;
 use serde::Serialize;
 use std::sync::Arc;
@@ -101,6 +102,16 @@ impl EitherReplica {
             StepPath::Pipelined => {
                 EitherReplica::Pipelined(Box::new(PipelinedReplica::new(index, config, cost)))
             }
+        }
+    }
+
+    /// Says how drafts are accepted; without it none holds. The aggregated paths have none, nor have common steps.
+    pub fn speculate(&mut self, draws: AcceptanceDraws) {
+        match self {
+            EitherReplica::Aggregated(_) | EitherReplica::Ahead(_) | EitherReplica::Lockstep(_) => {}
+            EitherReplica::Copies(copies) => copies.speculate(&draws),
+            EitherReplica::Plain(replica) => replica.speculate(draws),
+            EitherReplica::Pipelined(replica) => replica.delivery.draws = Some(draws),
         }
     }
 

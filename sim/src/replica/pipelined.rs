@@ -1,10 +1,11 @@
 //! A replica with several steps in flight: asynchronous scheduling, pipeline stages, or both (V-42a, V-42b, V-43). While
 //! fewer than its depth are in flight and there is something to schedule, it schedules; results are applied as they come.
 
+use super::delivery::Delivery;
 use super::{StepBatch, StepRecord, StepTotals};
 use crate::cost::CostModel;
 use crate::durations::DurationCounts;
-use crate::request::{Outcome, RequestId, RequestTable};
+use crate::request::{RequestId, RequestTable};
 use crate::scheduler::{Scheduler, SchedulerConfig};
 use crate::step::ScheduledBatch;
 use crate::units::SimTime;
@@ -36,7 +37,7 @@ pub(crate) struct PipelinedReplica {
     is_starved: bool,
     finished: Vec<RequestId>,
     totals: StepTotals,
-    gaps: DurationCounts,
+    pub(super) delivery: Delivery,
 }
 
 impl PipelinedReplica {
@@ -55,7 +56,7 @@ impl PipelinedReplica {
             is_starved: false,
             finished: Vec::new(),
             totals: StepTotals::default(),
-            gaps: DurationCounts::default(),
+            delivery: Delivery::default(),
         }
     }
 
@@ -79,20 +80,8 @@ impl PipelinedReplica {
         let Some(flight) = self.in_flight.pop_front() else { return 0 };
         self.is_starved = false;
         self.finished.clear();
-        let (gaps, finished) = (&mut self.gaps, &mut self.finished);
-        self.scheduler.complete_with(
-            &flight.batch,
-            |_| 0,
-            |emission| {
-                if let Some(gap_ns) = table.record_token(emission.id, now) {
-                    gaps.add(gap_ns);
-                }
-                if emission.is_finished {
-                    table.outcome[emission.id.index()] = Outcome::Finished;
-                    finished.push(emission.id);
-                }
-            },
-        );
+        let (totals, finished) = (&mut self.totals.speculation, &mut self.finished);
+        self.delivery.deliver(&mut self.scheduler, &flight.batch, now, table, totals, |id| finished.push(id));
         self.spare.push(flight.batch);
         self.finished.len()
     }
@@ -167,6 +156,6 @@ impl PipelinedReplica {
 
     /// The gaps between tokens that it produced.
     pub fn into_gaps(self) -> DurationCounts {
-        self.gaps
+        self.delivery.gaps
     }
 }

@@ -1,7 +1,9 @@
 //! Engine presets: the defaults of each version (section A.2 of the rules) under what the scenario sets.
 
 use super::file::{EnginePreset, EngineSection, ScenarioFile};
+use super::speculation::{Speculation, SpeculativeMethod};
 use crate::cost::HostTime;
+use crate::cost::drafting::Drafter;
 use crate::document::Document;
 use crate::error::{Error, Result};
 use crate::gpu::GpuSpec;
@@ -24,6 +26,8 @@ pub struct Engine {
     pub host: HostTime,
     /// Share of GPU memory that the engine may use.
     pub gpu_memory_utilization: f64,
+    /// What guesses tokens ahead, if anything does.
+    pub speculation: Option<Speculation>,
     /// Where the memory goes; none when the number of blocks was given.
     pub memory: Option<MemoryPlan>,
 }
@@ -37,6 +41,7 @@ pub(super) fn resolve(
     file: &ScenarioFile,
     model: &ModelSpec,
     gpu: &GpuSpec,
+    speculation: Option<Speculation>,
 ) -> Result<Engine> {
     let section = &file.engine;
     let defaults = BatchLimits::of(gpu);
@@ -66,7 +71,9 @@ pub(super) fn resolve(
                 utilization: gpu_memory_utilization,
                 limits: BatchLimits { max_num_batched_tokens, max_num_seqs },
                 engine: EngineMemory::VllmGraphsInside,
-                draft: Draft::None,
+                draft: speculation
+                    .as_ref()
+                    .map_or(Draft::None, |s| draft(s, model, &weights, kv, file.deployment.tensor_parallel)),
             })
             .map_err(|e| document.error("model", e.message()))?;
             if !plan.fits() {
@@ -92,10 +99,35 @@ pub(super) fn resolve(
         watermark_blocks: (section.watermark.unwrap_or(0.0) * f64::from(total_blocks)) as u32,
         reserve_full_prompt: section.scheduler_reserve_full_isl.unwrap_or(true),
         async_scheduling: section.async_scheduling.unwrap_or(true),
-        draft_tokens: 0,
+        draft_tokens: speculation.as_ref().map_or(0, |speculation| speculation.drafts),
+        lookahead_tokens: speculation.as_ref().map_or(0, lookahead_tokens),
     };
     let host = super::cost::host_time(file);
-    Ok(Engine { preset: section.preset, scheduler, weights, kv, host, gpu_memory_utilization, memory })
+    let preset = section.preset;
+    Ok(Engine { preset, scheduler, weights, kv, host, gpu_memory_utilization, speculation, memory })
+}
+
+/// What a drafter takes of the memory.
+fn draft<'a>(
+    speculation: &'a Speculation,
+    model: &ModelSpec,
+    weights: &WeightPlan,
+    kv: KvDtype,
+    ranks: u32,
+) -> Draft<'a> {
+    match &speculation.drafter {
+        _ if speculation.method == SpeculativeMethod::Mtp => Draft::MtpLayers,
+        Drafter::Model(draft) => Draft::Model(draft, &draft.weights),
+        drafter => match drafter.passes(model, weights, kv, ranks, speculation.drafts) {
+            Some(passes) => Draft::Head(passes.weight_bytes, drafter.layers_with_kv()),
+            None => Draft::None,
+        },
+    }
+}
+
+/// KV slots beyond the step's tokens: one per draft for a drafter that has KV of its own (V-51).
+fn lookahead_tokens(speculation: &Speculation) -> u32 {
+    if speculation.drafter.layers_with_kv().is_some() { speculation.drafts } else { 0 }
 }
 
 fn weight_plan(document: &Document, section: &EngineSection, model: &ModelSpec) -> Result<WeightPlan> {

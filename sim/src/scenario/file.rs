@@ -2,6 +2,7 @@
 
 use super::experts::{All2AllBackend, ExpertPlacement, ExpertRouting};
 use super::plan::PlanSection;
+use super::speculation::SpeculativeSection;
 use crate::metrics::Limits;
 use crate::scheduler::Policy;
 use crate::tenants::TenantsSection;
@@ -151,6 +152,9 @@ pub struct EngineSection {
     /// Whether a step is scheduled before the tokens of the step before are known, which hides the engine's CPU time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub async_scheduling: Option<bool>,
+    /// Guessing tokens ahead and verifying them together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub speculative_config: Option<SpeculativeSection>,
     /// How tokens are assumed to spread over experts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expert_routing: Option<ExpertRouting>,

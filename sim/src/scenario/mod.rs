@@ -1,20 +1,24 @@
 //! A scenario: what the user typed, resolved against the catalogue, with every number checked; ready to be simulated.
 
+mod acceptance;
 mod cost;
 mod engine;
 mod experts;
 mod file;
 mod histogram;
 mod plan;
+mod speculation;
 mod summary;
 
-pub use cost::Pricing;
+pub use acceptance::AcceptanceSection;
+pub use cost::{DraftPricing, Pricing};
 pub use engine::Engine;
 pub use experts::{All2AllBackend, ExpertPlacement, ExpertRouting};
 pub use file::{
     CostSection, DeploymentSection, EnginePreset, EngineSection, HardwareSection, ScenarioFile, SloSection,
 };
 pub use plan::{PlanGoal, PlanSection, PlanSpace};
+pub use speculation::{Speculation, SpeculativeMethod, SpeculativeSection};
 pub use summary::{ErrorBand, Report, Resolved, is_saturated};
 
 use crate::catalogue;
@@ -95,7 +99,8 @@ impl Scenario {
             catalogue::find_gpu(&in_folder(folder, &file.hardware.gpu)).map_err(located("hardware.gpu"))?;
         check_deployment(document, &file.deployment, &model)?;
         experts::check(document, &file, &model)?;
-        let engine = engine::resolve(document, &file, &model, &gpu)?;
+        let speculation = speculation::resolve(document, &file, &model, folder)?;
+        let engine = engine::resolve(document, &file, &model, &gpu, speculation)?;
         let pricing = cost::resolve(document, &file, &model, &gpu, &engine, folder)?;
         let limits = Limits::from(&file.slo);
         let (workload, tenants) = Scenario::traffic(document, &file, folder)?;
@@ -190,6 +195,10 @@ impl Scenario {
             Some(copies) => simulation.data_parallel(copies, cost),
             None => simulation,
         };
+        let simulation = match &self.engine.speculation {
+            Some(speculation) => simulation.speculate(&speculation.acceptance.draws(self.file.seed)),
+            None => simulation,
+        };
         Ok(simulation.with_tenants(self.tenants.clone()))
     }
 
@@ -206,7 +215,8 @@ impl Scenario {
         run: impl FnOnce(&mut dyn RunObserver) -> Result<RunResult>,
     ) -> Result<RunResult> {
         let Some(profiled) = &self.pricing.profiled else { return run(observer) };
-        let mut meter = Meter { observer, profiled, config: &self.engine.scheduler, usage: Usage::default() };
+        let config = &self.engine.scheduler;
+        let mut meter = Meter { observer, profiled, pricing: &self.pricing, config, usage: Usage::default() };
         let mut result = run(&mut meter)?;
         result.usage = meter.usage.report(profiled);
         Ok(result)
@@ -264,6 +274,7 @@ impl Scenario {
 struct Meter<'a> {
     observer: &'a mut dyn RunObserver,
     profiled: &'a ProfiledCost,
+    pricing: &'a Pricing,
     config: &'a SchedulerConfig,
     usage: Usage,
 }
@@ -280,9 +291,11 @@ impl RunObserver for Meter<'_> {
             budget_full: step.shape.new_tokens() >= u64::from(self.config.max_num_batched_tokens),
             hides_host: self.config.async_scheduling,
         };
-        let host_seconds = self.profiled.host(&step.shape).seconds();
+        let host_seconds = self.pricing.model.host(&step.shape).seconds();
+        let target = std::iter::once((self.profiled, step.shape));
+        let drafting = self.pricing.drafting.iter().flat_map(|drafting| drafting.passes(&step.shape));
         if step.sets_pace {
-            self.usage.see(self.profiled, &step.shape, pressure, host_seconds);
+            self.usage.see(target.chain(drafting), pressure, host_seconds);
         }
         self.observer.step(step);
     }
@@ -402,6 +415,10 @@ fn refuse_to_simulate(document: &Document, file: &ScenarioFile, model: &ModelSpe
     );
     if deployment.pipeline_parallel > 1 {
         let message = format!("{message}; use pipeline_parallel 1");
+        return Some(document.error("deployment.data_parallel", message));
+    }
+    if file.engine.speculative_config.is_some() {
+        let message = format!("{message}; speculative_config is not modelled with that");
         return Some(document.error("deployment.data_parallel", message));
     }
     None

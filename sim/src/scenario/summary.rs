@@ -1,6 +1,6 @@
 //! What a scenario says of itself, and the report of its run with provenance and warnings.
 
-use super::{CostSection, DeploymentSection, Scenario, SloSection};
+use super::{CostSection, DeploymentSection, Scenario, SloSection, Speculation};
 use crate::cost::{ExpertLoad, UsageReport};
 use crate::error::Result;
 use crate::memory::MemoryPlan;
@@ -21,7 +21,7 @@ pub struct Resolved<'a> {
     model: ResolvedModel,
     hardware: ResolvedHardware,
     deployment: &'a DeploymentSection,
-    engine: ResolvedEngine,
+    engine: ResolvedEngine<'a>,
     /// Where tokens do not spread evenly over the experts: what that means.
     experts: Option<ResolvedExpertLoad>,
     memory: Option<&'a MemoryPlan>,
@@ -59,7 +59,7 @@ struct ResolvedHardware {
 }
 
 #[derive(Serialize)]
-struct ResolvedEngine {
+struct ResolvedEngine<'a> {
     preset: &'static str,
     block_size: u32,
     num_gpu_blocks: u32,
@@ -75,6 +75,31 @@ struct ResolvedEngine {
     scheduler_reserve_full_isl: bool,
     gpu_memory_utilization: f64,
     kv_cache_dtype: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    speculative_config: Option<ResolvedSpeculation<'a>>,
+}
+
+#[derive(Serialize)]
+struct ResolvedSpeculation<'a> {
+    method: &'static str,
+    num_speculative_tokens: u32,
+    parallel_drafting: bool,
+    acceptance_by_position: &'a [f64],
+    mean_acceptance_length: f64,
+    acceptance: &'a str,
+}
+
+impl<'a> ResolvedSpeculation<'a> {
+    fn new(speculation: &'a Speculation) -> ResolvedSpeculation<'a> {
+        ResolvedSpeculation {
+            method: speculation.method.name(),
+            num_speculative_tokens: speculation.drafts,
+            parallel_drafting: speculation.in_parallel,
+            acceptance_by_position: speculation.acceptance.chances(),
+            mean_acceptance_length: speculation.acceptance.expected_tokens(),
+            acceptance: &speculation.acceptance_source,
+        }
+    }
 }
 
 /// How unevenly the experts are used, averaged over their layers.
@@ -169,6 +194,7 @@ impl<'a> Resolved<'a> {
                 scheduler_reserve_full_isl: s.reserve_full_prompt,
                 gpu_memory_utilization: engine.gpu_memory_utilization,
                 kv_cache_dtype: engine.kv.name(),
+                speculative_config: engine.speculation.as_ref().map(ResolvedSpeculation::new),
             },
             experts: scenario.pricing.expert_load.as_deref().map(ResolvedExpertLoad::new),
             memory: engine.memory.as_ref(),

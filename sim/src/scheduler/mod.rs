@@ -60,6 +60,8 @@ pub struct SchedulerConfig {
     pub async_scheduling: bool,
     /// Draft tokens offered to each decoding request per step; 0 without speculation (V-50).
     pub draft_tokens: u32,
+    /// KV slots kept beyond them for a drafter that has KV of its own (V-51).
+    pub lookahead_tokens: u32,
 }
 
 impl SchedulerConfig {
@@ -71,7 +73,9 @@ impl SchedulerConfig {
         }
         let output_tokens = output_tokens.min(room);
         // The last generated token is never computed, so it needs no KV.
-        let cached_tokens = prompt_tokens + output_tokens - 1;
+        // A drafter's slots are asked for beyond it in every step but the first (V-23).
+        let cached_tokens = (prompt_tokens + output_tokens - 1).saturating_add(self.lookahead_tokens);
+        let cached_tokens = cached_tokens.min(self.max_model_len);
         if cached_tokens.div_ceil(self.block_size) > self.total_blocks.saturating_sub(1) {
             return Err(Refusal::LargerThanCache);
         }

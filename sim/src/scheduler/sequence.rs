@@ -21,9 +21,9 @@ pub(super) struct Sequence {
     pub limit_tokens: u32,
     /// Tokens whose KV is in the cache, counted when scheduled (V-32).
     pub computed_tokens: u32,
-    /// Tokens that steps in flight will bring.
+    /// Steps in flight that will bring tokens.
     pub in_flight: u32,
-    /// The same with asynchronous scheduling, else 0: what is scheduled ahead of them (V-1).
+    /// With asynchronous scheduling the tokens that they may bring at most, else 0 (V-1).
     pub placeholders: u32,
     /// Steps in flight whose tokens arrive after a preemption (V-16).
     pub stale_outputs: u32,

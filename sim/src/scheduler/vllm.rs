@@ -118,8 +118,10 @@ impl Scheduler {
             sequence.computed_tokens += entry.tokens; // V-32
             sequence.entry = None;
             sequence.in_flight += u32::from(entry.samples);
-            if self.config.async_scheduling {
-                sequence.placeholders = sequence.in_flight;
+            if self.config.async_scheduling && entry.samples {
+                // What the step may bring at most is counted ahead, and the next drafts with it (V-1, V-42b).
+                sequence.placeholders += 1 + entry.drafts;
+                sequence.drafts = self.config.draft_tokens;
             }
         }
     }
@@ -135,7 +137,7 @@ impl Scheduler {
                 position += 1;
                 continue;
             }
-            let missing = sequence.wanted_tokens() - sequence.computed_tokens;
+            let missing = sequence.wanted_tokens().saturating_sub(sequence.computed_tokens);
             let room = self.config.max_model_len.saturating_sub(sequence.computed_tokens + 1);
             let tokens = self.cap_long_prefill(missing).min(left).min(room); // V-10
             if tokens == 0 {
@@ -173,7 +175,8 @@ impl Scheduler {
     ) -> Room {
         loop {
             let sequence = self.slots.get(slot);
-            let slots_needed = (sequence.computed_tokens + tokens).min(self.config.max_model_len);
+            let ahead = tokens + self.config.lookahead_tokens; // V-23
+            let slots_needed = (sequence.computed_tokens + ahead).min(self.config.max_model_len);
             let new_blocks =
                 slots_needed.div_ceil(self.config.block_size).saturating_sub(sequence.held_blocks);
             if new_blocks <= self.pool.free_blocks() {

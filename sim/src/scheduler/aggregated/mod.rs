@@ -115,6 +115,7 @@ impl AggregatedScheduler {
             reserve_full_prompt: _,
             async_scheduling: _,
             draft_tokens,
+            lookahead_tokens,
         } = *config;
         policy == Policy::Fcfs
             && (1..=LARGEST_BLOCK).contains(&block_size)
@@ -122,6 +123,7 @@ impl AggregatedScheduler {
             && chunked_prefill
             && long_prefill_token_threshold == 0
             && draft_tokens == 0
+            && lookahead_tokens == 0
     }
 
     /// An engine with nothing to do; its settings are [accepted](AggregatedScheduler::accepts). `is_shared` says whether

@@ -98,7 +98,9 @@ pub(super) fn resolve(
         long_prefill_cap_spares_single: section.preset == EnginePreset::Vllm033,
         watermark_blocks: (section.watermark.unwrap_or(0.0) * f64::from(total_blocks)) as u32,
         reserve_full_prompt: section.scheduler_reserve_full_isl.unwrap_or(true),
-        async_scheduling: section.async_scheduling.unwrap_or(true),
+        async_scheduling: section
+            .async_scheduling
+            .unwrap_or_else(|| speculation.as_ref().is_none_or(|s| s.method.can_run_ahead())),
         draft_tokens: speculation.as_ref().map_or(0, |speculation| speculation.drafts),
         lookahead_tokens: speculation.as_ref().map_or(0, lookahead_tokens),
     };

@@ -26,7 +26,8 @@ pub struct Bounds {
 ///
 /// A request needs its decode tokens, each at least the time per token of the fullest possible decode step, and its
 /// prompt tokens, each at least the time per token of a full prefill step; a step that does both takes at least as long
-/// as either part. So the rate per replica is at most 1 over the larger of the two sums.
+/// as either part. So the rate per engine is at most 1 over the larger of the two sums; with pipeline stages as many steps
+/// as stages are in flight, which multiplies it at most by their number.
 pub fn bounds(scenario: &Scenario) -> Option<Bounds> {
     let mut workload = scenario.workload().clone();
     let (mut count, mut prompt_tokens, mut output_tokens) = (0u64, 0u64, 0u64);
@@ -46,8 +47,10 @@ pub fn bounds(scenario: &Scenario) -> Option<Bounds> {
     let prefill_s = if finds_prefixes { 0.0 } else { prompt * prefill_seconds_per_token(scenario, prompt) };
     let decode_s = (output - 1.0).max(0.0) * decode_seconds_per_token(scenario, prompt + output / 2.0);
     let busiest_s = prefill_s.max(decode_s).max(1e-9);
+    let deployment = &scenario.file.deployment;
+    let engines = f64::from(deployment.replicas) * f64::from(deployment.data_parallel);
     Some(Bounds {
-        rate_per_s: f64::from(scenario.file.deployment.replicas) / busiest_s,
+        rate_per_s: engines * f64::from(deployment.pipeline_parallel) / busiest_s,
         gap_ms: scenario.step_duration(&decode_shape(1, 1)).milliseconds(),
         output_tokens: output,
     })

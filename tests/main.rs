@@ -5,6 +5,8 @@ mod calibrate_cli;
 mod cli;
 mod command;
 mod docs;
+mod full;
+mod full_disk;
 mod laws;
 mod measured;
 mod memory;

@@ -40,9 +40,9 @@ enum Command {
 
 #[derive(Subcommand)]
 enum Import {
-    /// Gzipped CSV rows of NVIDIA AIConfigurator's collectors
+    /// Rows of NVIDIA AIConfigurator's collectors: CSV, or Parquet as in its wheel (with the feature `parquet`)
     Aiconfigurator {
-        /// Folder with the files
+        /// Folder with the files: systems/data of the unpacked wheel, or CSV files named SYSTEM__FAMILY__SOFTWARE__TABLE
         dir: PathBuf,
         /// GPU whose files are read, as their names begin: h100_sxm or h200_sxm
         #[arg(long)]
@@ -136,7 +136,7 @@ fn run_import(import: &Import) -> Result<()> {
                 EngineName::Vllm => Engine::Vllm,
                 EngineName::Trtllm => Engine::TensorRtLlm,
             };
-            let import = import_aiconfigurator(dir, system, engine, &gpu)?;
+            let import = import_aiconfigurator(dir, system, engine, &gpu, reports::parquet::read)?;
             (import.table, import.left_out, out)
         }
         Import::Vidur { files, gpu, out } => {

@@ -10,9 +10,15 @@ mod compare;
 mod list;
 mod memory;
 mod output;
+mod place;
 mod plan;
 mod plan_table;
 mod progress;
+#[cfg(feature = "object-store")]
+mod remote;
+#[cfg(not(feature = "object-store"))]
+#[path = "no_remote.rs"]
+mod remote;
 mod report;
 mod rows;
 mod run_output;

@@ -8,6 +8,8 @@ mod cost_model;
 mod data_parallel;
 mod docs;
 mod experts;
+mod full;
+mod full_disk;
 mod laws;
 mod measured;
 mod memory;

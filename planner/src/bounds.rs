@@ -26,7 +26,8 @@ pub struct Bounds {
 ///
 /// A request needs its decode tokens, each at least the time per token of the fullest possible decode step, and its
 /// prompt tokens, each at least the time per token of a full prefill step; a step that does both takes at least as long
-/// as either part. So the rate per engine (each data-parallel rank of a replica is one) is at most 1 over the larger of the two sums.
+/// as either part. So the rate per engine (each data-parallel rank of a replica is one) is at most 1 over the larger of the
+/// two sums; with pipeline stages as many steps as stages are in flight, which multiplies it at most by their number.
 pub fn bounds(scenario: &Scenario) -> Option<Bounds> {
     let mut workload = scenario.workload().clone();
     let (mut count, mut prompt_tokens, mut output_tokens) = (0u64, 0u64, 0u64);
@@ -52,7 +53,7 @@ pub fn bounds(scenario: &Scenario) -> Option<Bounds> {
     let engines = f64::from(deployment.replicas) * f64::from(deployment.data_parallel);
     let busiest_s = prefill_s.max(decode_s).max(1e-9);
     Some(Bounds {
-        rate_per_s: engines / busiest_s,
+        rate_per_s: engines * f64::from(deployment.pipeline_parallel) / busiest_s,
         gap_ms: scenario.step_duration(&decode_shape(1, 1)).milliseconds() / most_tokens,
         output_tokens: output,
     })

@@ -29,11 +29,30 @@ pub enum Bound {
     Host,
 }
 
+/// A kind of step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepKind {
+    /// It computes no prompt tokens.
+    Decode,
+    /// It computes prompt tokens, perhaps with decoding requests.
+    Prefill,
+}
+
+/// Seconds and work of one kind of step.
+#[derive(Debug, Clone, Copy, Default)]
+struct Work {
+    seconds: f64,
+    operations: f64,
+    bytes: f64,
+}
+
 /// Sums over the sampled steps, in seconds unless they say otherwise.
 #[derive(Debug, Clone, Default)]
 pub struct Usage {
     steps_seen: u64,
     total: f64,
+    by_kind: BTreeMap<StepKind, Work>,
     by_bound: BTreeMap<Bound, f64>,
     by_operator: BTreeMap<&'static str, f64>,
     /// Seconds of an operator times the 90th percentile of its kernel's error.
@@ -59,6 +78,8 @@ pub struct UsageReport {
     pub model_flops_utilization: f64,
     /// Bytes moved over what the memory could move in the same time.
     pub memory_bandwidth_utilization: f64,
+    /// The same by kind of step, those that only decode first.
+    pub phases: Vec<PhaseUsage>,
     /// Share of the time in calls outside the measured range.
     pub outside_measured_range: f64,
     /// How far outside the worst of them lies, in factors of two.
@@ -69,6 +90,19 @@ pub struct UsageReport {
     pub waiting_for_blocks: f64,
     /// 90 % of step times lie within this share of the prediction, as far as the kernels' held-out errors tell.
     pub step_error_90: f64,
+}
+
+/// How one kind of step used the GPU.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct PhaseUsage {
+    /// Which steps.
+    pub steps: StepKind,
+    /// Their share of the time of all steps.
+    pub time_share: f64,
+    /// As of all steps.
+    pub model_flops_utilization: f64,
+    /// As of all steps.
+    pub memory_bandwidth_utilization: f64,
 }
 
 /// What a step tells beyond its shape.
@@ -98,8 +132,11 @@ impl Usage {
         if !is_sampled {
             return;
         }
-        let before = self.total;
+        let before = Work { seconds: self.total, operations: self.operations, bytes: self.bytes };
+        let mut has_prompt = None;
         for (cost, shape) in passes {
+            // The first pass is the target's.
+            has_prompt.get_or_insert(shape.prefill_tokens > 0);
             let Ok(calls) = cost.calls(&shape) else { return };
             for (operator, operation) in calls {
                 let Ok(estimate) = cost.estimate(&operation) else { continue };
@@ -111,12 +148,17 @@ impl Usage {
                 }
             }
         }
-        let hidden_seconds = if pressure.hides_host { self.total - before } else { 0.0 };
+        let hidden_seconds = if pressure.hides_host { self.total - before.seconds } else { 0.0 };
         let host_seconds = (host_seconds - hidden_seconds).max(0.0);
         self.total += host_seconds;
         *self.by_bound.entry(Bound::Host).or_default() += host_seconds;
         *self.by_operator.entry("host").or_default() += host_seconds;
-        let step_seconds = self.total - before;
+        let step_seconds = self.total - before.seconds;
+        let kind = if has_prompt == Some(true) { StepKind::Prefill } else { StepKind::Decode };
+        let work = self.by_kind.entry(kind).or_default();
+        work.seconds += step_seconds;
+        work.operations += self.operations - before.operations;
+        work.bytes += self.bytes - before.bytes;
         if pressure.is_waiting && pressure.seats_full {
             self.waiting_for_seats += step_seconds;
         } else if pressure.is_waiting && !pressure.budget_full {
@@ -171,12 +213,26 @@ impl Usage {
         let mut by_operator: Vec<_> =
             self.by_operator.iter().map(|(name, s)| ((*name).to_string(), share(*s))).collect();
         by_operator.sort_by(|a, b| b.1.total_cmp(&a.1));
+        let utilization = |operations: f64, bytes: f64, seconds: f64| {
+            (operations / seconds / gpu.bfloat16_flops_per_second, bytes / seconds / gpu.bytes_per_second)
+        };
+        let phase = |(steps, work): (&StepKind, &Work)| {
+            let (flops, bandwidth) = utilization(work.operations, work.bytes, work.seconds.max(1e-12));
+            PhaseUsage {
+                steps: *steps,
+                time_share: share(work.seconds),
+                model_flops_utilization: flops,
+                memory_bandwidth_utilization: bandwidth,
+            }
+        };
+        let (flops, bandwidth) = utilization(self.operations, self.bytes, self.total);
         Some(UsageReport {
             sampled_steps: self.steps_seen.div_ceil(SAMPLE_EVERY),
             by_bound,
             by_operator,
-            model_flops_utilization: self.operations / self.total / gpu.bfloat16_flops_per_second,
-            memory_bandwidth_utilization: self.bytes / self.total / gpu.bytes_per_second,
+            model_flops_utilization: flops,
+            memory_bandwidth_utilization: bandwidth,
+            phases: self.by_kind.iter().map(phase).collect(),
             outside_measured_range: share(self.outside),
             octaves_outside: self.octaves_outside,
             waiting_for_seats: share(self.waiting_for_seats),

@@ -253,6 +253,11 @@ impl Scenario {
         Err(Error::new(message).key("workload.arrivals"))
     }
 
+    /// Why it can be checked but not simulated, where that is so.
+    pub fn refusal(&self) -> Option<&Error> {
+        self.refusal.as_ref()
+    }
+
     /// How long a step of this shape takes.
     pub fn step_duration(&self, shape: &StepShape) -> SimDuration {
         self.pricing.model.step(shape) + self.pricing.model.host(shape)

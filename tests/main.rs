@@ -5,6 +5,7 @@ mod calibrate_cli;
 mod cli;
 mod command;
 mod docs;
+mod fidelity;
 mod laws;
 mod measured;
 mod memory;

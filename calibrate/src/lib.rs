@@ -5,6 +5,7 @@
 pub mod baseline;
 pub mod check;
 pub mod coverage;
+pub mod fidelity;
 pub mod fit;
 pub mod holdout;
 pub mod import;

@@ -17,7 +17,7 @@ pub use graphs::CudaGraphs;
 pub use host::HostTime;
 pub use linear::LinearCost;
 pub use pipeline::PipelineCost;
-pub use profiled::{Context, ProfiledCost};
+pub use profiled::{Context, ProfiledCost, Residual};
 pub use scaled::ScaledCost;
 pub use usage::{Bound, Pressure, SAMPLE_EVERY, Usage, UsageReport};
 

@@ -1,7 +1,7 @@
 //! Which cost model a scenario gets, and what it rests on.
 
 use super::file::{CostSection, ExpertRouting, ScenarioFile};
-use super::{Engine, EnginePreset};
+use super::{Calibration, Engine, EnginePreset};
 use crate::catalogue;
 use crate::cost::operators::operators;
 use crate::cost::{
@@ -36,6 +36,7 @@ pub(super) fn resolve(
     model: &ModelSpec,
     gpu: &GpuSpec,
     engine: &Engine,
+    calibration: Option<&Calibration>,
     folder: &Path,
 ) -> Result<Pricing> {
     let ranks = file.deployment.tensor_parallel;
@@ -70,19 +71,35 @@ pub(super) fn resolve(
                 CudaGraphs::vllm(engine.scheduler.max_num_seqs, engine.scheduler.max_num_batched_tokens);
             let priced = |layers| {
                 let operators = operators(model, &engine.weights, engine.kv, ranks, layers);
-                ProfiledCost::new(profile.clone(), operators, context, graphs.clone(), engine.host).map_err(
-                    |e| {
-                        document.error("cost", format!("{}; `cost: datasheet` needs no kernels", e.message()))
-                    },
-                )
+                let cost =
+                    ProfiledCost::new(profile.clone(), operators, context, graphs.clone(), engine.host)
+                        .map_err(|e| {
+                            document
+                                .error("cost", format!("{}; `cost: datasheet` needs no kernels", e.message()))
+                        })?;
+                Ok(match calibration {
+                    Some(calibration) => cost.with_residual(engine.host, calibration.residual()),
+                    None => cost,
+                })
             };
             let cost = Arc::new(priced(model.all_layers())?);
             let model: Arc<dyn CostModel> = match file.deployment.pipeline_parallel {
                 1 => cost.clone(),
                 _ => staged(file, model, gpu, |layers| Ok(Arc::new(priced(layers)?) as Arc<dyn CostModel>))?,
             };
-            let host = if file.engine.host_time.is_some() { "given" } else { "assumed" };
-            let provenance = format!("{}; host time {host}", cost.basis());
+            let host = match (&file.engine.host_time, calibration) {
+                (Some(_), None) => "host time given".to_string(),
+                (None, None) => "host time assumed".to_string(),
+                (given, Some(calibration)) => format!(
+                    "kernels times {} in decode and {} in prefill, launches{} by calibration {}, fitted on {}",
+                    calibration.decode_scale,
+                    calibration.prefill_scale,
+                    if given.is_some() { "" } else { " and host time" },
+                    calibration.name,
+                    calibration.fitted_on
+                ),
+            };
+            let provenance = format!("{}; {host}", cost.basis());
             Ok(Pricing { model, profiled: Some(cost), provenance })
         }
     }

@@ -1,15 +1,18 @@
 //! A scenario: what the user typed, resolved against the catalogue, with every number checked; ready to be simulated.
 
+mod calibration;
 mod cost;
 mod engine;
 mod file;
 mod plan;
 mod summary;
 
+pub use calibration::Calibration;
 pub use cost::Pricing;
 pub use engine::Engine;
 pub use file::{
-    CostSection, DeploymentSection, EnginePreset, EngineSection, HardwareSection, ScenarioFile, SloSection,
+    CostSection, DeploymentSection, EnginePreset, EngineSection, HardwareSection, HostTimeSection,
+    ScenarioFile, SloSection,
 };
 pub use plan::{PlanGoal, PlanSection, PlanSpace};
 pub use summary::{ErrorBand, Report, Resolved, is_saturated};
@@ -88,8 +91,15 @@ impl Scenario {
         let gpu =
             catalogue::find_gpu(&in_folder(folder, &file.hardware.gpu)).map_err(located("hardware.gpu"))?;
         check_deployment(document, &file.deployment, &model)?;
-        let engine = engine::resolve(document, &file, &model, &gpu)?;
-        let pricing = cost::resolve(document, &file, &model, &gpu, &engine, folder)?;
+        let mut engine = engine::resolve(document, &file, &model, &gpu)?;
+        let calibration = match &file.engine.calibration {
+            Some(name) => Some(Calibration::find(name, folder).map_err(located("engine.calibration"))?),
+            None => None,
+        };
+        if let (Some(calibration), None) = (&calibration, &file.engine.host_time) {
+            engine.host = calibration.host();
+        }
+        let pricing = cost::resolve(document, &file, &model, &gpu, &engine, calibration.as_ref(), folder)?;
         let locate = |key: &str, message: String| document.error(key, message);
         let workload = WorkloadGenerator::new(&file.workload, file.seed, folder, &locate)?;
         let limits = Limits {
@@ -139,7 +149,7 @@ impl Scenario {
     pub fn simulate_for_report(&self, observer: &mut dyn RunObserver) -> Result<RunResult> {
         let path = StepPath::best(&self.engine.scheduler);
         self.metered(observer, |observer| {
-            let simulation = self.simulation(&self.pricing.model, path)?;
+            let simulation = self.simulation(&self.pricing.model, path, self.workload.clone())?;
             let simulation = match self.expected_requests() {
                 Some(expected) if expected > MOST_ROWS => simulation.fold_rows(self.limits, expected),
                 _ => simulation,
@@ -151,23 +161,43 @@ impl Scenario {
     /// The same with rows and with the steps computed as `path` says, where the engine's settings allow it: for
     /// benchmarks and tests. The results are equal.
     pub fn simulate_on(&self, path: StepPath, observer: &mut dyn RunObserver) -> Result<RunResult> {
-        self.metered(observer, |observer| checked(self.simulation(&self.pricing.model, path)?.run(observer)))
+        let simulation = || self.simulation(&self.pricing.model, path, self.workload.clone());
+        self.metered(observer, |observer| checked(simulation()?.run(observer)))
+    }
+
+    /// The same deployment under another cost model and other requests: for comparisons with measured runs.
+    pub fn simulate_with(
+        &self,
+        cost: &Arc<dyn CostModel>,
+        workload: WorkloadGenerator,
+        observer: &mut dyn RunObserver,
+    ) -> Result<RunResult> {
+        checked(self.simulation(cost, StepPath::best(&self.engine.scheduler), workload)?.run(observer))
+    }
+
+    /// Why it can be planned but not simulated, when that is so.
+    pub fn refusal(&self) -> Option<&Error> {
+        self.refusal.as_ref()
     }
 
     /// The same run with every step time scaled, in thousandths.
     pub fn simulate_scaled(&self, per_mille: u64) -> Result<RunResult> {
         let inner = Arc::clone(&self.pricing.model);
         let scaled: Arc<dyn CostModel> = Arc::new(ScaledCost { inner, per_mille });
-        checked(self.simulation(&scaled, StepPath::best(&self.engine.scheduler))?.run(&mut ()))
+        self.simulate_with(&scaled, self.workload.clone(), &mut ())
     }
 
-    fn simulation(&self, cost: &Arc<dyn CostModel>, path: StepPath) -> Result<Simulation> {
+    fn simulation(
+        &self,
+        cost: &Arc<dyn CostModel>,
+        path: StepPath,
+        workload: WorkloadGenerator,
+    ) -> Result<Simulation> {
         if let Some(refusal) = &self.refusal {
             return Err(refusal.clone());
         }
         let replicas = self.file.deployment.replicas;
-        let (config, workload) = (self.engine.scheduler, self.workload.clone());
-        Ok(Simulation::with_path(replicas, config, cost, workload, path))
+        Ok(Simulation::with_path(replicas, self.engine.scheduler, cost, workload, path))
     }
 
     /// Runs under a meter of where the time of the steps goes, when the cost model can tell.
@@ -292,7 +322,7 @@ fn in_folder(folder: &Path, name_or_path: &str) -> String {
 }
 
 /// Keys of a scenario whose text may be the path of a file.
-const PATH_KEYS: [&str; 5] = ["model", "gpu", "path", "pairs", "profile"];
+const PATH_KEYS: [&str; 6] = ["model", "gpu", "path", "pairs", "profile", "calibration"];
 
 fn make_paths_absolute(value: &mut serde_json::Value, folder: &Path) {
     let Some(entries) = value.as_object_mut() else { return };

@@ -135,6 +135,18 @@ impl WorkloadGenerator {
         }
     }
 
+    /// A generator of requests of known lengths, prompt and output, in this order, which arrive as `arrivals` says; as
+    /// many as there are lengths. With [`ArrivalSpec::Trace`] all arrive at time 0.
+    pub fn from_lengths(lengths: &[(u32, u32)], arrivals: &ArrivalSpec, seed: u64) -> Self {
+        let arrival = |&(prompt_tokens, output_tokens): &(u32, u32)| Arrival {
+            prompt_tokens,
+            output_tokens,
+            ..Arrival::default()
+        };
+        let known = WorkloadGenerator::from_arrivals(lengths.iter().map(arrival).collect());
+        WorkloadGenerator { arrivals: Arrivals::new(arrivals, stream(seed, "workload.arrivals")), ..known }
+    }
+
     /// When the next request arrives. None when all have arrived, or, in a closed loop, when every client waits for
     /// an answer; [`is_exhausted`](Self::is_exhausted) tells the two apart.
     pub fn next_at(&self) -> Option<SimTime> {

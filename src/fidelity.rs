@@ -37,11 +37,12 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     if let Some(folder) = &arguments.refit {
         std::fs::create_dir_all(folder).with_context(|| format!("{}: cannot be made", folder.display()))?;
         fits = fit_residuals(&arguments.dir)?;
+        fits.retain(|_, fit| fit.residual != Residual::NONE);
         residuals = fits.iter().map(|(name, fit)| (name.clone(), fit.residual)).collect();
     }
     let found = fidelity(&arguments.dir, residuals)?;
     if let Some(folder) = &arguments.refit {
-        for (name, fit) in fits.iter().filter(|(_, fit)| fit.residual != Residual::NONE) {
+        for (name, fit) in &fits {
             let held_out = found.held_out_words(name);
             write_calibration(folder, name, fit, &held_out)?;
         }

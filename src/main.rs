@@ -8,6 +8,7 @@ mod calibrate;
 mod check;
 mod compare;
 mod fidelity;
+mod from_bench;
 mod list;
 mod memory;
 mod output;
@@ -54,7 +55,7 @@ enum Command {
     Check(check::Arguments),
     /// What is in the catalogue: models, gpus, profiles, calibrations, scenarios, engines
     List(list::Arguments),
-    /// Kernel timings to a cost profile: import, fit, check, plot
+    /// Kernel timings to a cost profile: import, fit, check, plot; own benchmark results to a calibration: from-bench
     Calibrate(calibrate::Arguments),
     /// Predictions beside what real engines measured, on runs that no fit has seen
     Fidelity(fidelity::Arguments),

@@ -2,6 +2,7 @@
 #![allow(missing_docs)]
 
 mod calibrate_cli;
+mod claims;
 mod cli;
 mod command;
 mod docs;

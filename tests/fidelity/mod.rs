@@ -3,6 +3,8 @@
 //!
 //! `UPDATE_REPORTS=1` writes the figures of `reports/results/fidelity.md` anew, as `servesim fidelity DIR --out PAGE` does.
 
+mod bench;
+
 use calibrate::fidelity::{Load, Metric, Run, catalogue_residuals, deploy, fidelity, read_runs};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -278,8 +278,8 @@ fn kernels(run: &Run, gpu: &str) -> String {
 }
 
 /// Makes the scenario of a run, or says why there is none.
-pub fn deploy(run: Run) -> std::result::Result<Case, Unsimulated> {
-    let reason = |run: Run, reason: String| Unsimulated { run, reason };
+pub fn deploy(run: Run) -> std::result::Result<Case, Box<Unsimulated>> {
+    let reason = |run: Run, reason: String| Box::new(Unsimulated { run, reason });
     if let Some(words) = run.unusable.clone() {
         return Err(reason(run, words));
     }
@@ -368,8 +368,11 @@ impl Case {
     }
 }
 
+/// Prompt and output tokens of each request, and their times.
+type Trace = (Vec<(u32, u32)>, Vec<SimTime>);
+
 /// Lengths and times of a replay: columns `arrival_s`, `isl` and `osl`.
-fn read_trace(path: &Path) -> Result<(Vec<(u32, u32)>, Vec<SimTime>)> {
+fn read_trace(path: &Path) -> Result<Trace> {
     let label = path.display().to_string();
     let text = std::fs::read(path).map_err(|error| Error::file(&label, io_message(&error)))?;
     let mut reader = csv::Reader::from_reader(text.as_slice());

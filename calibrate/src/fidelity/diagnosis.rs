@@ -64,7 +64,7 @@ pub fn diagnose(case: &Case, prediction: &Prediction, metric: Metric, error: f64
         return "host: time of a request outside the steps (front end, tokens, network), which a scenario does not have"
             .to_string();
     }
-    if error > BEYOND_ANY_TERM - 1.0 || error < 1.0 / BEYOND_ANY_TERM - 1.0 {
+    if !(1.0 / BEYOND_ANY_TERM..=BEYOND_ANY_TERM).contains(&(1.0 + error)) {
         return format!(
             "unknown setting: off by more than any term explains (host {}, links {} of the predicted time)",
             percent(share(Bound::Host)),

@@ -4,8 +4,11 @@ use super::deployment::Case;
 use super::runs::{Metric, Stat, Statistic, ThroughputUnit};
 use sim::Result;
 use sim::cost::CostModel;
-use sim::metrics::{Distribution, Limits};
+use sim::metrics::{self, Distribution, Limits};
 use sim::report::Metrics;
+use sim::request::{RequestId, RequestTable};
+use sim::scenario::Scenario;
+use sim::workload::WorkloadGenerator;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -30,8 +33,21 @@ impl Prediction {
 /// Simulates the run. `request_ns` is the time of a request outside the engine, on the way in: it delays the first token
 /// and, of clients that wait for their answers, the next request.
 pub fn predict(case: &Case, cost: &Arc<dyn CostModel>, request_ns: u64) -> Result<Prediction> {
-    let run = case.scenario.simulate_with(cost, case.workload(request_ns), &mut ())?;
-    let config = &case.scenario.engine.scheduler;
+    predict_workload(&case.scenario, case.workload(request_ns), cost, request_ns, case.run.unit, None)
+}
+
+/// The same of a scenario and its requests, whose clients wait the time outside the engine already. With a `half`, 0 or 1,
+/// latencies are of every second request from that one on.
+pub(crate) fn predict_workload(
+    scenario: &Scenario,
+    workload: WorkloadGenerator,
+    cost: &Arc<dyn CostModel>,
+    request_ns: u64,
+    unit: ThroughputUnit,
+    half: Option<usize>,
+) -> Result<Prediction> {
+    let run = scenario.simulate_with(cost, workload, &mut ())?;
+    let config = &scenario.engine.scheduler;
     let metrics = Metrics::new(&run, config.block_size, config.prefix_caching, &Limits::default());
     let request_ms = request_ns as f64 * 1e-6;
     let mut figures = BTreeMap::new();
@@ -41,11 +57,23 @@ pub fn predict(case: &Case, cost: &Arc<dyn CostModel>, request_ns: u64) -> Resul
             figures.insert((metric, stat), ms + more_ms);
         }
     };
-    put(Metric::Ttft, metrics.ttft_ms, request_ms);
-    put(Metric::Tpot, metrics.tpot_ms, 0.0);
+    let latencies = match half {
+        None => [metrics.ttft_ms, metrics.tpot_ms, metrics.e2el_ms],
+        Some(half) => {
+            let chosen = || metrics::finished(&run.table).filter(|id| id.index() % 2 == half);
+            let of = |f: fn(&RequestTable, RequestId) -> u64| {
+                Distribution::of_values(chosen().map(|id| f(&run.table, id)).collect())
+            };
+            let tpot = chosen().filter_map(|id| metrics::tpot_ns(&run.table, id)).collect();
+            [of(metrics::ttft_ns), Distribution::of_values(tpot), of(metrics::e2el_ns)]
+        }
+    };
+    let [ttft, tpot, e2el] = latencies;
+    put(Metric::Ttft, ttft, request_ms);
+    put(Metric::Tpot, tpot, 0.0);
     put(Metric::Itl, metrics.itl_ms, 0.0);
-    put(Metric::E2el, metrics.e2el_ms, request_ms);
-    let throughput = match case.run.unit {
+    put(Metric::E2el, e2el, request_ms);
+    let throughput = match unit {
         ThroughputUnit::OutputTokens => metrics.throughput.output_tokens_per_s,
         ThroughputUnit::AllTokens => metrics.throughput.total_tokens_per_s,
         ThroughputUnit::Requests => metrics.throughput.requests_per_s,
@@ -55,7 +83,7 @@ pub fn predict(case: &Case, cost: &Arc<dyn CostModel>, request_ns: u64) -> Resul
     figures.insert((Metric::Throughput, Stat::Mean), throughput * span);
     Ok(Prediction {
         figures,
-        preemptions_per_request: metrics.steps.preemptions as f64 / case.lengths.len().max(1) as f64,
+        preemptions_per_request: metrics.steps.preemptions as f64 / metrics.requests.arrived.max(1) as f64,
         kv_peak_share: metrics.kv.peak_share,
     })
 }

@@ -6,6 +6,7 @@ use super::predict::{Prediction, predict};
 use super::runs::Metric;
 use rayon::prelude::*;
 use sim::cost::{self, CostModel, HostTime};
+use sim::scenario::Scenario;
 use std::sync::Arc;
 
 /// Host time, kernel scale and launches of an engine.
@@ -23,9 +24,9 @@ impl Residual {
     /// What a scenario has without a calibration.
     pub const NONE: Residual = Residual { host: HostTime::VLLM_V1, gpu: cost::Residual::NONE, request_ns: 0 };
 
-    /// The cost model of a case with this residual in it; of several pipeline stages, the scenario's own.
-    pub fn cost(&self, case: &Case) -> Arc<dyn CostModel> {
-        let pricing = &case.scenario.pricing;
+    /// The cost model of a scenario with this residual in it; of several pipeline stages, the scenario's own.
+    pub fn cost(&self, scenario: &Scenario) -> Arc<dyn CostModel> {
+        let pricing = &scenario.pricing;
         match &pricing.profiled {
             Some(profiled) if pricing.model.stages() == 1 => {
                 Arc::new(profiled.as_ref().clone().with_residual(self.host, self.gpu))
@@ -36,7 +37,7 @@ impl Residual {
 
     /// The case under this residual; none when its simulation fails.
     pub fn predict(&self, case: &Case) -> Option<Prediction> {
-        predict(case, &self.cost(case), self.request_ns).ok()
+        predict(case, &self.cost(&case.scenario), self.request_ns).ok()
     }
 }
 
@@ -54,7 +55,7 @@ pub struct ResidualFit {
 }
 
 /// Errors count up to this much, so that runs with another cause do not pull: a factor of two.
-const CLIP: f64 = std::f64::consts::LN_2;
+pub(crate) const CLIP: f64 = std::f64::consts::LN_2;
 
 /// Figures that a run is judged by: the throughput where requests queued, latencies otherwise.
 pub fn judged(case: &Case) -> &'static [Metric] {
@@ -86,31 +87,54 @@ type Set = fn(Residual, f64) -> Residual;
 const SCALES: [f64; 16] =
     [0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.15, 1.2, 1.25, 1.3, 1.4, 1.5, 1.6, 1.75, 2.0];
 
-/// Values that are tried, coarse, the likeliest causes first: with few runs only the first are fitted.
-fn steps() -> [(Set, &'static [f64]); 6] {
-    [
-        (
+/// A value of a residual.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Value {
+    /// Launches in steps with prompt tokens, us.
+    Launch,
+    /// Factor on steps with prompt tokens.
+    Prefill,
+    /// Factor on the others.
+    Decode,
+    /// Host time per request in a step, us.
+    PerRequest,
+    /// Host time per step, ms.
+    Base,
+    /// Time of a request outside the engine, ms.
+    Request,
+}
+
+/// The likeliest causes first: with few runs only the first are fitted.
+const ORDER: [Value; 6] =
+    [Value::Launch, Value::Prefill, Value::PerRequest, Value::Base, Value::Decode, Value::Request];
+
+/// How a value is set, and what is tried, coarse.
+fn grid(value: Value) -> (Set, &'static [f64]) {
+    match value {
+        Value::Launch => (
             |r, us| {
                 let prefill_launch_ns = (us > 0.0).then_some((us * 1e3) as u64);
                 Residual { gpu: cost::Residual { prefill_launch_ns, ..r.gpu }, ..r }
             },
             &[0.0, 10.0, 20.0, 30.0, 40.0, 60.0, 80.0, 100.0, 130.0],
         ),
-        (|r, x| Residual { gpu: cost::Residual { prefill_scale: x, ..r.gpu }, ..r }, &SCALES),
-        (
+        Value::Prefill => {
+            (|r, x| Residual { gpu: cost::Residual { prefill_scale: x, ..r.gpu }, ..r }, &SCALES)
+        }
+        Value::Decode => (|r, x| Residual { gpu: cost::Residual { decode_scale: x, ..r.gpu }, ..r }, &SCALES),
+        Value::PerRequest => (
             |r, us| Residual { host: HostTime { per_request_ns: (us * 1e3) as u64, ..r.host }, ..r },
             &[0.0, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 60.0, 80.0],
         ),
-        (
+        Value::Base => (
             |r, ms| Residual { host: HostTime { base_ns: (ms * 1e6) as u64, ..r.host }, ..r },
             &[0.0, 0.2, 0.5, 0.8, 1.2, 1.6, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0],
         ),
-        (|r, x| Residual { gpu: cost::Residual { decode_scale: x, ..r.gpu }, ..r }, &SCALES),
-        (
+        Value::Request => (
             |r, ms| Residual { request_ns: (ms * 1e6) as u64, ..r },
             &[0.0, 2.0, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 80.0],
         ),
-    ]
+    }
 }
 
 /// Runs that one value needs at least.
@@ -122,20 +146,20 @@ const SWEEPS: usize = 3;
 /// A value stays as it was unless another makes the mean error smaller by this much.
 const LEAST_GAIN: f64 = 0.003;
 
-/// Fits the residual to `cases`, one value at a time, starting from what scenarios assume. A value that does not help by
-/// [`LEAST_GAIN`] stays as it was, and there is at most one value for every [`RUNS_PER_VALUE`] runs.
-pub fn fit_residual(cases: &[&Case]) -> ResidualFit {
-    let loss_before = loss(cases, &Residual::NONE);
-    let (mut best, mut best_loss) = (Residual::NONE, loss_before);
+/// Lowers `loss` by the values of `order`, one at a time, starting from `start`. A value that does not help by
+/// [`LEAST_GAIN`] stays as it was. Gives the residual with its loss.
+pub(crate) fn descend(start: Residual, order: &[Value], loss: impl Fn(&Residual) -> f64) -> (Residual, f64) {
+    let (mut best, mut best_loss) = (start, loss(&start));
     for _ in 0..SWEEPS {
         let before = best;
-        for (set, values) in steps().into_iter().take(cases.len() / RUNS_PER_VALUE) {
-            for &value in values {
-                let tried = set(best, value);
+        for &value in order {
+            let (set, tries) = grid(value);
+            for &number in tries {
+                let tried = set(best, number);
                 if tried == best {
                     continue;
                 }
-                let tried_loss = loss(cases, &tried);
+                let tried_loss = loss(&tried);
                 if tried_loss < best_loss - LEAST_GAIN {
                     (best, best_loss) = (tried, tried_loss);
                 }
@@ -145,5 +169,14 @@ pub fn fit_residual(cases: &[&Case]) -> ResidualFit {
             break;
         }
     }
-    ResidualFit { residual: best, runs: cases.len(), loss_before, loss: best_loss }
+    (best, best_loss)
+}
+
+/// Fits the residual to `cases`, starting from what scenarios assume, with at most one value for every
+/// [`RUNS_PER_VALUE`] runs.
+pub fn fit_residual(cases: &[&Case]) -> ResidualFit {
+    let loss_before = loss(cases, &Residual::NONE);
+    let values = (cases.len() / RUNS_PER_VALUE).min(ORDER.len());
+    let (residual, best_loss) = descend(Residual::NONE, &ORDER[..values], |tried| loss(cases, tried));
+    ResidualFit { residual, runs: cases.len(), loss_before, loss: best_loss }
 }

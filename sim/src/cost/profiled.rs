@@ -149,6 +149,11 @@ impl ProfiledCost {
         self
     }
 
+    /// The residual; none without a calibration.
+    pub fn residual(&self) -> Residual {
+        self.residual
+    }
+
     /// What the GPU time of a step is multiplied by; 1 without a calibration.
     pub fn kernel_scale(&self, shape: &StepShape) -> f64 {
         if shape.prefill_tokens > 0 { self.residual.prefill_scale } else { self.residual.decode_scale }

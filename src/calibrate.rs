@@ -34,6 +34,8 @@ enum Command {
     Fit(Fit),
     /// The errors of a profile on the measurements that its fit never saw
     Check(Check),
+    /// Own benchmark results against a scenario's prediction, and the calibration that they carry
+    FromBench(crate::from_bench::Arguments),
     /// One picture per kernel family: measured points, fitted curves, limits of the data sheet
     Plot(Plot),
 }
@@ -124,6 +126,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         Command::Fit(arguments) => run_fit(arguments)?,
         Command::Check(arguments) => run_check(arguments)?,
         Command::Plot(arguments) => run_plot(arguments)?,
+        Command::FromBench(arguments) => crate::from_bench::run(arguments)?,
     }
     Ok(ExitCode::SUCCESS)
 }

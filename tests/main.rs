@@ -2,12 +2,14 @@
 #![allow(missing_docs)]
 
 mod calibrate_cli;
+mod claims;
 mod cli;
 mod command;
 mod cost_model;
 mod data_parallel;
 mod docs;
 mod experts;
+mod fidelity;
 mod full;
 mod full_disk;
 mod laws;

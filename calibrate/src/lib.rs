@@ -5,7 +5,9 @@
 pub mod baseline;
 pub mod check;
 pub mod coverage;
+pub mod fidelity;
 pub mod fit;
+pub mod from_bench;
 pub mod holdout;
 pub mod import;
 pub mod measurement;

@@ -24,7 +24,7 @@ pub use graphs::CudaGraphs;
 pub use host::HostTime;
 pub use linear::LinearCost;
 pub use pipeline::PipelineCost;
-pub use profiled::ProfiledCost;
+pub use profiled::{ProfiledCost, Residual};
 pub use scaled::ScaledCost;
 pub use usage::{Bound, PhaseUsage, Pressure, SAMPLE_EVERY, StepKind, Usage, UsageReport};
 

@@ -56,6 +56,24 @@ pub struct ProfiledCost {
     launches: f64,
     graphs: CudaGraphs,
     host: HostTime,
+    residual: Residual,
+}
+
+/// What is left between kernels that were timed alone and an engine that serves, fitted to measured runs.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Residual {
+    /// What GPU times of steps without prompt tokens are multiplied by: reading weights and caches bounds them.
+    pub decode_scale: f64,
+    /// The same of steps with prompt tokens: the matrix units bound them, and sustained load lowers their clocks.
+    pub prefill_scale: f64,
+    /// Time to launch a kernel in a step with prompt tokens, in ns, where it is known: such a step takes at least that
+    /// for each of its kernels, whatever its size, because engines do not run it as one graph.
+    pub prefill_launch_ns: Option<u64>,
+}
+
+impl Residual {
+    /// None: kernels as they were timed.
+    pub const NONE: Residual = Residual { decode_scale: 1.0, prefill_scale: 1.0, prefill_launch_ns: None };
 }
 
 /// Functions of the tokens of all ranks and of those of the largest, and what every step costs once.
@@ -106,12 +124,30 @@ impl ProfiledCost {
             context,
             graphs,
             host,
+            residual: Residual::NONE,
         };
         for operator in &operators {
             cost.add(operator)?;
         }
         cost.operators = operators;
         Ok(cost)
+    }
+
+    /// The same kernels with another host time and a residual.
+    pub fn with_residual(mut self, host: HostTime, residual: Residual) -> ProfiledCost {
+        self.host = host;
+        self.residual = residual;
+        self
+    }
+
+    /// The residual; none without a calibration.
+    pub fn residual(&self) -> Residual {
+        self.residual
+    }
+
+    /// What the GPU time of a step is multiplied by; 1 without a calibration.
+    pub fn kernel_scale(&self, shape: &StepShape) -> f64 {
+        if shape.prefill_tokens > 0 { self.residual.prefill_scale } else { self.residual.decode_scale }
     }
 
     fn add(&mut self, operator: &Operator) -> Result<()> {
@@ -200,7 +236,12 @@ impl ProfiledCost {
                 seconds += attention.layers * once;
             }
         }
-        if padded.from_graph { seconds } else { seconds.max(self.launches * LAUNCH_SECONDS) }
+        let seconds = seconds * self.kernel_scale(shape);
+        match self.residual.prefill_launch_ns {
+            Some(ns) if shape.prefill_tokens > 0 => seconds.max(self.launches * ns as f64 * 1e-9),
+            _ if padded.from_graph => seconds,
+            _ => seconds.max(self.launches * LAUNCH_SECONDS),
+        }
     }
 
     /// With a graph every rank is padded to the captured size of the largest; one that is too large for a graph keeps

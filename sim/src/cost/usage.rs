@@ -140,7 +140,7 @@ impl Usage {
             let Ok(calls) = cost.calls(&shape) else { return };
             for (operator, operation) in calls {
                 let Ok(estimate) = cost.estimate(&operation) else { continue };
-                let seconds = estimate.seconds * operator.count as f64;
+                let seconds = estimate.seconds * operator.count as f64 * cost.kernel_scale(&shape);
                 self.add(operator.name, seconds, cost, &operation, operator.count as f64);
                 if !estimate.in_range() {
                     self.outside += seconds;

@@ -2,7 +2,7 @@
 
 use super::experts::{self, ResolvedExperts};
 use super::file::{CostSection, ScenarioFile};
-use super::{Engine, EnginePreset, Speculation, SpeculativeMethod};
+use super::{Calibration, Engine, EnginePreset, Speculation, SpeculativeMethod};
 use crate::catalogue;
 use crate::cost::operators::{Layout, operators};
 use crate::cost::{
@@ -61,9 +61,10 @@ pub(super) fn resolve(
     model: &ModelSpec,
     gpu: &GpuSpec,
     engine: &Engine,
+    calibration: Option<&Calibration>,
     folder: &Path,
 ) -> Result<Pricing> {
-    let pricing = of_target(document, file, model, gpu, engine, folder)?;
+    let pricing = of_target(document, file, model, gpu, engine, calibration, folder)?;
     match &engine.speculation {
         Some(speculation) => with_drafts(document, file, pricing, speculation, model, gpu, engine, folder),
         None => Ok(pricing),
@@ -138,6 +139,7 @@ fn of_target(
     model: &ModelSpec,
     gpu: &GpuSpec,
     engine: &Engine,
+    calibration: Option<&Calibration>,
     folder: &Path,
 ) -> Result<Pricing> {
     let ResolvedExperts { layout, routing, load } = experts::resolve(document, file, model, folder)?;
@@ -181,8 +183,13 @@ fn of_target(
             let priced = |layers| {
                 let operators = operators(model, &engine.weights, engine.kv, &layout, layers);
                 let (profile, context) = (profile.clone(), context.clone());
-                ProfiledCost::new(profile, operators, context, graphs.clone(), engine.host).map_err(|e| {
-                    document.error("cost", format!("{}; `cost: datasheet` needs no kernels", e.message()))
+                let cost = ProfiledCost::new(profile, operators, context, graphs.clone(), engine.host)
+                    .map_err(|e| {
+                        document.error("cost", format!("{}; `cost: datasheet` needs no kernels", e.message()))
+                    })?;
+                Ok(match calibration {
+                    Some(calibration) => cost.with_residual(engine.host, calibration.residual()),
+                    None => cost,
                 })
             };
             let cost = Arc::new(priced(model.all_layers())?);
@@ -190,8 +197,19 @@ fn of_target(
                 1 => cost.clone(),
                 _ => staged(file, model, gpu, |layers| Ok(Arc::new(priced(layers)?) as Arc<dyn CostModel>))?,
             };
-            let host = if file.engine.host_time.is_some() { "given" } else { "assumed" };
-            let provenance = format!("{}; host time {host}", cost.basis());
+            let host = match (&file.engine.host_time, calibration) {
+                (Some(_), None) => "host time given".to_string(),
+                (None, None) => "host time assumed".to_string(),
+                (given, Some(calibration)) => format!(
+                    "kernels times {} in decode and {} in prefill, launches{} by calibration {}, fitted on {}",
+                    calibration.decode_scale,
+                    calibration.prefill_scale,
+                    if given.is_some() { "" } else { " and host time" },
+                    calibration.name,
+                    calibration.fitted_on
+                ),
+            };
+            let provenance = format!("{}; {host}", cost.basis());
             Ok(Pricing { model, profiled: Some(cost), drafting: None, provenance, expert_load })
         }
     }

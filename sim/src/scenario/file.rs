@@ -173,6 +173,10 @@ pub struct EngineSection {
     /// Time of the engine on the CPU per step, with a profile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_time: Option<HostTimeSection>,
+    /// Host time and a factor on GPU times that were fitted to measured runs, with a profile: a name of
+    /// `servesim list calibrations`, or the path of a file that `servesim calibrate from-bench --out` wrote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<String>,
 }
 
 /// Engines whose scheduling is known rule by rule.

@@ -1,6 +1,7 @@
 //! A scenario: what the user typed, resolved against the catalogue, with every number checked; ready to be simulated.
 
 mod acceptance;
+mod calibration;
 mod cost;
 mod engine;
 mod experts;
@@ -11,11 +12,13 @@ mod speculation;
 mod summary;
 
 pub use acceptance::AcceptanceSection;
+pub use calibration::Calibration;
 pub use cost::{DraftPricing, Pricing};
 pub use engine::Engine;
 pub use experts::{All2AllBackend, ExpertPlacement, ExpertRouting};
 pub use file::{
-    CostSection, DeploymentSection, EnginePreset, EngineSection, HardwareSection, ScenarioFile, SloSection,
+    CostSection, DeploymentSection, EnginePreset, EngineSection, HardwareSection, HostTimeSection,
+    ScenarioFile, SloSection,
 };
 pub use plan::{PlanGoal, PlanSection, PlanSpace};
 pub use speculation::{Speculation, SpeculativeMethod, SpeculativeSection};
@@ -100,8 +103,15 @@ impl Scenario {
         check_deployment(document, &file.deployment, &model)?;
         experts::check(document, &file, &model)?;
         let speculation = speculation::resolve(document, &file, &model, folder)?;
-        let engine = engine::resolve(document, &file, &model, &gpu, speculation)?;
-        let pricing = cost::resolve(document, &file, &model, &gpu, &engine, folder)?;
+        let mut engine = engine::resolve(document, &file, &model, &gpu, speculation)?;
+        let calibration = match &file.engine.calibration {
+            Some(name) => Some(Calibration::find(name, folder).map_err(located("engine.calibration"))?),
+            None => None,
+        };
+        if let (Some(calibration), None) = (&calibration, &file.engine.host_time) {
+            engine.host = calibration.host();
+        }
+        let pricing = cost::resolve(document, &file, &model, &gpu, &engine, calibration.as_ref(), folder)?;
         let limits = Limits::from(&file.slo);
         let (workload, tenants) = Scenario::traffic(document, &file, folder)?;
         let refusal = refuse_to_simulate(document, &file, &model);
@@ -162,7 +172,7 @@ impl Scenario {
     pub fn simulate_for_report(&self, observer: &mut dyn RunObserver) -> Result<RunResult> {
         let path = StepPath::best(&self.engine.scheduler);
         self.metered(observer, |observer| {
-            let simulation = self.simulation(&self.pricing.model, path)?;
+            let simulation = self.simulation(&self.pricing.model, path, self.workload.clone())?;
             let simulation = match self.expected_requests() {
                 Some(expected) if expected > MOST_ROWS => simulation.fold_rows(self.limits, expected),
                 _ => simulation,
@@ -174,22 +184,43 @@ impl Scenario {
     /// The same with rows and with the steps computed as `path` says, where the engine's settings allow it: for
     /// benchmarks and tests. The results are equal.
     pub fn simulate_on(&self, path: StepPath, observer: &mut dyn RunObserver) -> Result<RunResult> {
-        self.metered(observer, |observer| checked(self.simulation(&self.pricing.model, path)?.run(observer)))
+        let simulation = || self.simulation(&self.pricing.model, path, self.workload.clone());
+        self.metered(observer, |observer| checked(simulation()?.run(observer)))
+    }
+
+    /// The same deployment under another cost model and other requests: for comparisons with measured runs.
+    pub fn simulate_with(
+        &self,
+        cost: &Arc<dyn CostModel>,
+        workload: WorkloadGenerator,
+        observer: &mut dyn RunObserver,
+    ) -> Result<RunResult> {
+        checked(self.simulation(cost, StepPath::best(&self.engine.scheduler), workload)?.run(observer))
+    }
+
+    /// Why it can be planned but not simulated, when that is so.
+    pub fn refusal(&self) -> Option<&Error> {
+        self.refusal.as_ref()
     }
 
     /// The same run with every step time scaled, in thousandths.
     pub fn simulate_scaled(&self, per_mille: u64) -> Result<RunResult> {
         let inner = Arc::clone(&self.pricing.model);
         let scaled: Arc<dyn CostModel> = Arc::new(ScaledCost { inner, per_mille });
-        checked(self.simulation(&scaled, StepPath::best(&self.engine.scheduler))?.run(&mut ()))
+        self.simulate_with(&scaled, self.workload.clone(), &mut ())
     }
 
-    fn simulation(&self, cost: &Arc<dyn CostModel>, path: StepPath) -> Result<Simulation> {
+    fn simulation(
+        &self,
+        cost: &Arc<dyn CostModel>,
+        path: StepPath,
+        workload: WorkloadGenerator,
+    ) -> Result<Simulation> {
         if let Some(refusal) = &self.refusal {
             return Err(refusal.clone());
         }
         let replicas = self.file.deployment.replicas;
-        let (config, workload) = (self.engine.scheduler, self.workload.clone());
+        let config = self.engine.scheduler;
         let simulation = Simulation::with_path(replicas, config, cost, workload, path);
         let simulation = match self.data_parallel() {
             Some(copies) => simulation.data_parallel(copies, cost),
@@ -251,11 +282,6 @@ impl Scenario {
         let message = "these arrivals have no rate that could be changed; use constant, poisson, gamma, weibull, a trace or \
              servegen, without sessions";
         Err(Error::new(message).key("workload.arrivals"))
-    }
-
-    /// Why it can be checked but not simulated, where that is so.
-    pub fn refusal(&self) -> Option<&Error> {
-        self.refusal.as_ref()
     }
 
     /// How long a step of this shape takes.
@@ -342,7 +368,8 @@ fn in_folder(folder: &Path, name_or_path: &str) -> String {
 }
 
 /// Keys of a scenario whose text may be the path of a file.
-const PATH_KEYS: [&str; 8] = ["model", "gpu", "path", "pairs", "profile", "histogram", "arrivals", "lengths"];
+const PATH_KEYS: [&str; 9] =
+    ["model", "gpu", "path", "pairs", "profile", "calibration", "histogram", "arrivals", "lengths"];
 
 fn make_paths_absolute(value: &mut serde_json::Value, folder: &Path) {
     if let Some(entries) = value.as_array_mut() {

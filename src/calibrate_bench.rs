@@ -42,6 +42,9 @@ pub struct Arguments {
     /// Checks every kernel against its reference on random inputs instead; exit code 1 when one is wrong
     #[arg(long)]
     check: bool,
+    /// With --check: only this kernel, such as decode or prefill
+    #[arg(long, value_name = "KERNEL", requires = "check")]
+    only: Option<String>,
     /// Seed of those inputs; without it the time
     #[arg(long)]
     seed: Option<u64>,
@@ -146,7 +149,7 @@ fn check(arguments: &Arguments) -> Result<ExitCode> {
     let seed = arguments.seed.unwrap_or_else(clock);
     let device = device(arguments)?;
     output::print(&format!("{}, {}, seed {seed}\n", device.info.name, device.info.software))?;
-    let outcomes = check_all(&device, seed, |outcome| {
+    let outcomes = check_all(&device, seed, arguments.only.as_deref(), |outcome| {
         let verdict = if outcome.passed() { "ok   " } else { "WRONG" };
         let Outcome { kernel, case, error, worst, tolerance, .. } = outcome;
         println!("{verdict} {kernel:<18} {error:.1e} of {tolerance:.0e}, worst {worst:.1e}  {case}");

@@ -1,7 +1,7 @@
 //! Comparing what a kernel wrote with its reference in double precision.
 
 use crate::device::Device;
-use crate::error::Result;
+use crate::error::{Result, fail};
 
 /// How one case of one kernel came out.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,31 +59,53 @@ pub fn exact(kernel: &'static str, case: String, equal: bool) -> Outcome {
     Outcome { kernel, case, error, worst: error, tolerance: 0.0 }
 }
 
-/// Checks every kernel on fresh random inputs of `seed`; `each` sees every outcome as it comes.
+type Check = fn(&Device, u64) -> Result<Vec<Outcome>>;
+
+/// The checks by name; the last needs a GPU.
+const CHECKS: [(&str, Check); 12] = [
+    ("copy", crate::copy::check),
+    ("norm", crate::norm::check),
+    ("rotary", crate::rotary::check),
+    ("activation", crate::activation::check),
+    ("quantize", crate::quantize::check),
+    ("sampling", crate::sampling::check),
+    ("w4a16", crate::w4a16::check),
+    ("decode", crate::decode::check),
+    ("mla", crate::mla::check),
+    ("moe", crate::moe::check),
+    ("prefill", crate::prefill::check),
+    ("gemm", crate::gemm::check),
+];
+
+/// Checks every kernel on fresh random inputs of `seed`, or only those of one name; `each` sees every outcome as it
+/// comes. A kernel that cannot be compiled or launched is an outcome that did not pass.
 ///
 /// # Errors
-/// When a kernel cannot be compiled or launched.
-pub fn check_all(device: &Device, seed: u64, mut each: impl FnMut(&Outcome)) -> Result<Vec<Outcome>> {
-    type Check = fn(&Device, u64) -> Result<Vec<Outcome>>;
-    let mut checks: Vec<Check> = vec![
-        crate::copy::check,
-        crate::norm::check,
-        crate::rotary::check,
-        crate::activation::check,
-        crate::quantize::check,
-        crate::sampling::check,
-        crate::w4a16::check,
-        crate::decode::check,
-        crate::mla::check,
-        crate::prefill::check,
-        crate::moe::check,
-    ];
-    if device.is_gpu() {
-        checks.push(crate::gemm::check);
+/// When there is no kernel of that name.
+pub fn check_all(
+    device: &Device,
+    seed: u64,
+    only: Option<&str>,
+    mut each: impl FnMut(&Outcome),
+) -> Result<Vec<Outcome>> {
+    let wanted = |(name, _): &&(&str, Check)| only.is_none_or(|only| only == *name);
+    let usable = |(name, _): &&(&str, Check)| *name != "gemm" || device.is_gpu();
+    let checks: Vec<_> = CHECKS.iter().filter(wanted).filter(usable).collect();
+    if checks.is_empty() {
+        let names: Vec<&str> = CHECKS.iter().map(|(name, _)| *name).collect();
+        return fail(format!(
+            "no kernel `{}` to check here; known are {}",
+            only.unwrap_or_default(),
+            names.join(", ")
+        ));
     }
     let mut outcomes = Vec::new();
-    for check in checks {
-        for outcome in check(device, seed)? {
+    for (name, check) in checks {
+        let found = check(device, seed).unwrap_or_else(|error| {
+            let case = format!("could not run: {error}");
+            vec![Outcome { kernel: name, case, error: f64::NAN, worst: f64::NAN, tolerance: 0.0 }]
+        });
+        for outcome in found {
             each(&outcome);
             outcomes.push(outcome);
         }

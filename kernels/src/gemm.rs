@@ -140,6 +140,9 @@ impl Product {
                 let (a, b) = (scales.address(), scales.address() + 4);
                 set(D::CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, (&raw const a).cast(), 8)?;
                 set(D::CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, (&raw const b).cast(), 8)?;
+                // Sums of fewer bits inside the matrix units, as inference engines ask for.
+                let fast = 1_i8;
+                set(D::CUBLASLT_MATMUL_DESC_FAST_ACCUM, (&raw const fast).cast(), 1)?;
             }
             let preference = result::create_matmul_pref().map_err(cublas_error(&what))?;
             let most = WORKSPACE_BYTES as usize;

@@ -12,7 +12,7 @@ fn check(order: Order, seed: u64) {
             return;
         }
     };
-    let outcomes = check_all(&device, seed, |_| ()).unwrap();
+    let outcomes = check_all(&device, seed, None, |_| ()).unwrap();
     let failed: Vec<&Outcome> = outcomes.iter().filter(|outcome| !outcome.passed()).collect();
     assert!(failed.is_empty(), "{order:?}: {failed:#?}");
     assert!(outcomes.len() > 60, "only {} cases ran", outcomes.len());

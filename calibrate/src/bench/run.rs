@@ -20,6 +20,9 @@ pub const ROWS_FILE: &str = "measurements.csv";
 /// Name of the file with clocks and temperatures over the run.
 pub const STATE_FILE: &str = "state.csv";
 
+/// Name of the file with calls that failed, each with its message; they are not tried again.
+pub const FAILED_FILE: &str = "failed.txt";
+
 /// Rows reach the disk this often at least.
 const SYNC_EVERY: Duration = Duration::from_secs(2);
 /// Clocks and temperature are noted this often.
@@ -59,6 +62,7 @@ pub fn bench(
     let origin = timer.origin();
     std::fs::create_dir_all(folder).map_err(|error| at(folder, &error))?;
     let mut rows = Rows::open(&folder.join(ROWS_FILE), &origin)?;
+    let mut failed = Failed::open(folder.join(FAILED_FILE))?;
     let mut state = State::open(&folder.join(STATE_FILE), timer)?;
     let mut report = BenchReport { planned: plan.len(), ..BenchReport::default() };
     for (number, planned) in plan.iter().enumerate() {
@@ -67,6 +71,10 @@ pub fn bench(
         if rows.known.contains(&key(&planned.operation)) {
             report.resumed += 1;
             *report.families.entry(family.name()).or_default() += 1;
+            continue;
+        }
+        if failed.known.contains(&key(&planned.operation)) {
+            report.left_out += 1;
             continue;
         }
         if start.elapsed() >= budget {
@@ -83,6 +91,14 @@ pub fn bench(
             Ok(None) => report.left_out += 1,
             Err(error) => {
                 report.left_out += 1;
+                failed.append(planned, &error)?;
+                if timer.is_broken() {
+                    rows.sync()?;
+                    return Err(Error::new(format!(
+                        "{error}; the GPU takes no more work from this process, and the same command goes on without \
+                         this call"
+                    )));
+                }
                 report.first_failure.get_or_insert_with(|| error.to_string());
             }
         }
@@ -155,6 +171,35 @@ impl Rows {
     fn sync(&mut self) -> Result<()> {
         self.synced = Instant::now();
         self.file.sync_data().map_err(|error| at(&self.label, &error))
+    }
+}
+
+/// Calls that failed.
+struct Failed {
+    path: std::path::PathBuf,
+    known: HashSet<String>,
+}
+
+impl Failed {
+    fn open(path: std::path::PathBuf) -> Result<Failed> {
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(at(&path, &error)),
+        };
+        let known = text.lines().filter_map(|line| Some(line.split_once('\t')?.0.to_string())).collect();
+        Ok(Failed { path, known })
+    }
+
+    fn append(&mut self, planned: &PlannedCall, error: &Error) -> Result<()> {
+        let message = error.to_string().replace(['\n', '\t'], " ");
+        let line = format!("{}\t{message}\n", key(&planned.operation));
+        let opened = OpenOptions::new().append(true).create(true).open(&self.path);
+        let written = opened.and_then(|mut file| {
+            file.write_all(line.as_bytes())?;
+            file.sync_data()
+        });
+        written.map_err(|error| at(&self.path, &error))
     }
 }
 

@@ -1,10 +1,10 @@
 use super::plan::{ModelSlices, PlannedCall, chunk_of, chunk_sums, plan};
-use super::run::{ROWS_FILE, bench, family_counts};
+use super::run::{FAILED_FILE, ROWS_FILE, bench, family_counts};
 use super::timer::{Timer, key};
 use crate::holdout::HoldOut;
 use crate::measurement::{Measurement, MeasurementTable, Origin};
 use crate::profile::{BENCH_SOURCE, find_profile, fit_profile_over};
-use sim::profile::{Dtype, Family, KernelFit, Operation, Provenance};
+use sim::profile::{Dtype, Family, Heads, KernelFit, Operation, Provenance};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -195,4 +195,25 @@ fn own_rows_are_measured_and_the_rest_stays_as_the_base_has_it() {
     let call = Operation::Elementwise { bytes: 1e8 };
     let ratio = profile.evaluate(&call).unwrap().seconds / base.evaluate(&call).unwrap().seconds;
     assert!((1.8..2.2).contains(&ratio), "{ratio}");
+}
+
+#[test]
+fn a_call_that_failed_is_written_down_and_not_tried_again() {
+    let Ok(timer) = Timer::emulator() else {
+        println!("skipped: no C++ compiler");
+        return;
+    };
+    let heads = Heads { query: 2, kv: 1, dim: 96, window: 0 };
+    let operation =
+        Operation::AttentionDecode { sequences: 1.0, context: 64.0, heads, cache: Dtype::Bfloat16 };
+    let plan = [PlannedCall { operation, stream: None }];
+    let folder = tempfile::tempdir().unwrap();
+    let run = || bench(&plan, &timer, folder.path(), Duration::from_secs(60), |_, _| ()).unwrap();
+    let first = run();
+    assert!(first.first_failure.as_deref().unwrap().contains("heads of 96"), "{first:?}");
+    let text = std::fs::read_to_string(folder.path().join(FAILED_FILE)).unwrap();
+    assert!(text.starts_with(&format!("{}\t", key(&operation))) && text.lines().count() == 1, "{text}");
+    let second = run();
+    assert_eq!((second.first_failure, second.left_out), (None, 1));
+    assert_eq!(std::fs::read_to_string(folder.path().join(FAILED_FILE)).unwrap(), text);
 }

@@ -5,7 +5,7 @@ use super::plan::PlannedCall;
 use crate::measurement::{MeasurementTable, Origin};
 use crate::profile::{BENCH_SOURCE, find_profile};
 use kernels::Device;
-use kernels::device::{GpuState, gpu_state};
+use kernels::device::{GpuState, gpu_processes, gpu_state};
 use kernels::gemm::Cublas;
 use kernels::timing::{Effort, Timing, measure};
 use sim::profile::{CostProfile, Operation};
@@ -62,7 +62,7 @@ impl Timer {
     /// One message: no driver, no such GPU, too old a GPU, no compiler or no library, another process on the GPU.
     pub fn gpu(ordinal: u32) -> Result<Timer> {
         // Before the device is opened, when this process is not yet among them.
-        let others = gpu_state(ordinal).processes;
+        let others = gpu_processes(ordinal);
         let device = Device::cuda(ordinal).map_err(of_kernels)?;
         if !others.is_empty() {
             let list = others.join(", ");
@@ -133,6 +133,11 @@ impl Timer {
             Timer::Device { device, ordinal, .. } if device.is_gpu() => Some(gpu_state(*ordinal)),
             _ => None,
         }
+    }
+
+    /// Whether a kernel has broken the device for the rest of this process.
+    pub fn is_broken(&self) -> bool {
+        matches!(self, Timer::Device { device, .. } if device.synchronize().is_err())
     }
 
     /// Times one call; nothing when this timer cannot: too large, no kernel, not in the record.

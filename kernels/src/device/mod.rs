@@ -12,7 +12,7 @@ use crate::numbers::{Plain, bytes_of};
 pub(crate) use cuda::{CudaDevice, driver_error};
 pub(crate) use emulated::EmulatedDevice;
 pub use emulated::Order;
-pub use probe::{GpuState, gpu_state};
+pub use probe::{GpuState, gpu_processes, gpu_state};
 use sources::Source;
 use std::ffi::c_void;
 use std::sync::Arc;

@@ -10,7 +10,7 @@ use calibrate::import::{Engine, import_aiconfigurator};
 use calibrate::measurement::MeasurementTable;
 use calibrate::plot::plots;
 use calibrate::profile::{find_profile, fit_profile_over};
-use calibrate::report::{check_json, check_text, row_counts};
+use calibrate::report::{check_json, check_text, cross_validated_text, row_counts};
 use calibrate::vidur::import_vidur;
 use clap::{Subcommand, ValueEnum};
 use sim::catalogue::find_gpu;
@@ -169,9 +169,10 @@ fn run_fit(arguments: &Fit) -> Result<()> {
     let base = arguments.base.as_deref().map(find_profile).transpose()?;
     let file = WholeFile::create(&arguments.out)?;
     let (name, hold_out) = (&arguments.name, HoldOut::WholeShapes);
-    let (profile, _) = fit_profile_over(name, &gpu, &attribution, &table, hold_out, base.as_ref())?;
+    let (profile, checks) = fit_profile_over(name, &gpu, &attribution, &table, hold_out, base.as_ref())?;
     finish(file, profile.to_yaml().as_bytes(), &arguments.out)?;
-    output::print(&check_text(&check_profile(&profile, &table)?, &[]))
+    let text = check_text(&check_profile(&profile, &table)?, &[]) + &cross_validated_text(&checks);
+    output::print(&text)
 }
 
 fn run_check(arguments: &Check) -> Result<()> {

@@ -52,7 +52,9 @@ pub fn fit_profile_over(
         add_assumed_products(fits);
     }
     if let Some(base) = base {
-        let base = if base.gpu == *gpu { base.clone() } else { base.clone().scaled_to(gpu.clone()) };
+        // The same figures under another name are the same GPU.
+        let is_same = GpuLimits { name: gpu.name.clone(), ..base.gpu.clone() } == *gpu;
+        let base = if is_same { base.clone() } else { base.clone().scaled_to(gpu.clone()) };
         for (family, fits) in base.families {
             let own = families.entry(family).or_default();
             let missing: Vec<KernelFit> =

@@ -288,18 +288,16 @@ pub fn chunk_of(tokens: f64, pairs: f64, chunks: f64) -> (u32, u32) {
     (each as u32, context as u32)
 }
 
-/// Each list from coarse to fine, all lists at the same pace.
+/// Each list from coarse to fine, all lists at the same pace. A walk in steps near the golden section of the list leaves
+/// its visited points evenly spread wherever it is cut; the step shares no factor with the length, so that it visits every
+/// point, and every column of a grid as often as any other.
 fn interleave(lists: Vec<Vec<PlannedCall>>) -> Vec<PlannedCall> {
     let mut keyed: Vec<(f64, usize, PlannedCall)> = Vec::new();
     for (number, list) in lists.into_iter().enumerate() {
-        let mut order: Vec<usize> = (0..list.len()).collect();
-        order.sort_by_key(|index| ((*index + 1) as u32).reverse_bits());
-        // Multiplying by an odd step spreads neighbours of the grid over the walk.
-        let count = list.len();
-        let step = step_of(count);
-        for (rank, index) in order.into_iter().enumerate() {
-            keyed.push(((rank as f64 + 0.5) / count as f64, number, list[index * step % count]));
-        }
+        let (count, step) = (list.len(), step_of(list.len()));
+        let walk =
+            (0..count).map(|rank| ((rank as f64 + 0.5) / count as f64, number, list[rank * step % count]));
+        keyed.extend(walk);
     }
     keyed.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
     keyed.into_iter().map(|(_, _, call)| call).collect()

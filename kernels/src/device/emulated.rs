@@ -10,7 +10,8 @@ use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::rc::Rc;
+use std::sync::{Mutex, PoisonError};
 
 /// How the emulator runs threads and copies. A kernel must be right in every order; a missing barrier is not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,14 +53,14 @@ type Free = unsafe extern "C" fn(*mut c_void, usize);
 pub(crate) struct EmulatedDevice {
     order: Order,
     compiler: String,
-    libraries: RefCell<HashMap<Source, Arc<Library>>>,
-    memory: Arc<Library>,
+    libraries: RefCell<HashMap<Source, Rc<Library>>>,
+    memory: Rc<Library>,
 }
 
 impl EmulatedDevice {
     pub(crate) fn open(order: Order) -> Result<(EmulatedDevice, DeviceInfo)> {
         let compiler = compiler()?;
-        let memory = Arc::new(build(&compiler, Source::Stream)?);
+        let memory = Rc::new(build(&compiler, Source::Stream)?);
         let info = DeviceInfo {
             name: "emulator".to_string(),
             capability: 90,
@@ -77,7 +78,8 @@ impl EmulatedDevice {
     pub(crate) fn allocate(&self, bytes: u64) -> Result<u64> {
         // SAFETY: the function has this type in emulate.cpp.
         let address = unsafe {
-            let allocate = self.memory.get::<Allocate>(b"emulate_allocate").map_err(not_there)?;
+            let allocate =
+                self.memory.get::<Allocate>(b"emulate_allocate").map_err(|error| not_there(&error))?;
             allocate(bytes as usize)
         };
         if address.is_null() { fail(format!("no memory for {bytes} bytes")) } else { Ok(address as u64) }
@@ -107,11 +109,11 @@ impl EmulatedDevice {
         unsafe { std::ptr::copy_nonoverlapping(address as *const u8, bytes.as_mut_ptr(), bytes.len()) };
     }
 
-    pub(crate) fn module(&self, source: Source) -> Result<Arc<Library>> {
+    pub(crate) fn module(&self, source: Source) -> Result<Rc<Library>> {
         if let Some(library) = self.libraries.borrow().get(&source) {
             return Ok(library.clone());
         }
-        let library = Arc::new(build(&self.compiler, source)?);
+        let library = Rc::new(build(&self.compiler, source)?);
         self.libraries.borrow_mut().insert(source, library.clone());
         Ok(library)
     }
@@ -132,7 +134,7 @@ impl EmulatedDevice {
         // SAFETY: the function has this type in emulate.cpp; the arguments are those of the kernel, and buffers end at
         // unmapped pages, so that what reads past them ends the process.
         let message = unsafe {
-            let launch = library.get::<Launch>(b"emulate_launch").map_err(not_there)?;
+            let launch = library.get::<Launch>(b"emulate_launch").map_err(|error| not_there(&error))?;
             let (falling, early) = (c_int::from(self.order.falling), c_int::from(self.order.early_copies));
             launch(
                 c_name.as_ptr(),
@@ -153,7 +155,7 @@ impl EmulatedDevice {
     }
 }
 
-fn not_there(error: libloading::Error) -> Error {
+fn not_there(error: &libloading::Error) -> Error {
     Error(format!("the built emulator: {error}"))
 }
 
@@ -180,7 +182,7 @@ fn build(compiler: &str, source: Source) -> Result<Library> {
         compile(compiler, source, &folder, &library)?;
     }
     // SAFETY: the library was built from this crate's own sources; loading it sets up its table of kernels.
-    unsafe { Library::new(&library) }.map_err(not_there)
+    unsafe { Library::new(&library) }.map_err(|error| not_there(&error))
 }
 
 const FLAGS: &str = "-std=c++17 -O2 -U_FORTIFY_SOURCE -fPIC -shared -w -DSERVESIM_EMULATE";

@@ -15,7 +15,7 @@ pub use emulated::Order;
 pub use probe::{GpuState, gpu_processes, gpu_state};
 use sources::Source;
 use std::ffi::c_void;
-use std::sync::Arc;
+use std::rc::Rc;
 
 /// What is known of a device.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,9 +46,9 @@ pub(crate) enum Backend {
 /// A device; clones are the same one.
 #[derive(Clone)]
 pub struct Device {
-    pub(crate) backend: Arc<Backend>,
+    pub(crate) backend: Rc<Backend>,
     /// What it is.
-    pub info: Arc<DeviceInfo>,
+    pub info: Rc<DeviceInfo>,
 }
 
 impl std::fmt::Debug for Device {
@@ -64,7 +64,7 @@ impl Device {
     /// One message: no driver, a driver that refuses or is too old, no such GPU, a GPU older than Ampere, NVRTC missing.
     pub fn cuda(ordinal: u32) -> Result<Device> {
         let (device, info) = CudaDevice::open(ordinal)?;
-        Ok(Device { backend: Arc::new(Backend::Cuda(device)), info: Arc::new(info) })
+        Ok(Device { backend: Rc::new(Backend::Cuda(device)), info: Rc::new(info) })
     }
 
     /// The emulator, with threads run in this order.
@@ -73,7 +73,7 @@ impl Device {
     /// When there is no C++ compiler to build it with.
     pub fn emulated(order: Order) -> Result<Device> {
         let (device, info) = EmulatedDevice::open(order)?;
-        Ok(Device { backend: Arc::new(Backend::Emulated(device)), info: Arc::new(info) })
+        Ok(Device { backend: Rc::new(Backend::Emulated(device)), info: Rc::new(info) })
     }
 
     /// Whether it is a GPU: times mean something, memory is large.

@@ -173,6 +173,9 @@ DEVICE void prefill(u16* out, const u16* query, const TensorMap* keys, const Ten
             pin(s);
             if (lane == 0) barrier_arrive(empty_keys(stage));
             softmax(number);
+            // The assembler would move the softmax behind the wait; a store that needs its sums keeps it before, where it
+            // overlaps with the outputs of the tile before.
+            store_in_order(base + BARRIERS_AT + 64 + (threadIdx.x - WARPGROUP) * 4, sums[0] + sums[1]);
             wgmma_wait<0>();
             pin(o);
             if (lane == 0) barrier_arrive(empty_values(before));

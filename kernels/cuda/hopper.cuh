@@ -55,6 +55,10 @@ template <u32 N> DEVICE void fewer_registers() { asm volatile("setmaxnreg.dec.sy
 DEVICE void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 DEVICE void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 template <u32 N> DEVICE void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory"); }
+// A store to shared memory that stays where it is among waits.
+DEVICE void store_in_order(u32 address, float value) {
+    asm volatile("st.volatile.shared.f32 [%0], %1;" ::"r"(address), "f"(value) : "memory");
+}
 // Keeps the compiler from moving uses of registers across this point.
 template <u32 COUNT> DEVICE void pin(float (&registers)[COUNT]) {
 #pragma unroll

@@ -282,6 +282,7 @@ DEVICE void wgmma_fence() {}
 DEVICE void wgmma_commit() {}
 template <u32 N> static inline void wgmma_wait() {}
 template <u32 COUNT> static inline void pin(float (&)[COUNT]) {}
+DEVICE void store_in_order(u32 address, float value) { memcpy(emulate::shared_memory + address, &value, 4); }
 DEVICE void group_barrier(u32 number, u32 threads) { emulate::wait_at(emulate::barriers[number], threads); }
 
 namespace emulate {

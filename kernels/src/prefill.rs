@@ -241,8 +241,8 @@ fn run_version(
     let (keys, values) = (map(keys, heads.qk)?, map(values, heads.v)?);
     let arguments =
         arguments![out, query, &keys, &values, &table.on_device, starts, contexts, tiles, &shape[..]];
-    // Four barriers of 8 bytes for each of two stages.
-    let bytes = shared(tile_keys) + 64;
+    // Four barriers of 8 bytes for each of two stages, and a word for each of 256 multiplying threads.
+    let bytes = shared(tile_keys) + 64 + 1024;
     device.launch(Source::AttentionPrefillHopper, name, grid, 384, bytes, arguments)
 }
 

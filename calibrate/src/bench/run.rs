@@ -109,7 +109,7 @@ pub fn bench(
 }
 
 fn at(path: &Path, error: &std::io::Error) -> Error {
-    Error::file(&path.display().to_string(), io_message(error))
+    Error::file(path.display().to_string(), io_message(error))
 }
 
 /// The growing file of rows.
@@ -134,7 +134,7 @@ impl Rows {
             let table = MeasurementTable::parse(&path.display().to_string(), &text[..whole])?;
             if let Some(other) = table.origins.iter().find(|other| *other != origin) {
                 return Err(Error::file(
-                    &path.display().to_string(),
+                    path.display().to_string(),
                     format!(
                         "holds rows of {} ({}; {}), this run is on {} ({}; {}): give another folder with --out",
                         other.gpu, other.software, other.source, origin.gpu, origin.software, origin.source

@@ -89,7 +89,7 @@ impl Timer {
     /// # Errors
     /// When it cannot be read.
     pub fn recorded(name: &str) -> Result<Timer> {
-        if !Path::new(name).extension().is_some_and(|extension| extension == "csv") {
+        if Path::new(name).extension().is_none_or(|extension| extension != "csv") {
             return Ok(Timer::Predicted { profile: Box::new(find_profile(name)?) });
         }
         let table = MeasurementTable::read(Path::new(name))?;

@@ -168,6 +168,7 @@ DEVICE void prefill(u16* out, const u16* query, const TensorMap* keys, const Ten
             wgmma_fence();
             scores(stage);
             barrier_wait(full_values(before), (number - 1) / STAGES % 2);
+            wgmma_fence();
             outputs(before);
             wgmma_wait<1>();
             pin(s);

@@ -169,8 +169,10 @@ impl CudaDevice {
 
     pub(crate) fn copy_in(&self, address: u64, bytes: &[u8]) -> Result<()> {
         self.synchronize()?;
+        // The driver may return before the last bytes have arrived, and the stream does not wait for other streams.
         // SAFETY: the buffer was made for these bytes.
         unsafe { result::memcpy_htod_sync(address, bytes) }
+            .and_then(|()| result::ctx::synchronize())
             .map_err(|error| driver_error("copying to the GPU", error))
     }
 

@@ -21,6 +21,7 @@ fn recorded_times_become_a_profile_that_simulate_takes() {
     // Predictions are no measurements, and collectives come from the base.
     assert!(profile.contains("predictions of profile h200-sxm-vllm, no measurement"), "{}", &profile[..2000]);
     assert!(profile.contains("all_reduce:") && !profile.contains("provenance: measured"));
+    assert!(!profile.contains("scaled to the data sheet"), "the base is of the same GPU");
     let report = run("simulate quickstart --set cost.profile=mine.yaml");
     let base = run("simulate quickstart --set cost.profile=h200-sxm-vllm");
     let figure = |report: &str| -> f64 {

@@ -52,9 +52,8 @@ pub fn fit_profile_over(
         add_assumed_products(fits);
     }
     if let Some(base) = base {
-        // The same figures under another name are the same GPU.
-        let is_same = GpuLimits { name: gpu.name.clone(), ..base.gpu.clone() } == *gpu;
-        let base = if is_same { base.clone() } else { base.clone().scaled_to(gpu.clone()) };
+        let base =
+            if is_same_gpu(&base.gpu, gpu) { base.clone() } else { base.clone().scaled_to(gpu.clone()) };
         for (family, fits) in base.families {
             let own = families.entry(family).or_default();
             let missing: Vec<KernelFit> =
@@ -72,6 +71,16 @@ pub fn fit_profile_over(
         families,
     };
     Ok((profile.rounded()?, checks))
+}
+
+/// Whether the figures are those of one GPU, whatever its name and however its data sheet was rounded.
+fn is_same_gpu(a: &GpuLimits, b: &GpuLimits) -> bool {
+    let near = |a: f64, b: f64| (a / b - 1.0).abs() < 0.005;
+    near(a.bytes_per_second, b.bytes_per_second)
+        && near(a.bfloat16_flops_per_second, b.bfloat16_flops_per_second)
+        && near(a.fp8_flops_per_second, b.fp8_flops_per_second)
+        && near(a.link_bytes_per_second, b.link_bytes_per_second)
+        && a.multiprocessors == b.multiprocessors
 }
 
 /// Rows of 4-bit weights for decode batches alone say nothing of prompts: the assumed product serves both better.

@@ -109,6 +109,11 @@ const COMMON_PRODUCTS: [(u32, u32); 8] = [
 /// Heads that many models have: query, KV, width.
 const COMMON_HEADS: [(u32, u32, u32); 4] = [(32, 8, 128), (16, 2, 128), (8, 8, 128), (32, 4, 128)];
 
+/// Layers of experts that models have: hidden, intermediate, experts, per token. With few of them a held-out one would
+/// have no neighbours.
+const COMMON_EXPERTS: [(u32, u32, u32, u32); 4] =
+    [(4096, 14_336, 8, 2), (4096, 3584, 8, 2), (2048, 1408, 64, 6), (4096, 384, 128, 8)];
+
 impl Shapes {
     fn of(models: &[ModelSlices]) -> Result<Shapes> {
         let mut shapes = Shapes::default();
@@ -123,6 +128,9 @@ impl Shapes {
                     shapes.add(&operator.work);
                 }
             }
+        }
+        if !shapes.experts.is_empty() {
+            shapes.experts.extend(COMMON_EXPERTS);
         }
         Ok(shapes)
     }

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod calibrate;
+mod calibrate_bench;
 mod check;
 mod compare;
 mod fidelity;

@@ -1,6 +1,7 @@
 //! Integration tests, linked once: what the real schedulers decided, and the binary as its users run it.
 #![allow(missing_docs)]
 
+mod calibrate_bench;
 mod calibrate_cli;
 mod claims;
 mod cli;

@@ -73,6 +73,7 @@ fn config(prefix_caching: bool) -> SchedulerConfig {
         reserve_full_prompt: true,
         async_scheduling: false,
         draft_tokens: 0,
+        rules: sim::scheduler::EngineRules::Vllm,
     }
 }
 

@@ -7,6 +7,8 @@ use crate::step::StepShape;
 pub struct CudaGraphs {
     /// Ascending; the last is the cap.
     sizes: Vec<u64>,
+    /// Whether only steps without prompts run from a graph.
+    decode_only: bool,
 }
 
 /// Tokens up to which vLLM captures, but on data-centre Blackwell (V-41a).
@@ -18,7 +20,25 @@ impl CudaGraphs {
     pub fn vllm(max_num_seqs: u32, max_num_batched_tokens: u32) -> CudaGraphs {
         let cap = (2 * u64::from(max_num_seqs)).min(CAP_TOKENS).min(u64::from(max_num_batched_tokens));
         let sizes = [1, 2, 4].into_iter().chain((8..256).step_by(8)).chain((256..=CAP_TOKENS).step_by(16));
-        CudaGraphs { sizes: sizes.filter(|size| *size <= cap).collect() }
+        CudaGraphs { sizes: sizes.filter(|size| *size <= cap).collect(), decode_only: false }
+    }
+
+    /// What SGLang captures for decoding on GPUs of 80 to 141 GB: 1, 2, 4, 8, 12, then by 8 to 256, by 16 to 512; up to
+    /// 256 requests below four ranks, 512 from there on (B.1).
+    pub fn sglang(ranks: u32) -> CudaGraphs {
+        let cap = if ranks < 4 { 256 } else { 512 };
+        let sizes = [1, 2, 4, 8, 12].into_iter().chain((16..=256).step_by(8)).chain((272..=512).step_by(16));
+        CudaGraphs { sizes: sizes.filter(|size| *size <= cap).collect(), decode_only: true }
+    }
+
+    /// What TensorRT-LLM captures for decoding, batches padded: 1, 2, 4, then by 8 to 128 requests (T-20).
+    pub fn trtllm() -> CudaGraphs {
+        CudaGraphs { sizes: [1, 2, 4].into_iter().chain((8..=128).step_by(8)).collect(), decode_only: true }
+    }
+
+    /// What TGI captures for decoding: powers of two to 32 requests (G-1).
+    pub fn tgi() -> CudaGraphs {
+        CudaGraphs { sizes: vec![1, 2, 4, 8, 16, 32], decode_only: true }
     }
 
     /// The tokens that the step's products run on: the next captured size, or none when it is too large for a graph.
@@ -35,6 +55,9 @@ impl CudaGraphs {
     /// The padded tokens of a step, and whether it runs from a graph.
     pub(super) fn of(&self, shape: &StepShape) -> (u64, bool) {
         let tokens = shape.new_tokens();
+        if self.decode_only && shape.prefill_requests > 0 {
+            return (tokens, false);
+        }
         self.padded(tokens).map_or((tokens, false), |padded| (padded, true))
     }
 }

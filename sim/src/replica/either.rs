@@ -133,8 +133,8 @@ impl EitherReplica {
             EitherReplica::Aggregated(replica) => {
                 replica.scheduler.usable_blocks() - replica.scheduler.free_blocks()
             }
-            EitherReplica::Plain(replica) => replica.scheduler().pool().used_blocks(),
-            EitherReplica::Pipelined(replica) => replica.scheduler.pool().used_blocks(),
+            EitherReplica::Plain(replica) => replica.scheduler().used_blocks(),
+            EitherReplica::Pipelined(replica) => replica.scheduler.used_blocks(),
         }
     }
 

@@ -66,8 +66,7 @@ pub(super) fn resolve(
             let profile = find_profile(name, gpu, engine.preset, folder)
                 .map_err(|e| if e.place().is_some() { e } else { document.error("cost", e.message()) })?;
             let context = Context { ranks, kv: engine.kv, routing: routing(file) };
-            let graphs =
-                CudaGraphs::vllm(engine.scheduler.max_num_seqs, engine.scheduler.max_num_batched_tokens);
+            let graphs = cuda_graphs(engine, ranks);
             let priced = |layers| {
                 let operators = operators(model, &engine.weights, engine.kv, ranks, layers);
                 ProfiledCost::new(profile.clone(), operators, context, graphs.clone(), engine.host).map_err(
@@ -82,7 +81,9 @@ pub(super) fn resolve(
                 _ => staged(file, model, gpu, |layers| Ok(Arc::new(priced(layers)?) as Arc<dyn CostModel>))?,
             };
             let host = if file.engine.host_time.is_some() { "given" } else { "assumed" };
-            let provenance = format!("{}; host time {host}", cost.basis());
+            let stand_in =
+                if engine.preset.has_own_kernels() { "" } else { ", standing in for the engine's own" };
+            let provenance = format!("{}{stand_in}; host time {host}", cost.basis());
             Ok(Pricing { model, profiled: Some(cost), provenance })
         }
     }
@@ -161,7 +162,18 @@ fn embedded(entry: &catalogue::Entry) -> Result<CostProfile> {
 pub(super) fn host_time(file: &ScenarioFile) -> HostTime {
     match &file.engine.host_time {
         Some(given) => HostTime { base_ns: given.base.0, per_request_ns: given.per_request.0 },
-        None => HostTime::VLLM_V1,
+        None => file.engine.preset.host_time(),
+    }
+}
+
+/// The batch sizes that the engine captures.
+fn cuda_graphs(engine: &Engine, ranks: u32) -> CudaGraphs {
+    match engine.preset {
+        EnginePreset::Sglang => CudaGraphs::sglang(ranks),
+        EnginePreset::TrtLlm => CudaGraphs::trtllm(),
+        EnginePreset::Tgi => CudaGraphs::tgi(),
+        // The schedulers of the literature run on vLLM's graphs, so that they differ from it in scheduling alone.
+        _ => CudaGraphs::vllm(engine.scheduler.max_num_seqs, engine.scheduler.max_num_batched_tokens),
     }
 }
 

@@ -4,14 +4,14 @@ mod cost;
 mod engine;
 mod file;
 mod plan;
+mod preset;
 mod summary;
 
 pub use cost::Pricing;
 pub use engine::Engine;
-pub use file::{
-    CostSection, DeploymentSection, EnginePreset, EngineSection, HardwareSection, ScenarioFile, SloSection,
-};
+pub use file::{CostSection, DeploymentSection, EngineSection, HardwareSection, ScenarioFile, SloSection};
 pub use plan::{PlanGoal, PlanSection, PlanSpace};
+pub use preset::{EnginePreset, Translation};
 pub use summary::{ErrorBand, Report, Resolved, is_saturated};
 
 use crate::catalogue;

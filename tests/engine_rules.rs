@@ -328,6 +328,32 @@ fn j21_t04_a_request_starts_only_when_the_blocks_to_its_end_are_free() {
 }
 
 #[test]
+fn t04_the_blocks_are_reserved_for_what_a_request_may_generate_not_for_what_it_will() {
+    let request = |id, max_output_tokens| NewRequest {
+        id: RequestId(id),
+        arrival: SimTime(0),
+        priority: 0,
+        prompt_tokens: 32,
+        output_tokens: 3,
+        max_output_tokens,
+        runs: &[],
+        output_run: None,
+    };
+    let mut engine = Engine::new(trtllm(TRTLLM, 20));
+    engine.scheduler.enqueue(&request(0, 15 * 32));
+    engine.scheduler.enqueue(&request(1, 5 * 32));
+    assert_eq!(engine.step(), [(0, 32)], "16 of 20 blocks may be needed, so 6 are not free");
+    engine.steps(2);
+    assert_eq!(engine.finished, [0]);
+    assert_eq!(engine.step(), [(1, 32)]);
+    // An allowance that could never fit is cut.
+    let mut engine = Engine::new(trtllm(TRTLLM, 20));
+    engine.scheduler.enqueue(&request(0, 10_000));
+    engine.steps(3);
+    assert_eq!(engine.finished, [0]);
+}
+
+#[test]
 fn t05_a_prompt_waits_for_the_block_that_another_is_bringing() {
     let mut engine = Engine::new(SchedulerConfig { prefix_caching: true, ..trtllm(TRTLLM, 100) });
     engine.add_runs(0, &[(1, 64), (2, 10)], 4, None);

@@ -110,10 +110,12 @@ fn run(seed: u64, rules: fn(&mut Draw) -> EngineRules) -> RunResult {
     run
 }
 
-/// Runs many, and gives preemptions, hit tokens and finished requests.
+/// Runs many, and gives preemptions, hit tokens and finished requests. `SERVESIM_RANDOM_SCENARIOS=1000000` runs that many
+/// instead.
 fn many(rules: fn(&mut Draw) -> EngineRules) -> (u64, u64, usize) {
+    let count = std::env::var("SERVESIM_RANDOM_SCENARIOS").ok().and_then(|n| n.parse().ok()).unwrap_or(8_000);
     let (mut preemptions, mut hits, mut finished) = (0, 0, 0);
-    for seed in 0..8_000 {
+    for seed in 0..count {
         let run = run(seed, rules);
         preemptions += run.replicas[0].preemptions;
         hits += run.replicas[0].prefix_hit_tokens;

@@ -6,10 +6,19 @@
 use crate::recordings::read_gz;
 use serde_json::Value;
 use sim::block_pool::BlockPool;
-use sim::identity::BlockHash;
+use sim::cost::{CostModel, LinearCost};
+use sim::identity::{BlockHash, TokenRun};
+use sim::scheduler::engines::{
+    CapacityPolicy, ChunkingPolicy, SchedulePolicy, SglangRules, TgiRules, TrtLlmRules,
+};
+use sim::scheduler::{EngineRules, Policy, SchedulerConfig};
+use sim::simulation::Simulation;
+use sim::units::SimTime;
+use sim::workload::{Arrival, WorkloadGenerator};
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A request's blocks, and the tokens that each counts for.
 struct Request {
@@ -237,6 +246,94 @@ fn published_hit_rates_are_reproduced_within_a_point() {
     );
 }
 
+/// The engines with prefix caches and their page sizes.
+fn engines() -> [(&'static str, u32, EngineRules); 4] {
+    let sglang = SglangRules {
+        policy: SchedulePolicy::Fcfs,
+        chunked_prefill_tokens: None,
+        max_prefill_tokens: 16_384,
+        mixed_chunk: false,
+        conservativeness_per_mille: 1000,
+    };
+    let trtllm = TrtLlmRules {
+        capacity: CapacityPolicy::GuaranteedNoEvict,
+        chunking: ChunkingPolicy::FirstComeFirstServed,
+        partial_reuse: true,
+        prompt_priority: 35,
+        decode_priority: 35,
+    };
+    let tgi = TgiRules { max_waiting_tokens: 20, waiting_served_per_mille: 300 };
+    [
+        ("vLLM", 16, EngineRules::Vllm),
+        ("SGLang", 1, EngineRules::Sglang(sglang)),
+        ("TensorRT-LLM", 32, EngineRules::TrtLlm(trtllm)),
+        ("TGI", 1, EngineRules::Tgi(tgi)),
+    ]
+}
+
+/// The hit rate of an engine's own cache of `tokens` tokens, requests one after another, over the second half of them.
+fn engine_hit_percent(requests: &[Request], rules: EngineRules, block_size: u32, tokens: u32) -> f64 {
+    let arrivals: Vec<Arrival> = requests
+        .iter()
+        .enumerate()
+        .map(|(index, request)| {
+            let run = |(id, tokens): (&u64, &f64)| TokenRun { id: *id, tokens: *tokens as u32 };
+            let runs: Vec<TokenRun> = request.blocks.iter().zip(&request.block_tokens).map(run).collect();
+            Arrival {
+                at: SimTime(index as u64 * 1_000),
+                prompt_tokens: runs.iter().map(|run| run.tokens).sum(),
+                output_tokens: 1,
+                runs,
+                ..Arrival::default()
+            }
+        })
+        .collect();
+    let config = SchedulerConfig {
+        policy: Policy::Fcfs,
+        block_size,
+        total_blocks: tokens / block_size + 1,
+        max_num_seqs: 8,
+        max_num_batched_tokens: 1 << 20,
+        max_model_len: 1 << 20,
+        prefix_caching: true,
+        chunked_prefill: true,
+        long_prefill_token_threshold: 0,
+        long_prefill_cap_spares_single: true,
+        watermark_blocks: 0,
+        reserve_full_prompt: true,
+        async_scheduling: false,
+        draft_tokens: 0,
+        rules,
+    };
+    let cost: Arc<dyn CostModel> =
+        Arc::new(LinearCost { base_ns: 100, per_token_ns: 0, per_context_token_ns: 0 });
+    let run = Simulation::new(1, config, &cost, WorkloadGenerator::from_arrivals(arrivals)).run(&mut ());
+    assert_eq!(run.check_laws(), Ok(()));
+    let late = run.table.len() / 2..run.table.len();
+    let sum = |column: &[u32]| column[late.clone()].iter().map(|&n| f64::from(n)).sum::<f64>();
+    100.0 * sum(&run.table.cached_tokens) / sum(&run.table.prompt_tokens)
+}
+
+/// The engines' own caches on Mooncake's conversations.
+fn engine_table(mooncake: &[Request]) -> String {
+    let mut text = String::from(
+        "\nThe engines' own caches on the same trace, with their default pages, through the whole simulator, a request at a time.\n\
+         A request computes one token at least, and engines drop blocks in different orders.\n\n\
+         | tokens | vLLM | SGLang | TensorRT-LLM | TGI |\n|---:|---:|---:|---:|---:|\n",
+    );
+    for tokens in [500_000, 2_000_000, 10_000_000, 50_000_000] {
+        let lru = lru_hit_percent(mooncake, tokens as usize / 512, Counting::Prefix);
+        let _ = write!(text, "| {tokens} |");
+        for (name, block_size, rules) in engines() {
+            let percent = engine_hit_percent(mooncake, rules, block_size, tokens);
+            assert!((percent - lru).abs() < 1.0, "{name}, {tokens} tokens: {percent}, LRU {lru}");
+            let _ = write!(text, " {percent:.2} |");
+        }
+        let _ = writeln!(text);
+    }
+    text
+}
+
 fn report(points: &[Point], chained: &[Request], mooncake: &[Request]) -> String {
     let mut text = String::from(
         "# Hit rates against cache capacity\n\n\
@@ -285,6 +382,7 @@ fn report(points: &[Point], chained: &[Request], mooncake: &[Request]) -> String
         let pool = pool_hit_percent(mooncake, capacity).map_or("-".to_string(), |pool| format!("{pool:.2}"));
         let _ = writeln!(text, "| {capacity} | {lru:.2} | {pool} |");
     }
+    text += &engine_table(mooncake);
     let _ = writeln!(
         text,
         "\nNot compared: kv-cache-tester (29 of 739 sessions are not held), and the five traces that are not held at all."

@@ -77,7 +77,7 @@ impl SchedulerConfig {
             return Err(Refusal::LongerThanModel);
         }
         let output_tokens = output_tokens.min(room);
-        if self.least_blocks(prompt_tokens, output_tokens) > self.total_blocks.saturating_sub(1) {
+        if !self.fits_alone(prompt_tokens, output_tokens) {
             return Err(Refusal::LargerThanCache);
         }
         if !self.chunked_prefill
@@ -89,12 +89,17 @@ impl SchedulerConfig {
         Ok(output_tokens)
     }
 
+    /// Whether the KV cache holds the request when it is alone.
+    fn fits_alone(&self, prompt_tokens: u32, output_tokens: u32) -> bool {
+        self.least_blocks(prompt_tokens, output_tokens) <= self.total_blocks.saturating_sub(1)
+    }
+
     /// KV blocks with which the request can run alone.
     fn least_blocks(&self, prompt_tokens: u32, output_tokens: u32) -> u32 {
         let blocks = |tokens: u32| tokens.div_ceil(self.block_size);
         // The last generated token is never computed, so it needs no KV; engines with several steps in flight may compute
         // it before they know that it is the last.
-        let all_tokens = prompt_tokens + output_tokens;
+        let all_tokens = prompt_tokens.saturating_add(output_tokens).min(self.max_model_len);
         match self.rules {
             EngineRules::Vllm | EngineRules::Tgi(_) => blocks(all_tokens - 1),
             EngineRules::Sglang(_) => blocks(all_tokens) + 2, // S-7 leaves a page, and something beside it

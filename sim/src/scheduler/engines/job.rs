@@ -40,6 +40,11 @@ impl Job {
     /// Fills a slot for a request that has just arrived.
     pub fn start(&mut self, request: &NewRequest<'_>, config: &SchedulerConfig) {
         let identity = std::mem::take(&mut self.identity);
+        // Engines cut an allowance that could never fit; what the request will generate does.
+        let allowed = match config.fits_alone(request.prompt_tokens, request.max_output_tokens) {
+            true => request.max_output_tokens,
+            false => request.output_tokens,
+        };
         *self = Job {
             id: request.id,
             prompt_tokens: request.prompt_tokens,
@@ -48,10 +53,7 @@ impl Job {
                 .prompt_tokens
                 .saturating_add(request.output_tokens)
                 .min(config.max_model_len),
-            limit_tokens: request
-                .prompt_tokens
-                .saturating_add(request.max_output_tokens)
-                .min(config.max_model_len),
+            limit_tokens: request.prompt_tokens.saturating_add(allowed).min(config.max_model_len),
             identity,
             ..Job::default()
         };

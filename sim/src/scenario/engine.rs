@@ -51,7 +51,7 @@ pub(super) fn check_settings(document: &Document, file: &ScenarioFile) -> Result
         if degree > 1 {
             let name = preset.name();
             let message = format!(
-                "found {degree}; {what} modelled for vLLM only, not for {name}; use 1, or {name} replicas"
+                "found {degree}; {what} modelled for vLLM only, not for {name}; use 1, or more replicas"
             );
             return Err(document.error(&format!("deployment.{key}"), message));
         }

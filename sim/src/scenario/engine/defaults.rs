@@ -130,7 +130,9 @@ fn vllm(
             long_prefill_token_threshold: section.long_prefill_token_threshold.unwrap_or(0),
             long_prefill_cap_spares_single: section.preset == EnginePreset::Vllm033,
             reserve_full_prompt: section.scheduler_reserve_full_isl.unwrap_or(true),
-            async_scheduling: section.async_scheduling.unwrap_or(true),
+            async_scheduling: section
+                .async_scheduling
+                .unwrap_or_else(|| speculation.is_none_or(|s| s.method.can_run_ahead())),
             draft_tokens: speculation.map_or(0, |speculation| speculation.drafts),
             lookahead_tokens: speculation.map_or(0, lookahead_tokens),
             ..scheduler(model, section.max_model_len, section.block_size)

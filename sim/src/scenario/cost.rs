@@ -2,7 +2,7 @@
 
 use super::experts::{self, ResolvedExperts};
 use super::file::{CostSection, ScenarioFile};
-use super::{Calibration, Engine, EnginePreset, Speculation, SpeculativeMethod};
+use super::{Calibration, Engine, EnginePreset, SpeculativeMethod};
 use crate::catalogue;
 use crate::cost::operators::{Layout, operators};
 use crate::cost::{
@@ -65,10 +65,7 @@ pub(super) fn resolve(
     folder: &Path,
 ) -> Result<Pricing> {
     let pricing = of_target(document, file, model, gpu, engine, calibration, folder)?;
-    match &engine.speculation {
-        Some(speculation) => with_drafts(document, file, pricing, speculation, model, gpu, engine, folder),
-        None => Ok(pricing),
-    }
+    with_drafts(document, file, pricing, model, gpu, engine, folder)
 }
 
 /// Adds what proposing drafts costs, priced as the target is.
@@ -76,12 +73,12 @@ fn with_drafts(
     document: &Document,
     file: &ScenarioFile,
     target: Pricing,
-    speculation: &Speculation,
     model: &ModelSpec,
     gpu: &GpuSpec,
     engine: &Engine,
     folder: &Path,
 ) -> Result<Pricing> {
+    let Some(speculation) = &engine.speculation else { return Ok(target) };
     let ranks = file.deployment.tensor_parallel;
     let layout = Layout::tensor(ranks);
     let schedule = speculation.schedule();

@@ -35,6 +35,7 @@ fn roomy() -> SchedulerConfig {
         async_scheduling: false,
         draft_tokens: 0,
         lookahead_tokens: 0,
+        rules: sim::scheduler::EngineRules::Vllm,
     }
 }
 

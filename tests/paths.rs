@@ -232,6 +232,7 @@ fn tiny_config(blocks: u32, setting: u32) -> SchedulerConfig {
         async_scheduling: false,
         draft_tokens: 0,
         lookahead_tokens: 0,
+        rules: sim::scheduler::EngineRules::Vllm,
     }
 }
 

@@ -39,6 +39,8 @@ pub struct StepTotals {
     pub computed_tokens: u64,
     /// Blocks held after scheduling times the step's duration, summed: block-nanoseconds.
     pub block_ns: u128,
+    /// The part of it for tokens that were not there yet, or not any more: what reservations waste.
+    pub ahead_block_ns: u128,
     /// Most blocks held at once.
     pub blocks_max: u32,
     /// Preemptions.
@@ -216,8 +218,9 @@ impl Replica {
         let shape = self.batch.shape();
         let duration = self.cost.step(&shape) + self.cost.host(&shape);
         self.step_end = now + duration;
-        let held_blocks = self.scheduler.pool().used_blocks();
+        let held_blocks = self.scheduler.used_blocks();
         self.totals.record_step(&shape, duration, held_blocks);
+        self.totals.ahead_block_ns += u128::from(self.scheduler.blocks_ahead()) * u128::from(duration.0);
         StepRecord {
             replica: self.index,
             start: now,
@@ -228,7 +231,7 @@ impl Replica {
             preempted_requests: self.batch.preempted.len() as u32,
             running_requests: self.scheduler.running_requests() as u32,
             waiting_requests: self.scheduler.waiting_requests() as u32,
-            free_blocks: self.scheduler.pool().free_blocks(),
+            free_blocks: self.scheduler.free_blocks(),
         }
     }
 }

@@ -52,6 +52,8 @@ pub struct KvUse {
     pub mean_share: f64,
     /// Largest share of blocks held by a replica.
     pub peak_share: f64,
+    /// Share of the held blocks that hold no token yet, or none any more, averaged: what reservations waste.
+    pub reserved_share: f64,
 }
 
 /// Use of the prefix cache, re-admissions after preemption included (V-31a).
@@ -208,6 +210,7 @@ impl RequestFigures {
 
 fn kv_use(run: &RunResult, block_size: u32, span_ns: u64) -> KvUse {
     let block_ns: u128 = run.replicas.iter().map(|r| r.block_ns).sum();
+    let ahead_block_ns: u128 = run.replicas.iter().map(|r| r.ahead_block_ns).sum();
     let most = run.replicas.iter().map(|r| r.blocks_max).max().unwrap_or(0);
     let all_block_ns = f64::from(run.usable_blocks) * span_ns as f64 * run.replicas.len() as f64;
     let usable = f64::from(run.usable_blocks.max(1));
@@ -216,6 +219,7 @@ fn kv_use(run: &RunResult, block_size: u32, span_ns: u64) -> KvUse {
         block_size,
         mean_share: if all_block_ns > 0.0 { block_ns as f64 / all_block_ns } else { 0.0 },
         peak_share: f64::from(most) / usable,
+        reserved_share: if block_ns > 0 { ahead_block_ns as f64 / block_ns as f64 } else { 0.0 },
     }
 }
 

@@ -213,7 +213,7 @@ impl ProfiledCost {
             0 => (own, own * ranks),
             all => (shape.group_largest_tokens, all),
         };
-        match self.graphs.padded(largest) {
+        match self.graphs.size_for(shape, largest) {
             Some(size) => PaddedRows { tokens: size, group: size * ranks, largest: size, from_graph: true },
             None => PaddedRows { tokens: own, group, largest, from_graph: false },
         }

@@ -258,8 +258,8 @@ impl EitherReplica {
             EitherReplica::Ahead(replica) => {
                 u64::from(replica.scheduler.usable_blocks() - replica.scheduler.free_blocks())
             }
-            EitherReplica::Plain(replica) => u64::from(replica.scheduler().pool().used_blocks()),
-            EitherReplica::Pipelined(replica) => u64::from(replica.scheduler.pool().used_blocks()),
+            EitherReplica::Plain(replica) => u64::from(replica.scheduler().used_blocks()),
+            EitherReplica::Pipelined(replica) => u64::from(replica.scheduler.used_blocks()),
             EitherReplica::Lockstep(replica) => replica.held_blocks(),
             EitherReplica::Copies(copies) => copies.held_blocks(),
         }
@@ -286,6 +286,6 @@ fn aggregated_counts(scheduler: &AggregatedScheduler) -> (usize, usize, u32, u32
 
 /// The same of the scheduler that keeps each request by itself.
 fn counts(scheduler: &Scheduler) -> (usize, usize, u32, u32) {
-    let pool = scheduler.pool();
-    (scheduler.waiting_requests(), scheduler.running_requests(), pool.used_blocks(), pool.free_blocks())
+    let (used, free) = (scheduler.used_blocks(), scheduler.free_blocks());
+    (scheduler.waiting_requests(), scheduler.running_requests(), used, free)
 }

@@ -133,7 +133,7 @@ impl LockstepReplica {
         let (duration, slowest) = self.agree();
         self.step_end = now + duration;
         for (number, rank) in self.ranks.iter_mut().enumerate() {
-            let held_blocks = rank.scheduler.pool().used_blocks();
+            let held_blocks = rank.scheduler.used_blocks();
             if rank.batch.requests.is_empty() {
                 rank.totals.dummy_steps += 1;
                 continue;
@@ -149,7 +149,7 @@ impl LockstepReplica {
                 preempted_requests: rank.batch.preempted.len() as u32,
                 running_requests: rank.scheduler.running_requests() as u32,
                 waiting_requests: rank.scheduler.waiting_requests() as u32,
-                free_blocks: rank.scheduler.pool().free_blocks(),
+                free_blocks: rank.scheduler.free_blocks(),
             });
         }
     }
@@ -182,7 +182,7 @@ impl LockstepReplica {
 
     /// KV blocks that the requests of all ranks hold.
     pub fn held_blocks(&self) -> u64 {
-        self.ranks.iter().map(|rank| u64::from(rank.scheduler.pool().used_blocks())).sum()
+        self.ranks.iter().map(|rank| u64::from(rank.scheduler.used_blocks())).sum()
     }
 
     /// The gaps between tokens that the ranks produced.
@@ -207,7 +207,7 @@ impl Rank {
     }
 
     fn load(&self) -> EngineLoad {
-        let (used, free) = (self.scheduler.pool().used_blocks(), self.scheduler.pool().free_blocks());
+        let (used, free) = (self.scheduler.used_blocks(), self.scheduler.free_blocks());
         EngineLoad {
             waiting: self.scheduler.waiting_requests() as u64,
             running: self.scheduler.running_requests() as u64,

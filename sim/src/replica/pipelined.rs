@@ -125,7 +125,7 @@ impl PipelinedReplica {
         let end = self.stage_free.last().copied().unwrap_or(ready);
         // Steps overlap: each counts for the time by which it moves the end of all work on.
         let previous_end = self.in_flight.back().map_or(now, |flight| flight.end.max(now));
-        let held_blocks = self.scheduler.pool().used_blocks();
+        let held_blocks = self.scheduler.used_blocks();
         self.totals.record_step(&shape, end - previous_end, held_blocks);
         let preempted_requests = batch.preempted.len() as u32;
         self.in_flight.push_back(Flight { batch, end });
@@ -140,7 +140,7 @@ impl PipelinedReplica {
             preempted_requests,
             running_requests: self.scheduler.running_requests() as u32,
             waiting_requests: self.scheduler.waiting_requests() as u32,
-            free_blocks: self.scheduler.pool().free_blocks(),
+            free_blocks: self.scheduler.free_blocks(),
         }
     }
 

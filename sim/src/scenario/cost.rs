@@ -2,7 +2,7 @@
 
 use super::experts::{self, ResolvedExperts};
 use super::file::{CostSection, ScenarioFile};
-use super::{Engine, EnginePreset, Speculation, SpeculativeMethod};
+use super::{Engine, EnginePreset, SpeculativeMethod};
 use crate::catalogue;
 use crate::cost::operators::{Layout, operators};
 use crate::cost::{
@@ -63,24 +63,21 @@ pub(super) fn resolve(
     engine: &Engine,
     folder: &Path,
 ) -> Result<Pricing> {
-    let pricing = of_target(document, file, model, gpu, engine, folder)?;
-    match &engine.speculation {
-        Some(speculation) => with_drafts(document, file, pricing, speculation, model, gpu, engine, folder),
-        None => Ok(pricing),
-    }
+    let target = of_target(document, file, model, gpu, engine, folder)?;
+    with_drafts(document, file, target, model, gpu, engine, folder)
 }
 
-/// Adds what proposing drafts costs, priced as the target is.
+/// Adds what proposing drafts costs, if there are any, priced as the target is.
 fn with_drafts(
     document: &Document,
     file: &ScenarioFile,
     target: Pricing,
-    speculation: &Speculation,
     model: &ModelSpec,
     gpu: &GpuSpec,
     engine: &Engine,
     folder: &Path,
 ) -> Result<Pricing> {
+    let Some(speculation) = &engine.speculation else { return Ok(target) };
     let ranks = file.deployment.tensor_parallel;
     let layout = Layout::tensor(ranks);
     let schedule = speculation.schedule();
@@ -92,7 +89,7 @@ fn with_drafts(
         (_, Some(profiled), Some(passes)) => {
             let routing = experts::resolve(document, file, model, folder)?.routing;
             let priced = |operators| {
-                let graphs = graphs(engine);
+                let graphs = graphs(engine, ranks);
                 let context = Context { layout, kv: engine.kv, routing, load: None };
                 ProfiledCost::new(profiled.profile().clone(), operators, context, graphs, HostTime::NONE)
                     .map(Arc::new)
@@ -125,10 +122,16 @@ fn with_drafts(
     Ok(Pricing { model: Arc::new(cost), profiled, drafting, provenance, expert_load })
 }
 
-/// The captured graphs of an engine.
-fn graphs(engine: &Engine) -> CudaGraphs {
+/// The batch sizes that the engine captures on so many tensor-parallel ranks.
+fn graphs(engine: &Engine, ranks: u32) -> CudaGraphs {
     let s = &engine.scheduler;
-    CudaGraphs::vllm_with_drafts(s.max_num_seqs, s.max_num_batched_tokens, s.draft_tokens)
+    match engine.preset {
+        EnginePreset::Sglang => CudaGraphs::sglang(ranks),
+        EnginePreset::TrtLlm => CudaGraphs::trtllm(),
+        EnginePreset::Tgi => CudaGraphs::tgi(),
+        // The schedulers of the literature run on vLLM's graphs.
+        _ => CudaGraphs::vllm_with_drafts(s.max_num_seqs, s.max_num_batched_tokens, s.draft_tokens),
+    }
 }
 
 /// The cost model of the target alone.
@@ -177,7 +180,7 @@ fn of_target(
             let profile = find_profile(name, gpu, engine.preset, folder)
                 .map_err(|e| if e.place().is_some() { e } else { document.error("cost", e.message()) })?;
             let context = Context { layout, kv: engine.kv, routing, load };
-            let graphs = graphs(engine);
+            let graphs = graphs(engine, layout.parallel.tensor);
             let priced = |layers| {
                 let operators = operators(model, &engine.weights, engine.kv, &layout, layers);
                 let (profile, context) = (profile.clone(), context.clone());
@@ -191,7 +194,9 @@ fn of_target(
                 _ => staged(file, model, gpu, |layers| Ok(Arc::new(priced(layers)?) as Arc<dyn CostModel>))?,
             };
             let host = if file.engine.host_time.is_some() { "given" } else { "assumed" };
-            let provenance = format!("{}; host time {host}", cost.basis());
+            let stand_in =
+                if engine.preset.has_own_kernels() { "" } else { ", standing in for the engine's own" };
+            let provenance = format!("{}{stand_in}; host time {host}", cost.basis());
             Ok(Pricing { model, profiled: Some(cost), drafting: None, provenance, expert_load })
         }
     }
@@ -289,6 +294,6 @@ fn embedded(entry: &catalogue::Entry) -> Result<CostProfile> {
 pub(super) fn host_time(file: &ScenarioFile) -> HostTime {
     match &file.engine.host_time {
         Some(given) => HostTime { base_ns: given.base.0, per_request_ns: given.per_request.0 },
-        None => HostTime::VLLM_V1,
+        None => file.engine.preset.host_time(),
     }
 }

@@ -7,6 +7,7 @@ mod experts;
 mod file;
 mod histogram;
 mod plan;
+mod preset;
 mod speculation;
 mod summary;
 
@@ -14,10 +15,9 @@ pub use acceptance::AcceptanceSection;
 pub use cost::{DraftPricing, Pricing};
 pub use engine::Engine;
 pub use experts::{All2AllBackend, ExpertPlacement, ExpertRouting};
-pub use file::{
-    CostSection, DeploymentSection, EnginePreset, EngineSection, HardwareSection, ScenarioFile, SloSection,
-};
+pub use file::{CostSection, DeploymentSection, EngineSection, HardwareSection, ScenarioFile, SloSection};
 pub use plan::{PlanGoal, PlanSection, PlanSpace};
+pub use preset::{EnginePreset, Translation};
 pub use speculation::{Speculation, SpeculativeMethod, SpeculativeSection};
 pub use summary::{ErrorBand, Report, Resolved, is_saturated};
 
@@ -98,6 +98,7 @@ impl Scenario {
         let gpu =
             catalogue::find_gpu(&in_folder(folder, &file.hardware.gpu)).map_err(located("hardware.gpu"))?;
         check_deployment(document, &file.deployment, &model)?;
+        engine::check_settings(document, &file)?;
         experts::check(document, &file, &model)?;
         let speculation = speculation::resolve(document, &file, &model, folder)?;
         let engine = engine::resolve(document, &file, &model, &gpu, speculation)?;

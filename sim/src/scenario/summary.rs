@@ -1,5 +1,6 @@
 //! What a scenario says of itself, and the report of its run with provenance and warnings.
 
+use super::preset::Limit;
 use super::{CostSection, DeploymentSection, Scenario, SloSection, Speculation};
 use crate::cost::{ExpertLoad, UsageReport};
 use crate::error::Result;
@@ -8,7 +9,7 @@ use crate::metrics::{self, Distribution};
 use crate::model::Placement;
 use crate::report::Metrics;
 use crate::request::{Outcome, RequestId};
-use crate::scheduler::Policy;
+use crate::scheduler::{EngineRules, Policy, SchedulerConfig};
 use crate::simulation::RunResult;
 use crate::tenants::{TenantsReport, TenantsSection};
 use crate::workload::WorkloadSpec;
@@ -75,6 +76,7 @@ struct ResolvedEngine<'a> {
     scheduler_reserve_full_isl: bool,
     gpu_memory_utilization: f64,
     kv_cache_dtype: &'static str,
+    rules: EngineRules,
     #[serde(skip_serializing_if = "Option::is_none")]
     speculative_config: Option<ResolvedSpeculation<'a>>,
 }
@@ -195,6 +197,7 @@ impl<'a> Resolved<'a> {
                 gpu_memory_utilization: engine.gpu_memory_utilization,
                 kv_cache_dtype: engine.kv.name(),
                 speculative_config: engine.speculation.as_ref().map(ResolvedSpeculation::new),
+                rules: s.rules,
             },
             experts: scenario.pricing.expert_load.as_deref().map(ResolvedExpertLoad::new),
             memory: engine.memory.as_ref(),
@@ -342,18 +345,21 @@ const REQUESTS_FOR_P99: u64 = 1000;
 fn warnings(scenario: &Scenario, run: &RunResult, metrics: &Metrics) -> Vec<String> {
     let mut warnings = Vec::new();
     let config = &scenario.engine.scheduler;
+    let preset = scenario.engine.preset;
     let counts = &metrics.requests;
     if counts.rejected > 0 {
         let longest = rejected_tokens(run);
         let tenants = if scenario.tenants.is_some() { ", or less as its tenant's limits say" } else { "" };
         warnings.push(format!(
             "{} of {} requests were rejected: the longest has {longest} tokens, but a request can have {} \
-             (engine.max_model_len{tenants}) and all KV blocks together hold {}; raise the limit that binds, or cap the \
+             (engine.{}{tenants}) and all KV blocks together hold {}{}; raise the limit that binds, or cap the \
              workload's lengths",
             counts.rejected,
             counts.arrived,
             config.max_model_len,
+            preset.key(Limit::Length),
             u64::from(run.usable_blocks) * u64::from(config.block_size),
+            whole_prompts(config),
         ));
     }
     if counts.throttled > 0 {
@@ -377,9 +383,11 @@ fn warnings(scenario: &Scenario, run: &RunResult, metrics: &Metrics) -> Vec<Stri
     }
     if metrics.steps.preemptions * 100 > counts.finished && counts.finished > 0 {
         warnings.push(format!(
-            "{} preemptions for {} requests: the KV cache is too small for this traffic; lower engine.max_num_seqs, \
+            "{} preemptions for {} requests: the KV cache is too small for this traffic; lower engine.{}, \
              quantise the KV cache, or add GPUs",
-            metrics.steps.preemptions, counts.finished
+            metrics.steps.preemptions,
+            counts.finished,
+            preset.key(Limit::Seats)
         ));
     }
     if counts.finished > 0 && counts.finished < REQUESTS_FOR_P99 {
@@ -407,6 +415,14 @@ fn warnings(scenario: &Scenario, run: &RunResult, metrics: &Metrics) -> Vec<Stri
         ));
     }
     warnings
+}
+
+/// What bounds a prompt where it is not cut.
+fn whole_prompts(config: &SchedulerConfig) -> String {
+    match config.chunked_prefill || config.rules == EngineRules::Vllm {
+        true => String::new(),
+        false => format!(", and a prompt, which is not cut, at most {}", config.max_num_batched_tokens),
+    }
 }
 
 fn rejected_tokens(run: &RunResult) -> u64 {

@@ -1,6 +1,6 @@
 //! Applying a step's results (V-32a to V-32c, V-16, V-26a, V-52).
 
-use super::Scheduler;
+use super::VllmScheduler;
 use crate::request::RequestId;
 use crate::step::{ScheduledBatch, ScheduledRequest};
 
@@ -15,7 +15,7 @@ pub struct Emission {
     pub is_finished: bool,
 }
 
-impl Scheduler {
+impl VllmScheduler {
     /// Applies a step's results without drafts: each request that sampled has one more known token. The ids of the
     /// requests that are complete are appended to `finished`.
     pub fn complete(&mut self, batch: &ScheduledBatch, finished: &mut Vec<RequestId>) {

@@ -59,16 +59,16 @@ impl Default for RequestId {
 
 /// Slots for sequences; a freed slot keeps its memory for the next sequence.
 #[derive(Debug, Default)]
-pub(super) struct Slots {
-    sequences: Vec<Sequence>,
+pub(super) struct Slots<T = Sequence> {
+    sequences: Vec<T>,
     free: Vec<u32>,
 }
 
-impl Slots {
+impl<T: Default> Slots<T> {
     /// A slot whose sequence is blank but for memory it may own.
     pub fn take(&mut self) -> u32 {
         self.free.pop().unwrap_or_else(|| {
-            self.sequences.push(Sequence::default());
+            self.sequences.push(T::default());
             (self.sequences.len() - 1) as u32
         })
     }
@@ -78,11 +78,11 @@ impl Slots {
         self.free.push(slot);
     }
 
-    pub fn get(&self, slot: u32) -> &Sequence {
+    pub fn get(&self, slot: u32) -> &T {
         &self.sequences[slot as usize]
     }
 
-    pub fn get_mut(&mut self, slot: u32) -> &mut Sequence {
+    pub fn get_mut(&mut self, slot: u32) -> &mut T {
         &mut self.sequences[slot as usize]
     }
 }

@@ -9,7 +9,7 @@ use crate::step::{Admission, ScheduledBatch, ScheduledRequest};
 
 /// One engine's waiting and running requests and its KV blocks. It has no clock: a step is formed, and later completed.
 #[derive(Debug)]
-pub struct Scheduler {
+pub struct VllmScheduler {
     pub(super) config: SchedulerConfig,
     pub(super) pool: BlockPool,
     pub(super) slots: Slots,
@@ -20,15 +20,15 @@ pub struct Scheduler {
     found: Vec<BlockId>,
 }
 
-impl Scheduler {
+impl VllmScheduler {
     /// An engine with nothing to do.
-    pub fn new(config: SchedulerConfig) -> Scheduler {
+    pub fn new(config: SchedulerConfig) -> VllmScheduler {
         let pool = if config.prefix_caching {
             BlockPool::with_prefix_cache(config.total_blocks)
         } else {
             BlockPool::counting(config.total_blocks)
         };
-        Scheduler {
+        VllmScheduler {
             config,
             pool,
             slots: Slots::default(),
@@ -73,7 +73,7 @@ impl Scheduler {
         self.config.admissible_output_tokens(prompt_tokens, output_tokens)
     }
 
-    /// Queues a request that [`Scheduler::admissible_output_tokens`] accepted.
+    /// Queues a request that [`VllmScheduler::admissible_output_tokens`] accepted.
     pub fn enqueue(&mut self, request: &NewRequest<'_>) {
         let slot = self.slots.take();
         let sequence = self.slots.get_mut(slot);

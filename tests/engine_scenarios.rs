@@ -108,11 +108,27 @@ fn values_that_cannot_be_are_refused() {
         let message = refusal(engine);
         assert!(message.contains(expected), "{engine}: {message}");
     }
-    let run = servesim(
-        "simulate closed-loop-70b --set deployment.tensor_parallel=2 --set deployment.pipeline_parallel=2 \
-         --set engine={preset: sglang@0.5.23}",
-    );
-    assert_eq!(run.code, 2, "{}", run.stderr);
+}
+
+/// Pipelines, data-parallel engines and drafts are vLLM's alone: refused before anything else is looked at.
+#[test]
+fn what_is_modelled_for_vllm_only_is_refused() {
+    for preset in EnginePreset::ALL.into_iter().filter(|preset| !preset.name().starts_with("vllm")) {
+        let name = preset.name();
+        let refused = |set: &str, expected: &str| {
+            let run = servesim(&format!(
+                "simulate quickstart --no-band --set 'engine={{preset: {name}}}' --set '{set}'"
+            ));
+            assert_eq!(run.code, 2, "{name}: {}", run.stdout);
+            assert!(run.stderr.contains(expected), "{name}: {}", run.stderr);
+        };
+        refused("deployment.pipeline_parallel=2", "pipeline stages are modelled for vLLM only");
+        refused("deployment.data_parallel=2", "data-parallel engines are modelled for vLLM only");
+        refused(
+            "engine.speculative_config={method: ngram, num_speculative_tokens: 3, acceptance: {rate: 0.5}}",
+            "engine.speculative_config: is a setting of vllm",
+        );
+    }
 }
 
 #[test]

@@ -68,7 +68,7 @@ pub(super) fn resolve(
     with_drafts(document, file, pricing, model, gpu, engine, folder)
 }
 
-/// Adds what proposing drafts costs, priced as the target is.
+/// Adds what proposing drafts costs, if there are any, priced as the target is.
 fn with_drafts(
     document: &Document,
     file: &ScenarioFile,

@@ -15,6 +15,7 @@ mod perfetto;
 mod plan;
 mod real_traces;
 mod recordings;
+mod routers;
 mod sweep;
 mod tokens;
 mod vllm_026;

@@ -135,8 +135,7 @@ fn predict(scenario: &Scenario, row: &Row) -> f64 {
         at: SimTime(0),
         prompt_tokens: row.prompt_tokens,
         output_tokens: row.output_tokens,
-        priority: 0,
-        runs: Vec::new(),
+        ..Arrival::default()
     };
     let workload = WorkloadGenerator::from_arrivals(vec![arrival; row.batch as usize]);
     let config = scenario.engine.scheduler;

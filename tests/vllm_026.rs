@@ -138,6 +138,7 @@ fn arrivals(requests: &[Request], run_tokens: u32) -> Vec<Arrival> {
             output_tokens: request.output_length,
             priority: request.priority,
             runs: request.hash_ids.iter().enumerate().map(run).collect(),
+            ..Arrival::default()
         }
     };
     requests.iter().map(arrival).collect()

@@ -47,7 +47,7 @@ pub fn bounds(scenario: &Scenario) -> Option<Bounds> {
     let decode_s = (output - 1.0).max(0.0) * decode_seconds_per_token(scenario, prompt + output / 2.0);
     let busiest_s = prefill_s.max(decode_s).max(1e-9);
     Some(Bounds {
-        rate_per_s: f64::from(scenario.file.deployment.replicas) / busiest_s,
+        rate_per_s: f64::from(scenario.replicas()) / busiest_s,
         gap_ms: scenario.step_duration(&decode_shape(1, 1)).milliseconds(),
         output_tokens: output,
     })

@@ -4,9 +4,11 @@
 mod aggregated;
 mod either;
 mod pipelined;
+mod samples;
 
 pub(crate) use either::EitherReplica;
 pub use either::StepPath;
+pub use samples::{MOST_SAMPLES, SampledStep, StepSamples};
 
 use crate::cost::CostModel;
 use crate::durations::DurationCounts;
@@ -40,6 +42,8 @@ pub struct StepTotals {
     pub prefix_queried_tokens: u64,
     /// Tokens found there.
     pub prefix_hit_tokens: u64,
+    /// Some of the steps.
+    pub samples: StepSamples,
 }
 
 impl StepTotals {
@@ -63,7 +67,15 @@ impl StepTotals {
         self.prefix_hit_tokens += u64::from(admission.cached_tokens);
     }
 
-    fn record_step(&mut self, shape: &StepShape, duration: SimDuration, held_blocks: u32) {
+    /// Counts a step; `queues` are the requests that wait and that run after scheduling.
+    fn record_step(
+        &mut self,
+        shape: &StepShape,
+        duration: SimDuration,
+        held_blocks: u32,
+        queues: (usize, usize),
+    ) {
+        self.samples.offer(shape, queues.0, queues.1);
         self.steps += 1;
         self.busy += duration;
         self.batch_requests += shape.batch_requests();
@@ -154,6 +166,11 @@ impl Replica {
         &self.scheduler
     }
 
+    /// The requests that finished with the step that ended last.
+    pub fn finished(&self) -> &[RequestId] {
+        &self.finished
+    }
+
     /// Sums over its steps so far.
     pub fn totals(&self) -> &StepTotals {
         &self.totals
@@ -204,7 +221,8 @@ impl Replica {
         let duration = self.cost.step(&shape) + self.cost.host(&shape);
         self.step_end = now + duration;
         let held_blocks = self.scheduler.pool().used_blocks();
-        self.totals.record_step(&shape, duration, held_blocks);
+        let queues = (self.scheduler.waiting_requests(), self.scheduler.running_requests());
+        self.totals.record_step(&shape, duration, held_blocks, queues);
         StepRecord {
             replica: self.index,
             start: now,

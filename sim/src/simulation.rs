@@ -1,20 +1,31 @@
 //! The loop: arrivals and step ends in order of time, and at one instant step ends first, then arrivals, then step
 //! starts, each by replica index.
+//!
+//! Where the router looks at requests only and no answer brings a request, no replica can tell what the others do, and
+//! each runs by itself, on as many threads as there are ([`lanes`]). The results are the same to the byte.
+
+mod lanes;
+mod laws;
+mod requests;
 
 use crate::cost::{CostModel, UsageReport};
 use crate::durations::{CountedDurations, DurationCounts};
 use crate::folded::{FoldedRequests, RequestFolder};
 use crate::metrics::Limits;
+use crate::min_tree::MinTree;
 use crate::replica::{EitherReplica, StepPath, StepRecord, StepTotals};
-use crate::request::{Outcome, RequestTable};
-use crate::scheduler::{NewRequest, SchedulerConfig};
-use crate::units::{SimDuration, SimTime};
+use crate::request::{RequestId, RequestTable};
+use crate::router::{Router, RouterConfig};
+use crate::scheduler::SchedulerConfig;
+use crate::units::SimTime;
 use crate::workload::{Arrival, WorkloadGenerator};
+use requests::Requests;
 use std::sync::Arc;
 
 /// Watches a run.
 pub trait RunObserver {
-    /// Whether it watches steps. If it does not, replicas may run on to the next arrival without saying so.
+    /// Whether it watches steps. If it does not, replicas may run on to the next arrival without saying so, and
+    /// independent ones each by themselves.
     fn watches_steps(&self) -> bool {
         true
     }
@@ -34,40 +45,36 @@ impl RunObserver for () {
     }
 }
 
+/// What a replica is made of.
+#[derive(Clone)]
+pub struct EngineSpec {
+    /// The scheduler's limits.
+    pub config: SchedulerConfig,
+    /// What its steps cost.
+    pub cost: Arc<dyn CostModel>,
+}
+
 /// A deployment under traffic.
 pub struct Simulation {
-    config: SchedulerConfig,
+    configs: Vec<SchedulerConfig>,
     path: StepPath,
     replicas: Vec<EitherReplica>,
     workload: WorkloadGenerator,
-    table: RequestTable,
-    next_replica: usize,
-    /// When the next request arrives; never when none is known.
-    next_arrival: SimTime,
-    present: PresenceTotals,
-    arrived: u64,
+    router: Router,
+    requests: Requests,
     /// Where rows are not kept: what becomes of them.
     folder: Option<RequestFolder>,
+    /// Requests sent to each replica.
+    routed: Vec<u64>,
+    /// When the next request arrives; never when none is known.
+    next_arrival: SimTime,
+    /// When something happens in each replica next.
+    events: MinTree,
+    /// Replicas in which something happens at this instant.
+    touched: Vec<usize>,
+    finished: Vec<RequestId>,
     /// Whether a row may serve one request after another: no request's identity hangs on it.
     may_fold: bool,
-}
-
-/// How many requests were in the system, summed over time.
-#[derive(Debug, Default)]
-struct PresenceTotals {
-    requests: u64,
-    since: SimTime,
-    request_ns: u128,
-    left_requests: u64,
-}
-
-impl PresenceTotals {
-    fn change(&mut self, now: SimTime, arrived: u64, left: u64) {
-        self.request_ns += u128::from(self.requests) * u128::from((now - self.since).0);
-        self.since = now;
-        self.requests = self.requests + arrived - left;
-        self.left_requests += left;
-    }
 }
 
 /// What a run left behind.
@@ -77,12 +84,14 @@ pub struct RunResult {
     pub table: RequestTable,
     /// The requests where their rows were not kept.
     pub folded: Option<FoldedRequests>,
-    /// How the steps were computed; it changes nothing else.
+    /// How the steps were computed (of unequal replicas, the slowest way); it changes nothing else.
     pub path: StepPath,
     /// Sums over the steps, per replica.
     pub replicas: Vec<StepTotals>,
+    /// Requests sent to each replica, rejected ones included.
+    pub routed: Vec<u64>,
     /// KV blocks that requests can hold, per replica.
-    pub usable_blocks: u32,
+    pub usable_blocks: Vec<u32>,
     /// Blocks still held at the end, over all replicas: zero when everything finished.
     pub held_blocks: u64,
     /// Gaps between tokens.
@@ -116,25 +125,48 @@ impl Simulation {
         workload: WorkloadGenerator,
         path: StepPath,
     ) -> Simulation {
-        let path = match path {
-            _ if config.async_scheduling || cost.stages() > 1 => StepPath::Pipelined,
-            path if path == StepPath::best(&config) => path,
-            _ => StepPath::Plain,
-        };
+        let spec = EngineSpec { config, cost: Arc::clone(cost) };
+        let specs = vec![spec; replicas as usize];
+        Simulation::with_router(&specs, workload, path, &RouterConfig::RoundRobin(None), 0)
+    }
+
+    /// Engines that may differ, behind a router whose draws come from `seed`.
+    pub fn with_router(
+        specs: &[EngineSpec],
+        workload: WorkloadGenerator,
+        path: StepPath,
+        router: &RouterConfig,
+        seed: u64,
+    ) -> Simulation {
         let is_shared = workload.has_prefix_identity();
-        let replica = |index| EitherReplica::new(index, config, path, is_shared, Arc::clone(cost));
+        let paths: Vec<StepPath> = specs.iter().map(|spec| path_of(spec, path)).collect();
+        let replica = |(index, (spec, path)): (usize, (&EngineSpec, &StepPath))| {
+            EitherReplica::new(index as u32, spec.config, *path, is_shared, Arc::clone(&spec.cost))
+        };
+        let mut replicas: Vec<EitherReplica> = specs.iter().zip(&paths).enumerate().map(replica).collect();
+        let block_size = specs.first().map_or(1, |spec| spec.config.block_size);
+        let mut router = Router::new(router, specs.len(), block_size, seed);
+        if router.informed().is_some_and(|router| router.hears_kv_events()) {
+            for pool in replicas.iter_mut().filter_map(EitherReplica::shared_pool) {
+                pool.keep_events();
+            }
+        }
+        let shares_blocks = |spec: &EngineSpec| spec.config.prefix_caching && is_shared;
         Simulation {
-            config,
-            path,
-            replicas: (0..replicas).map(replica).collect(),
+            configs: specs.iter().map(|spec| spec.config).collect(),
+            path: paths.iter().copied().max().unwrap_or(path),
             workload,
-            table: RequestTable::default(),
-            next_replica: 0,
-            next_arrival: SimTime::NEVER,
-            present: PresenceTotals::default(),
-            arrived: 0,
+            router,
+            requests: Requests::default(),
             folder: None,
-            may_fold: path == StepPath::Aggregated && !(config.prefix_caching && is_shared),
+            routed: vec![0; specs.len()],
+            next_arrival: SimTime::NEVER,
+            events: MinTree::new(specs.len(), SimTime::NEVER.0),
+            touched: Vec::new(),
+            finished: Vec::new(),
+            may_fold: paths.iter().all(|path| *path == StepPath::Aggregated)
+                && !specs.iter().any(shares_blocks),
+            replicas,
         }
     }
 
@@ -143,42 +175,46 @@ impl Simulation {
     /// the plain path.
     pub fn fold_rows(mut self, limits: Limits, expected: u64) -> Simulation {
         self.folder = self.may_fold.then(|| RequestFolder::new(limits, expected));
+        self.requests = Requests::new(self.may_fold);
         self
     }
 
     /// Runs until every request has left.
     pub fn run(mut self, observer: &mut dyn RunObserver) -> RunResult {
-        let mut now = SimTime::ZERO;
         let watches_steps = observer.watches_steps();
+        let is_alone = self.replicas.len() == 1;
+        if let Router::Blind(router) = &self.router
+            && !watches_steps
+            && !is_alone
+            && !self.workload.follows_answers()
+        {
+            let router = router.clone();
+            return lanes::run(self, router, observer);
+        }
         // An answer of one replica may bring a request to another, so then they go step by step.
-        let answers_cross = self.workload.follows_answers() && self.replicas.len() > 1;
-        let runs_ahead = !watches_steps && !answers_cross;
+        let answers_cross = self.workload.follows_answers() && !is_alone;
+        let needs_each_step = self.router.informed().is_some_and(|router| router.needs_each_step());
+        let runs_ahead = !watches_steps && !answers_cross && !needs_each_step;
+        let mut now = SimTime::ZERO;
         self.look_for_arrival();
-        while let Some(next) = self.next_event(now) {
+        while let Some(next) = self.next_event() {
+            self.read_replicas(next);
             now = next;
+            self.touched.clear();
+            self.events.all_first(now.0, &mut self.touched);
             self.end_steps(now);
             self.take_arrivals(now, observer);
-            for replica in &mut self.replicas {
-                if runs_ahead {
-                    replica.start_steps(now, self.next_arrival, &mut self.table);
-                    continue;
-                }
-                while let Some(step) = replica.start_step(now, &mut self.table) {
-                    if !watches_steps {
-                        continue;
-                    }
-                    observer.step(&step);
-                }
+            self.start_steps(now, runs_ahead, watches_steps.then_some(&mut *observer));
+            if let Some(folder) = self.folder.as_mut().filter(|_| self.requests.is_full()) {
+                self.requests.fold_into(folder);
             }
-            observer.progress(now, self.arrived, self.present.left_requests);
+            observer.progress(now, self.requests.arrived, self.requests.present.left_requests);
         }
         self.finish(now)
     }
 
-    fn next_event(&self, now: SimTime) -> Option<SimTime> {
-        let step_end =
-            self.replicas.iter().map(|replica| replica.next_at(now)).min().unwrap_or(SimTime::NEVER);
-        let next = self.next_arrival.min(step_end);
+    fn next_event(&self) -> Option<SimTime> {
+        let next = self.next_arrival.min(SimTime(self.events.min()));
         (next != SimTime::NEVER).then_some(next)
     }
 
@@ -186,24 +222,30 @@ impl Simulation {
         self.next_arrival = self.workload.next_at().unwrap_or(SimTime::NEVER);
     }
 
+    /// The router reads what the replicas say of themselves, if that is due before anything happens at `next`.
+    fn read_replicas(&mut self, next: SimTime) {
+        let replicas = &self.replicas;
+        if let Some(router) = self.router.informed()
+            && router.next_reading() <= next
+        {
+            router.read(next, &|index| replicas[index].load());
+        }
+    }
+
     fn end_steps(&mut self, now: SimTime) {
-        for replica in &mut self.replicas {
-            let finished = replica.end_step(now, &mut self.table);
-            if finished > 0
-                && let Some(folder) = &mut self.folder
-            {
-                for departure in replica.finished() {
-                    folder.finish(&self.table, departure.id, now);
-                    self.table.use_again(departure.id);
-                }
+        for &index in &self.touched {
+            self.finished.clear();
+            self.requests.end_step(now, &mut self.replicas[index], &mut self.finished);
+            if self.finished.is_empty() {
+                continue;
             }
-            if finished > 0 {
-                self.present.change(now, 0, finished as u64);
-                for _ in 0..finished {
-                    self.workload.on_finish(now);
+            for &id in &self.finished {
+                if let Some(router) = self.router.informed() {
+                    router.finished(id);
                 }
-                self.next_arrival = self.workload.next_at().unwrap_or(SimTime::NEVER);
+                self.workload.on_finish(now);
             }
+            self.next_arrival = self.workload.next_at().unwrap_or(SimTime::NEVER);
         }
     }
 
@@ -216,119 +258,97 @@ impl Simulation {
         }
     }
 
-    /// Round robin: requests go to the replicas in turn.
+    /// Sends a request where the router says.
     fn route(&mut self, arrival: &Arrival) {
-        let index = self.next_replica;
-        self.next_replica = (index + 1) % self.replicas.len();
-        let admissible = self.config.admissible_output_tokens(arrival.prompt_tokens, arrival.output_tokens);
-        let output_tokens = admissible.unwrap_or(arrival.output_tokens);
-        let id =
-            self.table.push(arrival.at, arrival.prompt_tokens, output_tokens, arrival.priority, index as u32);
-        self.arrived += 1;
-        if let Some(folder) = &mut self.folder {
-            folder.arrive(id);
-        }
-        if admissible.is_err() {
-            self.table.outcome[id.index()] = Outcome::Rejected;
-            if let Some(folder) = &mut self.folder {
-                folder.reject(u64::from(arrival.prompt_tokens) + u64::from(arrival.output_tokens));
-                self.table.use_again(id);
+        let number = self.requests.arrived;
+        let replicas = &self.replicas;
+        let index = match &mut self.router {
+            Router::Blind(router) => router.route(number, arrival),
+            Router::Informed(router) => {
+                let load = |index: usize| replicas[index].load();
+                router.route(number, arrival, &self.requests.table, &load)
             }
-            self.present.left_requests += 1;
+        };
+        self.routed[index] += 1;
+        let (config, replica) = (&self.configs[index], &mut self.replicas[index]);
+        let Some(id) = self.requests.arrive(number, arrival, index as u32, config, replica) else {
             self.workload.on_finish(arrival.at);
             return;
+        };
+        if let Some(router) = self.router.informed() {
+            router.sent(id);
         }
-        self.present.change(arrival.at, 1, 0);
-        self.replicas[index].enqueue(&NewRequest {
-            id,
-            arrival: arrival.at,
-            priority: arrival.priority,
-            prompt_tokens: arrival.prompt_tokens,
-            output_tokens,
-            max_output_tokens: output_tokens,
-            runs: &arrival.runs,
-            output_run: None,
-        });
+        self.touched.push(index);
     }
 
-    fn finish(mut self, now: SimTime) -> RunResult {
-        self.present.change(now, 0, 0);
-        let totals = self.replicas.iter().map(|replica| replica.totals().clone()).collect();
-        let held_blocks = self.replicas.iter().map(|replica| u64::from(replica.held_blocks())).sum();
-        let mut gaps = DurationCounts::default();
-        for replica in self.replicas {
-            gaps.merge(replica.into_gaps());
+    /// Starts steps where something happened.
+    fn start_steps(&mut self, now: SimTime, runs_ahead: bool, mut observer: Option<&mut dyn RunObserver>) {
+        self.touched.sort_unstable();
+        self.touched.dedup();
+        let reading = self.router.informed().map_or(SimTime::NEVER, |router| router.next_reading());
+        let horizon = self.next_arrival.min(reading);
+        for &index in &self.touched {
+            let (replica, table) = (&mut self.replicas[index], &mut self.requests.table);
+            if runs_ahead {
+                replica.start_steps(now, horizon, table);
+            } else {
+                while let Some(step) = replica.start_step(now, table) {
+                    if let Some(observer) = &mut observer {
+                        observer.step(&step);
+                    }
+                }
+            }
+            self.events.set(index, replica.next_at(now).0);
+            if let Some(router) = self.router.informed()
+                && router.hears_kv_events()
+                && let Some(pool) = replica.shared_pool()
+            {
+                pool.take_events().for_each(|event| router.hear(now, index, event));
+            }
         }
+    }
+
+    fn finish(self, now: SimTime) -> RunResult {
+        let mut requests = self.requests;
+        requests.present.change(now, 0, 0);
+        let request_ns = requests.present.request_ns;
+        let folded = self.folder.map(|mut folder| {
+            requests.finish_into(&mut folder);
+            folder.into_folded()
+        });
         RunResult {
-            table: if self.folder.is_some() { RequestTable::default() } else { self.table },
-            folded: self.folder.map(RequestFolder::into_folded),
+            table: if folded.is_some() { RequestTable::default() } else { requests.table },
+            folded,
             path: self.path,
-            replicas: totals,
-            usable_blocks: self.config.total_blocks.saturating_sub(1),
-            held_blocks,
-            token_gaps: gaps.into_sorted(),
+            replicas: self.replicas.iter().map(|replica| replica.totals().clone()).collect(),
+            routed: self.routed,
+            usable_blocks: usable_blocks(&self.configs),
+            held_blocks: self.replicas.iter().map(|replica| u64::from(replica.held_blocks())).sum(),
+            token_gaps: merged_gaps(self.replicas.into_iter()),
             end: now,
-            request_ns: self.present.request_ns,
+            request_ns,
             usage: None,
         }
     }
 }
 
-impl RunResult {
-    /// Checks the laws that every run obeys; the text says which one broke. A broken law is a defect of the simulator.
-    pub fn check_laws(&self) -> Result<(), String> {
-        let (sojourn_ns, started, tokens) = match &self.folded {
-            Some(folded) => check_folded(folded)?,
-            None => check_rows(&self.table, self.end)?,
-        };
-        if sojourn_ns != self.request_ns {
-            return Err(format!("Little: {sojourn_ns} request-ns in sojourns, {} counted", self.request_ns));
-        }
-        if self.held_blocks != 0 {
-            return Err(format!("KV accounting: {} blocks are still held at the end", self.held_blocks));
-        }
-        let gaps = self.token_gaps.count();
-        if gaps + started != tokens {
-            return Err(format!("conservation: {tokens} tokens, but {gaps} gaps and {started} first tokens"));
-        }
-        let span = SimDuration((self.end - SimTime::ZERO).0);
-        match self.replicas.iter().position(|r| r.busy > span || r.blocks_max > self.usable_blocks) {
-            Some(replica) => Err(format!(
-                "replica {replica} was busy longer than the run, or held more blocks than it has"
-            )),
-            None => Ok(()),
-        }
+/// The path of one engine: what is asked, as far as its settings allow it.
+fn path_of(spec: &EngineSpec, path: StepPath) -> StepPath {
+    match path {
+        _ if spec.config.async_scheduling || spec.cost.stages() > 1 => StepPath::Pipelined,
+        path if path == StepPath::best(&spec.config) => path,
+        _ => StepPath::Plain,
     }
 }
 
-/// Request-nanoseconds in the system, requests that started, and tokens; or the law that a request broke.
-fn check_rows(table: &RequestTable, end: SimTime) -> Result<(u128, u64, u64), String> {
-    let mut sojourn_ns: u128 = 0;
-    for id in table.ids() {
-        match table.outcome[id.index()] {
-            Outcome::Rejected => {}
-            Outcome::Unfinished => {
-                return Err(format!("conservation: request {} neither finished nor was rejected", id.0));
-            }
-            Outcome::Finished => sojourn_ns += u128::from(table.check_finished(id, end)?.0),
-        }
-    }
-    let tokens = table.generated_tokens.iter().map(|&n| u64::from(n)).sum();
-    let started = table.generated_tokens.iter().filter(|&&n| n > 0).count() as u64;
-    Ok((sojourn_ns, started, tokens))
+fn usable_blocks(configs: &[SchedulerConfig]) -> Vec<u32> {
+    configs.iter().map(|config| config.total_blocks.saturating_sub(1)).collect()
 }
 
-/// The same where rows were not kept.
-fn check_folded(folded: &FoldedRequests) -> Result<(u128, u64, u64), String> {
-    let sums = &folded.sums;
-    if let Some(law) = &folded.broken_law {
-        return Err(law.clone());
+fn merged_gaps(replicas: impl Iterator<Item = EitherReplica>) -> CountedDurations {
+    let mut gaps = DurationCounts::default();
+    for replica in replicas {
+        gaps.merge(replica.into_gaps());
     }
-    if sums.arrived != sums.finished + sums.rejected {
-        return Err(format!(
-            "conservation: {} requests arrived, {} finished and {} were rejected",
-            sums.arrived, sums.finished, sums.rejected
-        ));
-    }
-    Ok((sums.sojourn_ns, sums.finished, sums.generated_tokens))
+    gaps.into_sorted()
 }

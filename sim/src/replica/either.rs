@@ -3,17 +3,19 @@
 use super::aggregated::AggregatedReplica;
 use super::pipelined::PipelinedReplica;
 use super::{Replica, StepRecord, StepTotals};
+use crate::block_pool::BlockPool;
 use crate::cost::CostModel;
 use crate::durations::DurationCounts;
-use crate::request::RequestTable;
-use crate::scheduler::aggregated::{AggregatedScheduler, Departure};
-use crate::scheduler::{NewRequest, SchedulerConfig};
+use crate::request::{RequestId, RequestTable};
+use crate::router::ReplicaLoad;
+use crate::scheduler::aggregated::AggregatedScheduler;
+use crate::scheduler::{NewRequest, Scheduler, SchedulerConfig};
 use crate::units::SimTime;
 use serde::Serialize;
 use std::sync::Arc;
 
 /// How the steps of a run are computed. The results are equal; the time that it takes is not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StepPath {
     /// All decoding requests of a replica as one.
@@ -89,11 +91,42 @@ impl EitherReplica {
         }
     }
 
-    /// The requests that finished with the step that ended last; not said on the plain path.
-    pub fn finished(&self) -> &[Departure] {
+    /// Appends the requests that finished with the step that ended last.
+    pub fn append_finished(&self, finished: &mut Vec<RequestId>) {
         match self {
-            EitherReplica::Aggregated(replica) => replica.finished(),
-            EitherReplica::Plain(_) | EitherReplica::Pipelined(_) => &[],
+            EitherReplica::Aggregated(replica) => {
+                finished.extend(replica.finished().iter().map(|departure| departure.id));
+            }
+            EitherReplica::Plain(replica) => finished.extend_from_slice(replica.finished()),
+            EitherReplica::Pipelined(replica) => finished.extend_from_slice(replica.finished()),
+        }
+    }
+
+    /// What it says of itself to a router.
+    pub fn load(&self) -> ReplicaLoad {
+        let (waiting, running, free, usable) = match self {
+            EitherReplica::Aggregated(replica) => {
+                let scheduler = &replica.scheduler;
+                let (free, usable) = (scheduler.free_blocks(), scheduler.usable_blocks());
+                (scheduler.waiting_requests(), scheduler.running_requests(), free, usable)
+            }
+            EitherReplica::Plain(replica) => load_of(&replica.scheduler),
+            EitherReplica::Pipelined(replica) => load_of(&replica.scheduler),
+        };
+        ReplicaLoad {
+            waiting_requests: waiting as u32,
+            running_requests: running as u32,
+            used_blocks: usable - free,
+            usable_blocks: usable,
+        }
+    }
+
+    /// The pool that tells of its content; none where requests share nothing.
+    pub fn shared_pool(&mut self) -> Option<&mut BlockPool> {
+        match self {
+            EitherReplica::Aggregated(replica) => replica.scheduler.shared_pool(),
+            EitherReplica::Plain(replica) => Some(replica.scheduler.pool_mut()),
+            EitherReplica::Pipelined(replica) => Some(replica.scheduler.pool_mut()),
         }
     }
 
@@ -146,4 +179,10 @@ impl EitherReplica {
             EitherReplica::Pipelined(replica) => replica.into_gaps(),
         }
     }
+}
+
+/// Waiting and running requests, free and usable blocks.
+fn load_of(scheduler: &Scheduler) -> (usize, usize, u32, u32) {
+    let pool = scheduler.pool();
+    (scheduler.waiting_requests(), scheduler.running_requests(), pool.free_blocks(), pool.usable_blocks())
 }

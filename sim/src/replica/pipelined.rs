@@ -4,7 +4,7 @@
 use super::{StepBatch, StepRecord, StepTotals};
 use crate::cost::CostModel;
 use crate::durations::DurationCounts;
-use crate::request::{Outcome, RequestTable};
+use crate::request::{Outcome, RequestId, RequestTable};
 use crate::scheduler::{Scheduler, SchedulerConfig};
 use crate::step::ScheduledBatch;
 use crate::units::{SimDuration, SimTime};
@@ -34,6 +34,8 @@ pub(crate) struct PipelinedReplica {
     stage_free: Vec<SimTime>,
     /// Nothing can be scheduled before a result or a request arrives.
     is_starved: bool,
+    /// Requests that finished with the step that ended last.
+    finished: Vec<RequestId>,
     totals: StepTotals,
     gaps: DurationCounts,
 }
@@ -52,6 +54,7 @@ impl PipelinedReplica {
             host_free: SimTime::ZERO,
             stage_free: vec![SimTime::ZERO; stages],
             is_starved: false,
+            finished: Vec::new(),
             totals: StepTotals::default(),
             gaps: DurationCounts::default(),
         }
@@ -76,8 +79,8 @@ impl PipelinedReplica {
         }
         let Some(flight) = self.in_flight.pop_front() else { return 0 };
         self.is_starved = false;
-        let mut finished = 0;
-        let gaps = &mut self.gaps;
+        let (gaps, finished) = (&mut self.gaps, &mut self.finished);
+        finished.clear();
         self.scheduler.complete_with(
             &flight.batch,
             |_| 0,
@@ -87,12 +90,17 @@ impl PipelinedReplica {
                 }
                 if emission.is_finished {
                     table.outcome[emission.id.index()] = Outcome::Finished;
-                    finished += 1;
+                    finished.push(emission.id);
                 }
             },
         );
         self.spare.push(flight.batch);
-        finished
+        self.finished.len()
+    }
+
+    /// The requests that finished with the step that ended last.
+    pub fn finished(&self) -> &[RequestId] {
+        &self.finished
     }
 
     /// Schedules the next step if there is room for one, the CPU is free and there is work.
@@ -130,7 +138,8 @@ impl PipelinedReplica {
         // Steps overlap: each counts for the time by which it moves the end of all work on.
         let previous_end = self.in_flight.back().map_or(now, |flight| flight.end.max(now));
         let held_blocks = self.scheduler.pool().used_blocks();
-        self.totals.record_step(&shape, end - previous_end, held_blocks);
+        let queues = (self.scheduler.waiting_requests(), self.scheduler.running_requests());
+        self.totals.record_step(&shape, end - previous_end, held_blocks, queues);
         let preempted_requests = batch.preempted.len() as u32;
         self.in_flight.push_back(Flight { batch, end });
         let duration: SimDuration = end - now;

@@ -1,12 +1,14 @@
 //! What a scenario says of itself, and the report of its run with provenance and warnings.
 
-use super::{CostSection, DeploymentSection, Scenario, SloSection};
+use super::{CostSection, DeploymentSection, Group, ReplicaGroup, Scenario, SloSection};
 use crate::cost::UsageReport;
 use crate::error::Result;
+use crate::fleet::FleetUse;
 use crate::memory::MemoryPlan;
 use crate::metrics::{self, Distribution};
 use crate::report::Metrics;
 use crate::request::{Outcome, RequestId};
+use crate::router::{GroupSize, RouterSection};
 use crate::scheduler::Policy;
 use crate::simulation::RunResult;
 use crate::workload::WorkloadSpec;
@@ -19,6 +21,8 @@ pub struct Resolved<'a> {
     model: ResolvedModel,
     hardware: ResolvedHardware,
     deployment: &'a DeploymentSection,
+    replica_groups: &'a [ReplicaGroup],
+    router: &'a RouterSection,
     engine: ResolvedEngine,
     memory: Option<&'a MemoryPlan>,
     workload: &'a WorkloadSpec,
@@ -106,6 +110,8 @@ impl<'a> Resolved<'a> {
                 price: scenario.gpu_price().map(|price| price.to_string()),
             },
             deployment: &file.deployment,
+            replica_groups: &file.replica_groups,
+            router: &file.router,
             engine: ResolvedEngine {
                 preset: engine.preset.name(),
                 block_size: s.block_size,
@@ -165,6 +171,8 @@ pub struct Report {
     pub step_times: String,
     /// What the run says.
     pub metrics: Metrics,
+    /// With more than one replica: what each did.
+    pub fleet: Option<FleetUse>,
     /// With a price: what it costs.
     pub money: Option<Money>,
     /// With a profile: where the time of the steps went.
@@ -224,8 +232,8 @@ impl Report {
     pub(super) fn new(scenario: &Scenario, run: &RunResult) -> Report {
         let config = &scenario.engine.scheduler;
         let metrics = Metrics::new(run, config.block_size, config.prefix_caching, &scenario.limits);
-        let money = scenario.gpu_price().map(|price| {
-            let usd_per_hour = price.0 * f64::from(scenario.gpus());
+        let groups: Vec<GroupSize<'_>> = scenario.groups.iter().map(Group::size).collect();
+        let money = scenario.usd_per_hour().map(|usd_per_hour| {
             let tokens_per_s = metrics.throughput.output_tokens_per_s;
             let per_million = usd_per_hour / 3600.0 / tokens_per_s * 1e6;
             Money { usd_per_hour, usd_per_million_output_tokens: (tokens_per_s > 0.0).then_some(per_million) }
@@ -236,11 +244,12 @@ impl Report {
             model: scenario.model.name.clone(),
             gpu: scenario.gpu.name.clone(),
             gpus: scenario.gpus(),
-            replicas: scenario.file.deployment.replicas,
+            replicas: scenario.replicas(),
             engine: scenario.engine.preset.name(),
             seed: scenario.file.seed,
             step_times: scenario.pricing.provenance.clone(),
             warnings: warnings(scenario, run, &metrics),
+            fleet: FleetUse::new(run, scenario.file.router.policy.name(), &groups, config.prefix_caching),
             metrics,
             money,
             usage: run.usage.clone(),
@@ -265,7 +274,7 @@ fn warnings(scenario: &Scenario, run: &RunResult, metrics: &Metrics) -> Vec<Stri
             counts.rejected,
             counts.arrived,
             config.max_model_len,
-            u64::from(run.usable_blocks) * u64::from(config.block_size),
+            u64::from(metrics.kv.usable_blocks) * u64::from(config.block_size),
         ));
     }
     let skipped = scenario.skipped_rows();

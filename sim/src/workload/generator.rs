@@ -119,6 +119,7 @@ impl WorkloadGenerator {
                 prompt_tokens: arrival.prompt_tokens,
                 output_tokens: arrival.output_tokens,
                 priority: Some(arrival.priority),
+                session: Some(arrival.session),
                 runs: arrival.runs,
             })
             .collect();
@@ -221,6 +222,14 @@ impl WorkloadGenerator {
         }
     }
 
+    /// Whether requests belong to sessions, so that a router can keep those together.
+    pub fn has_sessions(&self) -> bool {
+        match &self.lengths {
+            Lengths::Trace { rows, .. } => rows.iter().any(|row| row.session.is_some()),
+            _ => false,
+        }
+    }
+
     /// Malformed rows that were left out because of `on_error: skip`.
     pub fn skipped_rows(&self) -> u64 {
         self.skipped_rows
@@ -245,11 +254,13 @@ impl WorkloadGenerator {
     }
 
     fn draw_lengths(&mut self, at: SimTime) -> Option<Arrival> {
+        let own_session = self.made as u32;
         let from_row = |row: &TraceRow, priority| Arrival {
             at,
             prompt_tokens: row.prompt_tokens,
             output_tokens: row.output_tokens,
             priority,
+            session: row.session.unwrap_or(own_session),
             runs: row.runs.clone(),
         };
         Some(match &mut self.lengths {
@@ -261,6 +272,7 @@ impl WorkloadGenerator {
                     prompt_tokens: prompt_sampler.draw(prompt_random),
                     output_tokens: output_sampler.draw(output_random),
                     priority: self.priorities.draw(),
+                    session: own_session,
                     runs: Vec::new(),
                 }
             }

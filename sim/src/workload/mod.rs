@@ -43,6 +43,8 @@ pub struct Arrival {
     pub output_tokens: u32,
     /// Smaller is more important.
     pub priority: i32,
+    /// The session that it belongs to; its own number where there is none.
+    pub session: u32,
     /// Identity of the prompt's tokens, in order, summing to `prompt_tokens`; empty when it shares nothing with others.
     pub runs: Vec<TokenRun>,
 }

@@ -79,8 +79,14 @@ fn another_rate_sends_the_same_requests_at_scaled_times() {
     assert_eq!(drain(changed), drain(generator(&section("7.5/s"), 5)));
     // Three rows over 4 s are 0.5/s; at 2/s every time is a quarter.
     let known = |times: [u64; 3]| {
-        let arrival =
-            |at| Arrival { at: SimTime(at), prompt_tokens: 3, output_tokens: 2, priority: 0, runs: vec![] };
+        let arrival = |at| Arrival {
+            at: SimTime(at),
+            prompt_tokens: 3,
+            output_tokens: 2,
+            priority: 0,
+            session: 0,
+            runs: vec![],
+        };
         times.map(arrival).to_vec()
     };
     let mut trace = WorkloadGenerator::from_arrivals(known([0, 1_000_000_000, 4_000_000_000]));

@@ -14,6 +14,7 @@ pub(super) fn parse(line: &str, columns: &[usize; 3]) -> Read<TraceRow> {
         prompt_tokens: tokens(COLUMNS[1], prompt)?,
         output_tokens: tokens(COLUMNS[2], output)?,
         priority: None,
+        session: None,
         runs: Vec::new(),
     })
 }

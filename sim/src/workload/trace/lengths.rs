@@ -33,6 +33,7 @@ pub(super) fn parse(line: &str, columns: &[usize; 2]) -> Read<TraceRow> {
         prompt_tokens: tokens(HEADERS[1][0], prompt)?,
         output_tokens: tokens(HEADERS[1][1], output)?,
         priority: None,
+        session: None,
         runs: Vec::new(),
     })
 }

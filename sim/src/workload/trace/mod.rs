@@ -29,6 +29,8 @@ pub struct TraceRow {
     pub output_tokens: u32,
     /// Smaller is more important; none when the format has no priorities.
     pub priority: Option<i32>,
+    /// The session that it belongs to, when the row says.
+    pub session: Option<u32>,
     /// Identity of the prompt's tokens, summing to `prompt_tokens`; empty when the row says nothing about it.
     pub runs: Vec<TokenRun>,
 }

@@ -16,6 +16,7 @@ pub(super) fn parse(line: &str) -> Read<TraceRow> {
         prompt_tokens,
         output_tokens: json_tokens(&row, "output_length")?,
         priority: None,
+        session: None,
         runs: block_runs("hash_ids", member(&row, "hash_ids")?, prompt_tokens, BLOCK_TOKENS)?,
     })
 }

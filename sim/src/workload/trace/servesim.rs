@@ -44,6 +44,7 @@ pub(super) fn parse(line: &str) -> Read<TraceRow> {
         prompt_tokens,
         output_tokens: json_tokens(&row, "output_tokens")?,
         priority: priority(&row)?,
+        session: None,
         runs: identity(&row, prompt_tokens)?,
     })
 }

@@ -109,12 +109,20 @@ fn mooncake_blocks_become_runs() {
 #[test]
 fn own_traces_come_back_as_written() {
     let arrivals = [
-        Arrival { at: SimTime(17), prompt_tokens: 3, output_tokens: 1, priority: 0, runs: Vec::new() },
+        Arrival {
+            at: SimTime(17),
+            prompt_tokens: 3,
+            output_tokens: 1,
+            priority: 0,
+            session: 0,
+            runs: Vec::new(),
+        },
         Arrival {
             at: SimTime(u64::from(u32::MAX) << 20),
             prompt_tokens: 12,
             output_tokens: 9,
             priority: -2,
+            session: 1,
             runs: vec![TokenRun { id: u64::MAX, tokens: 5 }, TokenRun { id: 0, tokens: 7 }],
         },
     ];

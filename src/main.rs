@@ -13,6 +13,7 @@ mod output;
 mod plan;
 mod plan_table;
 mod progress;
+mod replica_table;
 mod report;
 mod rows;
 mod run_output;

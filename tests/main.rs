@@ -18,6 +18,7 @@ mod perfetto;
 mod plan;
 mod real_traces;
 mod recordings;
+mod routers;
 mod sweep;
 mod tokens;
 mod traffic;

@@ -45,11 +45,9 @@ pub fn bounds(scenario: &Scenario) -> Option<Bounds> {
     let finds_prefixes = scenario.engine.scheduler.prefix_caching && workload.has_prefix_identity();
     let prefill_s = if finds_prefixes { 0.0 } else { prompt * prefill_seconds_per_token(scenario, prompt) };
     let decode_s = (output - 1.0).max(0.0) * decode_seconds_per_token(scenario, prompt + output / 2.0);
-    let deployment = &scenario.file.deployment;
-    let engines = f64::from(deployment.replicas) * f64::from(deployment.data_parallel);
     let busiest_s = prefill_s.max(decode_s).max(1e-9);
     Some(Bounds {
-        rate_per_s: engines / busiest_s,
+        rate_per_s: f64::from(scenario.engines()) / busiest_s,
         gap_ms: scenario.step_duration(&decode_shape(1, 1)).milliseconds(),
         output_tokens: output,
     })

@@ -49,6 +49,10 @@ impl Planner {
     pub fn load(name_or_path: &str, overrides: &[String]) -> Result<Planner> {
         let (document, folder) = Scenario::document(name_or_path, overrides)?;
         let file: ScenarioFile = document.resolve()?;
+        if !file.replica_groups.is_empty() {
+            let message = "a plan chooses equal replicas; leave the groups out, or simulate them";
+            return Err(document.error("replica_groups", message));
+        }
         let section = file.plan.clone().unwrap_or_default();
         let limits = latency_limits(&document, &section.goal, &file.slo)?;
         let deployments = deployments(&document, &section, &folder)?;
@@ -195,7 +199,7 @@ impl Planner {
         }
         let mut scenario = Scenario::resolve(&self.label, &document, &self.folder)?;
         if let Some(price) = self.prices.get(&scenario.gpu.name) {
-            scenario.file.hardware.price = Some(*price);
+            scenario.set_gpu_price(*price);
         }
         Ok(scenario)
     }
@@ -273,8 +277,7 @@ impl Planner {
                 f64::from(gpus) / f64::from(most.max(1)),
             ));
         }
-        let (budget, price) = (goal.budget?, scenario.gpu_price()?);
-        let usd_per_hour = price.0 * f64::from(gpus);
+        let (budget, usd_per_hour) = (goal.budget?, scenario.usd_per_hour()?);
         (usd_per_hour > budget.0).then(|| {
             (
                 format!("costs {usd_per_hour:.2} USD/h, {:.2} allowed", budget.0),

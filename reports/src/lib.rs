@@ -9,6 +9,7 @@ pub mod numbers;
 pub mod page;
 pub mod perfetto;
 pub mod plan_page;
+pub mod replicas;
 pub mod rows;
 pub mod run_charts;
 pub mod run_folder;

@@ -3,6 +3,7 @@
 use crate::charts::Chart;
 use crate::curve::{self, CurvePoint};
 use crate::numbers::{duration_ms, grouped, percent, short};
+use crate::replicas;
 use crate::run_charts::{self, SloMarks};
 use crate::run_folder::RunFolder;
 use crate::style::STYLE;
@@ -107,6 +108,7 @@ pub fn run_page(run: &RunFolder, slo: &SloMarks, curve: &[CurvePoint]) -> String
         }
         h2 { "Use of the hardware" }
         div.card { (usage(run)) }
+        (replicas::section(run))
         h2 { "Input" }
         div.card { details { summary { "The scenario as it ran" } pre { (run.scenario) } } }
     };

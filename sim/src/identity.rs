@@ -22,7 +22,7 @@ const OWN_PROMPT: u64 = 0x6f77_6e70_0000_0002;
 const OWN_OUTPUT: u64 = 0x6f77_6e6f_0000_0003;
 
 /// Mixes `value` into `state`: two rounds of the splitmix64 finaliser.
-fn mix(state: u64, value: u64) -> u64 {
+pub(crate) fn mix(state: u64, value: u64) -> u64 {
     let mut z = (state ^ value.wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -8,9 +8,11 @@ mod copies;
 mod either;
 mod lockstep;
 mod pipelined;
+mod samples;
 
 pub(crate) use either::EitherReplica;
 pub use either::{DataParallel, StepPath};
+pub use samples::{MOST_SAMPLES, SampledStep, StepSamples};
 
 use crate::cost::CostModel;
 use crate::durations::DurationCounts;
@@ -47,6 +49,8 @@ pub struct StepTotals {
     /// Steps of nothing, run because other data-parallel ranks had work or nobody had said yet that none was left
     /// (V-46); in no other sum.
     pub dummy_steps: u64,
+    /// Some of the steps; of data-parallel ranks that step together, of those in which it was the slowest.
+    pub samples: StepSamples,
 }
 
 impl StepTotals {
@@ -163,6 +167,11 @@ impl Replica {
         &self.scheduler
     }
 
+    /// The requests that finished with the step that ended last.
+    pub fn finished(&self) -> &[RequestId] {
+        &self.finished
+    }
+
     /// Sums over its steps so far.
     pub fn totals(&self) -> &StepTotals {
         &self.totals
@@ -214,6 +223,8 @@ impl Replica {
         self.step_end = now + duration;
         let held_blocks = self.scheduler.pool().used_blocks();
         self.totals.record_step(&shape, duration, held_blocks);
+        let (waiting, running) = (self.scheduler.waiting_requests(), self.scheduler.running_requests());
+        self.totals.samples.offer(&shape, waiting, running);
         StepRecord {
             replica: self.index,
             start: now,

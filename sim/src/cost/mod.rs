@@ -24,7 +24,7 @@ pub use linear::LinearCost;
 pub use pipeline::PipelineCost;
 pub use profiled::ProfiledCost;
 pub use scaled::ScaledCost;
-pub use usage::{Bound, Pressure, SAMPLE_EVERY, Usage, UsageReport};
+pub use usage::{Bound, UsagePart, UsageReport};
 
 use crate::step::StepShape;
 use crate::units::SimDuration;

@@ -1,8 +1,10 @@
 //! The scenario as it is typed: strict sections, units in the text, defaults left open.
 
 use super::experts::{All2AllBackend, ExpertPlacement, ExpertRouting};
+use super::groups::ReplicaGroup;
 use super::plan::PlanSection;
 use crate::metrics::Limits;
+use crate::router::RouterSection;
 use crate::scheduler::Policy;
 use crate::tenants::TenantsSection;
 use crate::units::{HourlyPrice, Span};
@@ -24,6 +26,12 @@ pub struct ScenarioFile {
     /// How many copies, and how each is spread over GPUs.
     #[serde(default)]
     pub deployment: DeploymentSection,
+    /// Replicas that are not all alike, in place of `deployment.replicas`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub replica_groups: Vec<ReplicaGroup>,
+    /// How requests are spread over replicas.
+    #[serde(default)]
+    pub router: RouterSection,
     /// The serving engine and its settings.
     #[serde(default)]
     pub engine: EngineSection,

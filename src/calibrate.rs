@@ -1,5 +1,6 @@
 //! `servesim calibrate`: from measured kernel times to a cost profile.
 
+use crate::calibrate_bench;
 use crate::output::{self, Format, WholeFile};
 use anyhow::{Context, Result};
 use calibrate::check::check_profile;
@@ -8,8 +9,8 @@ use calibrate::holdout::HoldOut;
 use calibrate::import::{Engine, import_aiconfigurator};
 use calibrate::measurement::MeasurementTable;
 use calibrate::plot::plots;
-use calibrate::profile::fit_profile;
-use calibrate::report::{check_json, check_text, row_counts};
+use calibrate::profile::{find_profile, fit_profile_over};
+use calibrate::report::{check_json, check_text, cross_validated_text, row_counts};
 use calibrate::vidur::import_vidur;
 use clap::{Subcommand, ValueEnum};
 use sim::catalogue::find_gpu;
@@ -30,19 +31,23 @@ enum Command {
     /// Someone's kernel timings as a measurement file
     #[command(subcommand)]
     Import(Import),
+    /// Times the kernels on this machine's GPU, on the shapes that models need, within a time budget
+    Bench(calibrate_bench::Arguments),
     /// A profile from a measurement file, a part of which is held out to state the error
     Fit(Fit),
     /// The errors of a profile on the measurements that its fit never saw
     Check(Check),
+    /// Own benchmark results against a scenario's prediction, and the calibration that they carry
+    FromBench(crate::from_bench::Arguments),
     /// One picture per kernel family: measured points, fitted curves, limits of the data sheet
     Plot(Plot),
 }
 
 #[derive(Subcommand)]
 enum Import {
-    /// Gzipped CSV rows of NVIDIA AIConfigurator's collectors
+    /// Rows of NVIDIA AIConfigurator's collectors: CSV, or Parquet as in its wheel (with the feature `parquet`)
     Aiconfigurator {
-        /// Folder with the files
+        /// Folder with the files: systems/data of the unpacked wheel, or CSV files named SYSTEM__FAMILY__SOFTWARE__TABLE
         dir: PathBuf,
         /// GPU whose files are read, as their names begin: h100_sxm or h200_sxm
         #[arg(long)]
@@ -88,6 +93,9 @@ struct Fit {
     /// Sources and licences of the figures; without it the sources that the rows name
     #[arg(long)]
     attribution: Option<String>,
+    /// Profile whose figures stay for what was not measured (collectives on one GPU, for example)
+    #[arg(long, value_name = "PROFILE")]
+    base: Option<String>,
     /// Profile to write
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
@@ -121,9 +129,11 @@ struct Plot {
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     match &arguments.command {
         Command::Import(import) => run_import(import)?,
+        Command::Bench(arguments) => return calibrate_bench::run(arguments),
         Command::Fit(arguments) => run_fit(arguments)?,
         Command::Check(arguments) => run_check(arguments)?,
         Command::Plot(arguments) => run_plot(arguments)?,
+        Command::FromBench(arguments) => crate::from_bench::run(arguments)?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -136,7 +146,7 @@ fn run_import(import: &Import) -> Result<()> {
                 EngineName::Vllm => Engine::Vllm,
                 EngineName::Trtllm => Engine::TensorRtLlm,
             };
-            let import = import_aiconfigurator(dir, system, engine, &gpu)?;
+            let import = import_aiconfigurator(dir, system, engine, &gpu, reports::parquet::read)?;
             (import.table, import.left_out, out)
         }
         Import::Vidur { files, gpu, out } => {
@@ -159,10 +169,13 @@ fn run_fit(arguments: &Fit) -> Result<()> {
     let gpu = GpuLimits::of(&find_gpu(&arguments.gpu)?);
     let table = MeasurementTable::read(&arguments.measurements)?;
     let attribution = arguments.attribution.clone().unwrap_or_else(|| table.attribution());
+    let base = arguments.base.as_deref().map(find_profile).transpose()?;
     let file = WholeFile::create(&arguments.out)?;
-    let (profile, _) = fit_profile(&arguments.name, &gpu, &attribution, &table, HoldOut::WholeShapes)?;
+    let (name, hold_out) = (&arguments.name, HoldOut::WholeShapes);
+    let (profile, checks) = fit_profile_over(name, &gpu, &attribution, &table, hold_out, base.as_ref())?;
     finish(file, profile.to_yaml().as_bytes(), &arguments.out)?;
-    output::print(&check_text(&check_profile(&profile, &table)?, &[]))
+    let text = check_text(&check_profile(&profile, &table)?, &[]) + &cross_validated_text(&checks);
+    output::print(&text)
 }
 
 fn run_check(arguments: &Check) -> Result<()> {

@@ -14,12 +14,18 @@ use std::fmt::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
+mod engines;
+
 /// Arguments of `compare`.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Two or more of: scenario files, names of ready-made scenarios, folders of finished runs
-    #[arg(required = true, num_args = 2..=9)]
+    /// Two or more of: scenario files, names of ready-made scenarios, folders of finished runs; with --engines one
+    /// scenario
+    #[arg(required = true, num_args = 1..=9)]
     sides: Vec<String>,
+    /// Simulate one scenario on several engines: `all`, or names such as `vllm,sglang`
+    #[arg(long, value_name = "ENGINES")]
+    engines: Option<String>,
     /// Override a key of every scenario (not of finished runs)
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
@@ -37,6 +43,12 @@ pub struct Arguments {
 /// Runs the command.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     progress::set_threads(arguments.threads)?;
+    if let Some(engines) = &arguments.engines {
+        return engines::run(arguments, engines);
+    }
+    if arguments.sides.len() < 2 {
+        bail!("found one scenario, expected two or more, or one with --engines");
+    }
     let sides = arguments.sides.iter().map(|side| load(side, arguments)).collect::<Result<Vec<Side>>>()?;
     let comparison = compare(&sides);
     match arguments.format {
@@ -113,7 +125,7 @@ fn letter(side: usize) -> char {
 }
 
 /// The inputs that differ, and the metrics with their differences.
-fn tables(comparison: &Comparison) -> (Table, Table) {
+fn tables(comparison: &Comparison, with_changes: bool) -> (Table, Table) {
     let labels = || {
         let label = |(side, label): (usize, &String)| format!("{}: {}", letter(side), cut(label));
         comparison.labels.iter().enumerate().map(label)
@@ -125,13 +137,14 @@ fn tables(comparison: &Comparison) -> (Table, Table) {
         inputs.add_row(std::iter::once(difference.key.clone()).chain(difference.values.iter().map(value)));
     }
     let mut measures = Table::new();
-    let changes = (1..comparison.labels.len()).map(|side| format!("{} - A", letter(side)));
+    let changes = (1..if with_changes { comparison.labels.len() } else { 0 })
+        .map(|side| format!("{} - A", letter(side)));
     let header = std::iter::once("metric".to_string()).chain(labels()).chain(changes);
     measures.load_style(TableStyle::new()).set_header(header);
     for measure in &comparison.measures {
         let mut row = vec![measure.name.to_string()];
         row.extend(measure.values.iter().map(|value| estimate(value.as_ref())));
-        for (index, difference) in measure.differences.iter().enumerate() {
+        for (index, difference) in measure.differences.iter().enumerate().filter(|_| with_changes) {
             let percent =
                 measure.percent(index + 1).map_or(String::new(), |percent| format!(" ({percent:+.1} %)"));
             row.push(estimate(difference.as_ref()) + &percent);
@@ -150,14 +163,15 @@ fn tables(comparison: &Comparison) -> (Table, Table) {
     (inputs, measures)
 }
 
+fn put(text: &mut String, table: &Table) {
+    for line in table.lines() {
+        let _ = writeln!(text, "{}", line.trim_end());
+    }
+}
+
 fn text(comparison: &Comparison) -> String {
-    let (inputs, measures) = tables(comparison);
+    let (inputs, measures) = tables(comparison, true);
     let mut text = String::new();
-    let put = |text: &mut String, table: &Table| {
-        for line in table.lines() {
-            let _ = writeln!(text, "{}", line.trim_end());
-        }
-    };
     if comparison.labels.len() == 1 {
         let _ = writeln!(text, "{} over {} seeds", comparison.labels[0], comparison.seeds[0]);
     } else if comparison.inputs.is_empty() {

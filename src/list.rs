@@ -10,7 +10,7 @@ use sim::catalogue;
 use sim::document::Document;
 use sim::gpu::GpuSpec;
 use sim::model::{KvDtype, ModelSpec};
-use sim::scenario::EnginePreset;
+use sim::scenario::{Calibration, EnginePreset};
 use std::process::ExitCode;
 
 /// Arguments of `list`.
@@ -29,6 +29,7 @@ enum Kind {
     Models,
     Gpus,
     Profiles,
+    Calibrations,
     Scenarios,
     Engines,
 }
@@ -49,6 +50,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         ),
         Kind::Gpus => (&["name", "memory", "memory_bandwidth", "bf16", "fp8", "tdp", "source"], gpus()?),
         Kind::Profiles => (&["name", "description"], described(&catalogue::profiles())?),
+        Kind::Calibrations => (&["name", "engine", "fitted_on", "held_out"], calibrations()?),
         Kind::Scenarios => (&["name", "description"], described(&catalogue::scenarios())?),
         Kind::Engines => (
             &["name", "description"],
@@ -115,6 +117,19 @@ fn gpus() -> Result<Vec<Vec<Value>>> {
         ])
     };
     catalogue::gpus().into_iter().map(row).collect()
+}
+
+fn calibrations() -> Result<Vec<Vec<Value>>> {
+    let row = |entry: catalogue::Entry| -> Result<Vec<Value>> {
+        let calibration = Calibration::parse(entry.name, entry.text)?;
+        Ok(vec![
+            json!(calibration.name),
+            json!(calibration.engine),
+            json!(calibration.fitted_on),
+            json!(calibration.held_out),
+        ])
+    };
+    catalogue::calibrations().into_iter().map(row).collect()
 }
 
 /// Name and the `description` key of each entry.

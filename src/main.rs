@@ -5,14 +5,23 @@
 #![forbid(unsafe_code)]
 
 mod calibrate;
+mod calibrate_bench;
 mod check;
 mod compare;
+mod fidelity;
+mod from_bench;
 mod list;
 mod memory;
 mod output;
+mod place;
 mod plan;
 mod plan_table;
 mod progress;
+#[cfg(feature = "object-store")]
+mod remote;
+#[cfg(not(feature = "object-store"))]
+#[path = "no_remote.rs"]
+mod remote;
 mod replica_table;
 mod report;
 mod rows;
@@ -53,10 +62,12 @@ enum Command {
     Report(report::Arguments),
     /// A scenario resolved: every default filled in, every number checked
     Check(check::Arguments),
-    /// What is in the catalogue: models, gpus, profiles, scenarios, engines
+    /// What is in the catalogue: models, gpus, profiles, calibrations, scenarios, engines
     List(list::Arguments),
-    /// Kernel timings to a cost profile: import, fit, check, plot
+    /// Kernel timings to a cost profile: import, fit, check, plot; own benchmark results to a calibration: from-bench
     Calibrate(calibrate::Arguments),
+    /// Predictions beside what real engines measured, on runs that no fit has seen
+    Fidelity(fidelity::Arguments),
     /// The JSON schema of a scenario, for editors
     Schema,
     /// Where every byte of GPU memory goes, and what fits
@@ -76,6 +87,7 @@ fn main() -> ExitCode {
         Command::Check(arguments) => check::run(&arguments),
         Command::List(arguments) => list::run(&arguments),
         Command::Calibrate(arguments) => calibrate::run(&arguments),
+        Command::Fidelity(arguments) => fidelity::run(&arguments),
         Command::Schema => check::schema(),
         Command::Memory(arguments) => memory::run(&arguments),
         Command::Tokens(arguments) => tokens::run(&arguments),

@@ -52,30 +52,33 @@ impl WholeFile {
 
     /// Gives the file its name.
     pub fn finish(mut self) -> Result<()> {
-        if let Some(mut writer) = self.writer.take() {
+        // Until the file has its name, an error leaves the writer in place, and the partial file is removed.
+        if let Some(writer) = &mut self.writer {
             let context = || format!("{}: cannot be written", self.target.display());
             writer.flush().with_context(context)?;
             std::fs::rename(&self.partial, &self.target).with_context(context)?;
+            self.writer = None;
         }
         Ok(())
     }
 }
 
+/// The error with the file's name.
+fn named(target: &Path, error: &std::io::Error) -> std::io::Error {
+    std::io::Error::new(error.kind(), format!("{}: cannot be written: {error}", target.display()))
+}
+
 impl Write for WholeFile {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         match &mut self.writer {
-            Some(writer) => writer.write(bytes).map_err(|error| {
-                std::io::Error::new(
-                    error.kind(),
-                    format!("{}: cannot be written: {error}", self.target.display()),
-                )
-            }),
+            Some(writer) => writer.write(bytes).map_err(|error| named(&self.target, &error)),
             None => Err(std::io::ErrorKind::BrokenPipe.into()),
         }
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
-        self.writer.as_mut().map_or(Ok(()), Write::flush)
+        let flushed = self.writer.as_mut().map_or(Ok(()), Write::flush);
+        flushed.map_err(|error| named(&self.target, &error))
     }
 }
 

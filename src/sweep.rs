@@ -1,11 +1,11 @@
 //! `servesim sweep`: one run per combination of values, one row per run.
 
 use crate::output;
+use crate::place::Place;
 use crate::progress;
 use crate::sweep_file;
 use anyhow::{Result, bail};
 use planner::sweep::{self, Journal, Manifest, Row, Shard, Sweep};
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Arguments of `sweep`.
@@ -16,9 +16,9 @@ pub struct Arguments {
     command: Option<Command>,
     #[command(flatten)]
     points: Option<Points>,
-    /// Write one row per point to this .csv or .jsonl file
+    /// Write one row per point to this .csv, .jsonl or .parquet file or address (s3://, gs://, file://)
     #[arg(long, value_name = "FILE", required = true)]
-    out: Option<PathBuf>,
+    out: Option<String>,
     /// Run only this part of the points, i of n with i from 0; `sweep merge` puts the parts together
     #[arg(long, value_name = "I/N")]
     shard: Option<String>,
@@ -51,12 +51,12 @@ enum Command {
 
 #[derive(clap::Args)]
 struct MergeArguments {
-    /// The files of the shards
+    /// The files of the shards, or their addresses: s3://bucket/name, gs://bucket/name, file:///folder/name
     #[arg(required = true)]
-    files: Vec<PathBuf>,
-    /// Where to write all rows
+    files: Vec<String>,
+    /// The file or address to write all rows to
     #[arg(long, value_name = "FILE")]
-    out: PathBuf,
+    out: String,
 }
 
 #[derive(clap::Args)]
@@ -94,19 +94,17 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     match (&arguments.command, &arguments.points, &arguments.out) {
         (Some(Command::Merge(arguments)), ..) => merge(arguments),
         (Some(Command::Manifest(arguments)), ..) => manifest(arguments),
-        (None, Some(points), Some(out)) => run_points(arguments, points, out),
+        (None, Some(points), Some(out)) => run_points(arguments, points, &Place::new(out)),
         _ => bail!("sweep: expected a scenario and --out FILE"),
     }
 }
 
-fn run_points(arguments: &Arguments, points: &Points, out: &Path) -> Result<ExitCode> {
+fn run_points(arguments: &Arguments, points: &Points, out: &Place) -> Result<ExitCode> {
     progress::set_threads(arguments.threads)?;
-    sweep_file::check_name(out)?;
+    sweep_file::check(out)?;
     let shard = arguments.shard.as_deref().map_or(Ok(Shard::WHOLE), Shard::parse)?;
     let sweep = Sweep::load(&points.scenario, &points.set, points.sample)?;
-    let mut name = out.file_name().unwrap_or_default().to_os_string();
-    name.push(".journal");
-    let journal = Journal::open(&out.with_file_name(name), &sweep, shard)?;
+    let journal = Journal::open(&out.beside(".journal"), &sweep, shard)?;
     let open = sweep.points_of(shard).filter(|point| !journal.has(*point)).count();
     let known = journal.rows().len();
     if known > 0 {
@@ -119,7 +117,7 @@ fn run_points(arguments: &Arguments, points: &Points, out: &Path) -> Result<Exit
     let failed = rows.iter().filter(|row| is_error(&sweep, row)).count();
     sweep_file::write(out, &sweep.columns(), &rows)?;
     journal.remove()?;
-    output::print(&format!("{} points, {failed} could not run: {}\n", rows.len(), out.display()))?;
+    output::print(&format!("{} points, {failed} could not run: {}\n", rows.len(), out.label()))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -129,25 +127,24 @@ fn is_error(sweep: &Sweep, row: &Row) -> bool {
 }
 
 fn merge(arguments: &MergeArguments) -> Result<ExitCode> {
-    sweep_file::check_name(&arguments.out)?;
+    let out = Place::new(&arguments.out);
+    sweep_file::check(&out)?;
     let mut columns = None;
     let mut shards = Vec::new();
     for file in &arguments.files {
-        let (found, rows) = sweep_file::read(file)?;
+        let (found, rows) = sweep_file::read(&Place::new(file))?;
         match &columns {
             None => columns = Some(found),
             Some(known) if *known == found => {}
-            Some(_) => bail!(
-                "{}: has other columns than {}: is it of another sweep?",
-                file.display(),
-                arguments.files[0].display()
-            ),
+            Some(_) => {
+                bail!("{file}: has other columns than {}: is it of another sweep?", arguments.files[0])
+            }
         }
-        shards.push((file.display().to_string(), rows));
+        shards.push((file.clone(), rows));
     }
     let rows = sweep::merge(shards)?;
-    sweep_file::write(&arguments.out, &columns.unwrap_or_default(), &rows)?;
-    output::print(&format!("{} points: {}\n", rows.len(), arguments.out.display()))?;
+    sweep_file::write(&out, &columns.unwrap_or_default(), &rows)?;
+    output::print(&format!("{} points: {}\n", rows.len(), arguments.out))?;
     Ok(ExitCode::SUCCESS)
 }
 

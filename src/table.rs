@@ -124,14 +124,21 @@ fn latencies(metrics: &Metrics) -> Table {
 
 fn usage(metrics: &Metrics) -> Vec<(&'static str, String)> {
     let (kv, steps) = (&metrics.kv, &metrics.steps);
+    let size = match kv.block_size {
+        1 => "tokens".to_string(),
+        size => format!("blocks of {size} tokens"),
+    };
+    let reserved = match kv.reserved_share {
+        share if share < 0.005 => String::new(),
+        share => format!("; {} of what is held waits for tokens", percent(share)),
+    };
     let mut rows = vec![(
         "KV cache",
         format!(
-            "{} used on average, {} at peak, of {} blocks of {} tokens per replica",
+            "{} used on average, {} at peak, of {} {size} per replica{reserved}",
             percent(kv.mean_share),
             percent(kv.peak_share),
             grouped(u64::from(kv.usable_blocks)),
-            kv.block_size
         ),
     )];
     if let Some(prefix) = &metrics.prefix_cache {
@@ -139,6 +146,17 @@ fn usage(metrics: &Metrics) -> Vec<(&'static str, String)> {
         rows.push((
             "Prefix cache",
             format!("{} hit: {hits} of {} tokens", percent(prefix.hit_rate), grouped(prefix.queried_tokens)),
+        ));
+    }
+    if let Some(drafts) = &metrics.speculation {
+        rows.push((
+            "Speculation",
+            format!(
+                "{} of {} drafts held, {} tokens per verification",
+                percent(drafts.acceptance_rate),
+                grouped(drafts.draft_tokens),
+                short(drafts.mean_acceptance_length)
+            ),
         ));
     }
     rows.push((

@@ -73,6 +73,8 @@ fn config(prefix_caching: bool, async_scheduling: bool) -> SchedulerConfig {
         reserve_full_prompt: true,
         async_scheduling,
         draft_tokens: 0,
+        lookahead_tokens: 0,
+        rules: sim::scheduler::EngineRules::Vllm,
     }
 }
 

@@ -30,20 +30,30 @@ workload:
   output: { constant: 20 }
 ";
 
-/// The message of a run that must fail with exit code 2, print nothing on standard output and leave no file behind.
+/// The message of a run in `folder` that must fail with exit code 2 and one message, print nothing on standard output and
+/// leave the names of the folder's files as they were.
+pub fn refused(folder: &Path, arguments: &[&str]) -> String {
+    let names = || {
+        let entries = std::fs::read_dir(folder).unwrap();
+        entries.map(|entry| entry.unwrap().file_name()).collect::<std::collections::BTreeSet<_>>()
+    };
+    let before = names();
+    let output = servesim(folder, arguments);
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
+    assert!(output.stdout.is_empty(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stdout));
+    assert_eq!(names(), before, "{arguments:?} left or removed files");
+    assert_eq!(message.lines().count(), 1, "{arguments:?}: one message: {message}");
+    message.trim_end().to_string()
+}
+
+/// [`refused`] in a folder with these files only.
 pub fn refusal(files: &[(&str, &str)], arguments: &[&str]) -> String {
     let folder = TempDir::new().unwrap();
     for (name, text) in files {
         std::fs::write(folder.path().join(name), text).unwrap();
     }
-    let before = files.len();
-    let output = servesim(folder.path(), arguments);
-    let message = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(2), "{message}");
-    assert!(output.stdout.is_empty(), "standard output: {}", String::from_utf8_lossy(&output.stdout));
-    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), before, "files left behind");
-    assert_eq!(message.lines().count(), 1, "one message: {message}");
-    message.trim_end().to_string()
+    refused(folder.path(), arguments)
 }
 
 #[test]

@@ -35,6 +35,8 @@ fn roomy() -> SchedulerConfig {
         reserve_full_prompt: true,
         async_scheduling: false,
         draft_tokens: 0,
+        lookahead_tokens: 0,
+        rules: sim::scheduler::EngineRules::Vllm,
     }
 }
 

@@ -46,6 +46,8 @@ pub fn config(draw: &mut Draw) -> SchedulerConfig {
         reserve_full_prompt: draw.below(4) != 0,
         async_scheduling: false,
         draft_tokens: 0,
+        lookahead_tokens: 0,
+        rules: sim::scheduler::EngineRules::Vllm,
     }
 }
 
@@ -241,6 +243,8 @@ fn saturated_end_ns(stages: usize, async_scheduling: bool, host_ns: u64) -> u64 
         reserve_full_prompt: true,
         async_scheduling,
         draft_tokens: 0,
+        lookahead_tokens: 0,
+        rules: sim::scheduler::EngineRules::Vllm,
     };
     let cost: Arc<dyn CostModel> = Arc::new(Staged { stages, stage_ns: 1000, host_ns });
     let workload = WorkloadGenerator::from_arrivals(vec![arrival; 64]);

@@ -1,13 +1,22 @@
 //! Integration tests, linked once: what the real schedulers decided, and the binary as its users run it.
 #![allow(missing_docs)]
 
+mod calibrate_bench;
 mod calibrate_cli;
+mod claims;
 mod cli;
 mod command;
 mod cost_model;
 mod data_parallel;
 mod docs;
+mod engine_rules;
+mod engine_scenarios;
+mod engines;
 mod experts;
+mod fidelity;
+mod full;
+mod full_disk;
+mod hit_rates;
 mod laws;
 mod measured;
 mod memory;
@@ -19,7 +28,9 @@ mod plan;
 mod real_traces;
 mod recordings;
 mod routers;
+mod speculation;
 mod sweep;
+mod techniques;
 mod tokens;
 mod traffic;
 mod traffic_cli;

@@ -250,6 +250,8 @@ fn tiny_config(blocks: u32, setting: u32) -> SchedulerConfig {
         reserve_full_prompt: setting / 12 == 0,
         async_scheduling: false,
         draft_tokens: 0,
+        lookahead_tokens: 0,
+        rules: sim::scheduler::EngineRules::Vllm,
     }
 }
 

@@ -1,7 +1,8 @@
 //! Plans: brackets that hold, the same answer at any thread count, ranks that exhaustive simulation confirms, bad input.
 
-use crate::cli::{answer, servesim};
+use crate::cli::{answer, refusal, servesim};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use tempfile::TempDir;
 
 const SCENARIO: &str = "model: llama-3.1-8b
@@ -37,6 +38,7 @@ fn simulated(folder: &TempDir, deployment: &Value, rate: f64, replicas: u64) -> 
     let key = |name: &str| match name {
         "gpu" => "hardware.gpu",
         "tensor_parallel" => "deployment.tensor_parallel",
+        "pipeline_parallel" => "deployment.pipeline_parallel",
         "replicas" => "deployment.replicas",
         _ => "engine.max_num_seqs",
     };
@@ -87,53 +89,101 @@ fn plans_are_the_same_at_any_thread_count_and_simulate_confirms_them() {
     assert!(candidates.iter().any(|candidate| candidate["is_on_cost_front"] == true));
 }
 
-/// Every rate of a fine grid is simulated for each deployment of a small space; the plan's ranking must be the same.
+/// Every rate of a fine grid is simulated for every deployment of a small space. What each then carries at most, and what
+/// a token costs there, ranks them as the plan does.
 #[test]
-fn exhaustive_simulation_finds_the_same_highest_rates() {
-    let text = SCENARIO.replace("rate: 30/s, ", "").replace("gpu: [h200-sxm, l40s]", "gpu: [l40s]");
-    let text = text
-        .replace("tensor_parallel: [1, 2]", "replicas: [1, 2]")
-        .replace("  requests: 300", "  requests: 200");
-    let folder = folder(&text);
+fn exhaustive_simulation_ranks_a_whole_space_as_the_plan_does() {
+    let folder = folder(&SCENARIO.replace("rate: 30/s, ", ""));
     let planned = plan(&folder, &[]);
-    for candidate in planned["candidates"].as_array().unwrap() {
-        let holds = candidate["holds_per_s"].as_f64().unwrap();
-        let replicas: u64 = candidate["deployment"]["replicas"].as_str().unwrap().parse().unwrap();
-        let sets = format!("workload.requests={}", 200);
-        let keeps = |rate: f64| {
-            let deployment = candidate["deployment"].clone();
-            let seqs = format!("engine.max_num_seqs={}", deployment["max_num_seqs"].as_str().unwrap());
-            let (rate, replicas) =
-                (format!("workload.arrivals.poisson={rate}/s"), format!("deployment.replicas={replicas}"));
-            let arguments = [
-                "simulate",
-                "s.yaml",
-                "--format",
-                "json",
-                "--set",
-                &sets,
-                "--set",
-                &seqs,
-                "--set",
-                &rate,
-                "--set",
-                &replicas,
-                "--set",
-                "hardware.gpu=l40s",
-            ];
-            let report: Value = serde_json::from_str(&answer(folder.path(), &arguments)).unwrap();
-            let p99 = |metric: &str| report["metrics"][metric]["p99"].as_f64().unwrap();
-            p99("ttft_ms") <= 800.0 && p99("itl_ms") <= 120.0
-        };
-        let grid: Vec<f64> = (-12..=12).map(|k| holds * 1.03f64.powi(k)).collect();
-        let highest = grid.iter().copied().take_while(|rate| keeps(*rate)).last();
-        assert!(
-            highest.is_some_and(|highest| highest >= holds * 0.98),
-            "{candidate}: the grid holds {highest:?}"
-        );
-        let fails = candidate["fails_per_s"].as_f64().unwrap();
-        assert!(!keeps(fails) && fails / holds <= 1.02);
+    let candidates = planned["candidates"].as_array().unwrap();
+    let rates: Vec<String> = (0..170).map(|k| format!("{:.4}/s", 1.03f64.powi(k))).collect();
+    let arrivals = format!("workload.arrivals.poisson={}", rates.join(","));
+    let sets = [
+        "hardware.gpu=h200-sxm,l40s",
+        "deployment.tensor_parallel=1,2",
+        "engine.max_num_seqs=32,128",
+        &arrivals,
+    ];
+    let sets: Vec<&str> = sets.into_iter().flat_map(|set| ["--set", set]).collect();
+    answer(folder.path(), &[&["sweep", "s.yaml", "--out", "grid.csv"][..], &sets].concat());
+    let text = std::fs::read_to_string(folder.path().join("grid.csv")).unwrap();
+    let mut lines = text.lines().map(|line| line.split(',').collect::<Vec<_>>());
+    let header = lines.next().unwrap();
+    let column = |name: &str| header.iter().position(|column| *column == name).unwrap();
+    let keys = ["hardware.gpu", "deployment.tensor_parallel", "engine.max_num_seqs"].map(column);
+    let numbers = ["ttft_p99_ms", "itl_p99_ms", "output_tokens_per_s"].map(column);
+    let mut grid: BTreeMap<[String; 3], Vec<[f64; 3]>> = BTreeMap::new();
+    for row in lines {
+        let runs = grid.entry(keys.map(|key| row[key].to_string())).or_default();
+        runs.push(numbers.map(|number| row[number].parse().unwrap()));
     }
+    assert_eq!(grid.len(), 8);
+    let mut by_grid: Vec<(f64, [String; 3])> = Vec::new();
+    for ([gpu, tensor, seqs], runs) in grid {
+        let held = runs.iter().take_while(|run| run[0] <= 800.0 && run[1] <= 120.0).count();
+        assert!(held < runs.len(), "the grid ends before {gpu} TP{tensor} does");
+        if held == 0 {
+            continue;
+        }
+        let usd_per_s = if gpu == "l40s" { 1.0 } else { 3.8 } / 3600.0 * tensor.parse::<f64>().unwrap();
+        let name = [gpu, tensor, seqs];
+        let candidate = candidates.iter().find(|candidate| names(candidate) == name);
+        let candidate = candidate.unwrap_or_else(|| panic!("{name:?} is no candidate of the plan"));
+        let (holds, highest) = (candidate["holds_per_s"].as_f64().unwrap(), 1.03f64.powi(held as i32 - 1));
+        // The grid is finer than the search, and may find a rate that fails below one that holds.
+        assert!((0.9..1.02).contains(&(highest / holds)), "{name:?}: plan {holds}, grid {highest}");
+        by_grid.push((usd_per_s / runs[held - 1][2] * 1e6, name));
+    }
+    assert_eq!(by_grid.len(), candidates.len(), "a candidate that the grid does not have");
+    by_grid.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let cost: BTreeMap<&[String; 3], f64> = by_grid.iter().map(|(cost, name)| (name, *cost)).collect();
+    let ranked: Vec<f64> = candidates.iter().map(|candidate| cost[&names(candidate)]).collect();
+    println!("USD per million tokens by the grid, in the plan's order: {ranked:?}");
+    assert_eq!(names(&candidates[0]), by_grid[0].1, "the best is the best of the grid");
+    // Two deployments within the grid's and the bracket's width may stand in either order.
+    for (index, above) in ranked.iter().enumerate() {
+        assert!(ranked[index..].iter().all(|below| *above <= *below * 1.05), "{index}: {ranked:?}");
+    }
+}
+
+/// GPU, tensor parallelism and seats of a candidate.
+fn names(candidate: &Value) -> [String; 3] {
+    let value = |key: &str| candidate["deployment"][key].as_str().unwrap().to_string();
+    [value("gpu"), value("tensor_parallel"), value("max_num_seqs")]
+}
+
+/// Stages of layers are planned with; what shares experts is checked against memory, and said not to be modelled.
+#[test]
+fn pipelines_are_planned_and_shared_experts_are_named() {
+    let space = "pipeline_parallel: [1, 2]";
+    let text = SCENARIO.replace("tensor_parallel: [1, 2]", space).replace("[h200-sxm, l40s]", "[l40s]");
+    let piped = folder(&text);
+    let planned = plan(&piped, &[]);
+    let candidates = planned["candidates"].as_array().unwrap();
+    let staged = candidates.iter().find(|c| c["deployment"]["pipeline_parallel"] == "2").unwrap();
+    assert_eq!(staged["gpus"].as_u64().unwrap(), 2 * staged["replicas"].as_u64().unwrap());
+    let replicas = staged["replicas"].as_u64().unwrap();
+    let carried = simulated(&piped, &staged["deployment"], 30.0, replicas);
+    assert_eq!(Some(carried.0), staged["carries"]["ttft_p99_ms"].as_f64(), "{staged}");
+    let text = answer(piped.path(), &["plan", "s.yaml"]);
+    assert!(text.contains("l40s PP2 x"), "{text}");
+
+    let space = "tensor_parallel: [2]\n    expert_parallel: [1, 2]";
+    let text = SCENARIO.replace("tensor_parallel: [1, 2]", space).replace("[h200-sxm, l40s]", "[h200-sxm]");
+    let stages = |text: &str| {
+        let planned = plan(&folder(text), &[]);
+        let fallen = planned["fallen"].as_array().unwrap().clone();
+        let shared = fallen.into_iter().filter(|f| f["deployment"]["expert_parallel"] == "2");
+        shared.map(|f| format!("{}: {}", f["stage"].as_str().unwrap(), f["reason"])).collect::<Vec<_>>()
+    };
+    // A model without experts has none to share.
+    let dense = stages(&text);
+    assert!(dense.len() == 2, "{dense:?}");
+    // Of a model with experts they are ranked, or said to fit without a step time: never dropped without a word.
+    let mixture = stages(&text.replace("llama-3.1-8b", "mixtral-8x7b"));
+    let said =
+        |f: &String| f.starts_with("not_modelled: ") && f.contains("its step time is not modelled yet");
+    assert!(mixture.iter().all(said), "{mixture:?}");
 }
 
 #[test]
@@ -187,7 +237,24 @@ fn bad_plans_get_one_message() {
             "rate: 30/s, output_tokens_per_s: 5",
             "plan.goal.output_tokens_per_s: cannot go with `rate`",
         ),
-        ("3.80USD/h", "3.80EUR/h", "plan.prices.h200: found the unit `EUR/h`"),
+        (
+            "3.80USD/h, l40s: 1.00USD/h",
+            "3.80XYZ/h, l40s: 1.00XYZ/h",
+            "s.yaml:15:19: plan.prices.h200: found the currency `XYZ` in `3.80XYZ/h`; every price is in USD",
+        ),
+        (
+            "l40s: 1.00USD/h",
+            "l40s: 1.00EUR/h",
+            "plan.prices.l40s: found the currency `EUR` in `1.00EUR/h`; every price is in USD",
+        ),
+        ("3.80USD/h", "3.80USD", "plan.prices.h200: found the unit `USD`"),
+        (
+            "3.80USD/h",
+            "-3.80USD/h",
+            "plan.prices.h200: found `-3.80USD/h`, but a price per hour cannot be negative",
+        ),
+        ("tensor_parallel: [1, 2]", "pipeline_parallel: [0]", "plan.space.pipeline_parallel: found 0"),
+        ("tensor_parallel: [1, 2]", "expert_parallel: []", "plan.space.expert_parallel: found an empty list"),
         ("l40s: 1.00USD/h", "h100: 1.00USD/h", "plan.prices: has no price for `l40s`"),
         ("  prices: { h200: 3.80USD/h, l40s: 1.00USD/h }\n", "", ""),
         ("poisson: 1/s", "closed_loop: { clients: 4 }", "workload.arrivals: a plan changes the rate"),
@@ -197,13 +264,9 @@ fn bad_plans_get_one_message() {
         if expected.is_empty() {
             text = text.replace("rate: 30/s", "rate: 30/s, budget: 9USD/h");
         }
-        let folder = folder(&text);
-        let output = servesim(folder.path(), &["plan", "s.yaml", "--report", "p.html"]);
-        let message = String::from_utf8(output.stderr).unwrap();
+        let message = refusal(&[("s.yaml", &text)], &["plan", "s.yaml", "--report", "p.html"]);
         let expected = if expected.is_empty() { "plan.goal.budget: needs prices" } else { expected };
-        assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0), "{to}: {message}");
-        assert!(message.contains(expected) && message.lines().count() == 1, "{to}: {message}");
-        assert!(!folder.path().join("p.html").exists(), "{to} left a page");
+        assert!(message.contains(expected), "{to}: {message}");
     }
 }
 

@@ -123,6 +123,8 @@ fn config(engine: &Engine) -> SchedulerConfig {
         reserve_full_prompt: engine.reserve_full_isl,
         async_scheduling: false,
         draft_tokens: 0,
+        lookahead_tokens: 0,
+        rules: sim::scheduler::EngineRules::Vllm,
     }
 }
 

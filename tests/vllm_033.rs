@@ -6,7 +6,7 @@ use sim::identity::TokenRun;
 use sim::replica::StepPath;
 use sim::request::RequestId;
 use sim::scheduler::aggregated::{AggregatedBatch, AggregatedScheduler};
-use sim::scheduler::{NewRequest, Policy, Scheduler, SchedulerConfig};
+use sim::scheduler::{NewRequest, Policy, SchedulerConfig, VllmScheduler};
 use sim::step::{Admission, ScheduledBatch, ScheduledRequest};
 use sim::units::SimTime;
 
@@ -65,6 +65,8 @@ impl Config {
             reserve_full_prompt: true,
             async_scheduling: false,
             draft_tokens: 0,
+            lookahead_tokens: 0,
+            rules: sim::scheduler::EngineRules::Vllm,
         }
     }
 }
@@ -102,7 +104,7 @@ const OUTPUT_RUN: u64 = u64::MAX;
 
 /// A scheduler of either kind with its batch.
 enum Either {
-    Plain(Box<Scheduler>, ScheduledBatch),
+    Plain(Box<VllmScheduler>, ScheduledBatch),
     Aggregated(Box<AggregatedScheduler>, AggregatedBatch),
 }
 
@@ -120,7 +122,7 @@ impl Either {
     fn new(config: SchedulerConfig, path: StepPath) -> Either {
         match path {
             StepPath::Plain | StepPath::Pipelined | StepPath::Lockstep => {
-                Either::Plain(Box::new(Scheduler::new(config)), ScheduledBatch::default())
+                Either::Plain(Box::new(VllmScheduler::new(config)), ScheduledBatch::default())
             }
             StepPath::Aggregated => {
                 let scheduler = AggregatedScheduler::new(config, true);

@@ -5,7 +5,7 @@ use crate::recordings::{Entries, folder, names, read_gz};
 use serde::Deserialize;
 use sim::identity::TokenRun;
 use sim::request::RequestId;
-use sim::scheduler::{NewRequest, Policy, Scheduler, SchedulerConfig};
+use sim::scheduler::{NewRequest, Policy, SchedulerConfig, VllmScheduler};
 use sim::step::{ScheduledBatch, ScheduledRequest};
 use sim::units::SimTime;
 use std::collections::VecDeque;
@@ -91,7 +91,7 @@ const OUTPUT_RUN: u64 = u64::MAX;
 
 struct Replay<'a> {
     recording: &'a Recording,
-    scheduler: Scheduler,
+    scheduler: VllmScheduler,
     in_flight: VecDeque<(usize, ScheduledBatch)>,
     steps: Vec<Step>,
     /// Sampling steps and output tokens of each request so far.
@@ -102,7 +102,7 @@ struct Replay<'a> {
 impl<'a> Replay<'a> {
     fn new(recording: &'a Recording) -> Replay<'a> {
         let config = &recording.config;
-        let scheduler = Scheduler::new(SchedulerConfig {
+        let scheduler = VllmScheduler::new(SchedulerConfig {
             policy: config.policy,
             block_size: config.bs,
             total_blocks: config.num_blocks,
@@ -117,6 +117,8 @@ impl<'a> Replay<'a> {
             reserve_full_prompt: true,
             async_scheduling: config.async_,
             draft_tokens: config.spec_k,
+            lookahead_tokens: 0,
+            rules: sim::scheduler::EngineRules::Vllm,
         });
         let requests = recording.requests.len();
         Replay {
@@ -193,7 +195,7 @@ impl<'a> Replay<'a> {
         let Some((_, batch)) = self.in_flight.pop_front() else { return };
         let mut accepted = Vec::new();
         let mut emissions = Vec::new();
-        let mut scheduler = std::mem::replace(&mut self.scheduler, Scheduler::new(tiny()));
+        let mut scheduler = std::mem::replace(&mut self.scheduler, VllmScheduler::new(tiny()));
         scheduler.complete_with(
             &batch,
             |entry| {
@@ -260,6 +262,8 @@ fn tiny() -> SchedulerConfig {
         reserve_full_prompt: true,
         async_scheduling: false,
         draft_tokens: 0,
+        lookahead_tokens: 0,
+        rules: sim::scheduler::EngineRules::Vllm,
     }
 }
 

@@ -1,14 +1,15 @@
 //! Rows of NVIDIA AIConfigurator's collectors (Apache-2.0) as measurements.
 
+mod files;
 mod rows;
 
-use crate::measurement::{Measurement, MeasurementTable, Origin, csv_error};
-use flate2::read::GzDecoder;
+pub use files::{ParquetReader, csv_only};
+
+use crate::measurement::{Measurement, MeasurementTable, Origin};
+use files::Rows;
 use rows::{Kind, Record};
-use sim::document::io_message;
+use sim::Result;
 use sim::profile::GpuLimits;
-use sim::{Error, Result};
-use std::io::Read;
 use std::path::Path;
 
 /// The collection that the rows belong to.
@@ -95,7 +96,8 @@ const TENSORRT_LLM: &[Source] = &[
     source("quantize__trtllm-1.3.0rc20__scale_matrix_perf", Kind::Quantize, "TensorRT-LLM 1.3.0rc20"),
 ];
 
-/// Reads the rows of `engine` on the GPU whose files start with `gpu_prefix` (`h100_sxm`, `h200_sxm`) from `dir`.
+/// Reads the rows of `engine` on the GPU whose files start with `gpu_prefix` (`h100_sxm`, `h200_sxm`) from `dir`:
+/// CSV, gzipped or not, or the wheel's own Parquet files, which `parquet` reads.
 ///
 /// Rows faster than the data sheet allows are left out: repeated calls on few bytes are served by the cache, not by
 /// memory. docs/cost-model.md lists the other rows that are not taken.
@@ -107,6 +109,7 @@ pub fn import_aiconfigurator(
     gpu_prefix: &str,
     engine: Engine,
     gpu: &GpuLimits,
+    parquet: ParquetReader,
 ) -> Result<Import> {
     let sources = match engine {
         Engine::Vllm => VLLM,
@@ -114,7 +117,7 @@ pub fn import_aiconfigurator(
     };
     let mut import = Import::default();
     for source in sources {
-        read_source(dir, gpu_prefix, source, gpu, &mut import)?;
+        read_source(dir, gpu_prefix, source, gpu, parquet, &mut import)?;
     }
     Ok(import)
 }
@@ -124,21 +127,10 @@ fn read_source(
     gpu_prefix: &str,
     source: &Source,
     gpu: &GpuLimits,
+    parquet: ParquetReader,
     import: &mut Import,
 ) -> Result<()> {
-    let label = format!("{gpu_prefix}__{}.csv.gz", source.file);
-    let packed =
-        std::fs::File::open(dir.join(&label)).map_err(|error| Error::file(&label, io_message(&error)))?;
-    let mut text = Vec::new();
-    let mut unpacker = GzDecoder::new(packed).take(MAX_FILE_BYTES);
-    unpacker
-        .read_to_end(&mut text)
-        .map_err(|error| Error::file(&label, format!("cannot be unpacked: {error}")))?;
-    if text.len() as u64 == MAX_FILE_BYTES {
-        return Err(Error::file(label, format!("holds more than {MAX_FILE_BYTES} bytes unpacked")));
-    }
-    let mut reader = csv::Reader::from_reader(text.as_slice());
-    let header = reader.headers().map_err(|error| csv_error(&label, &error))?.clone();
+    let Rows { label, header, records } = files::read(dir, gpu_prefix, source.file, parquet)?;
     let origin = import.table.origin(Origin {
         source: SOURCE.to_string(),
         gpu: gpu.name.clone(),
@@ -146,9 +138,8 @@ fn read_source(
         clocks: String::new(),
     });
     let (mut too_fast, mut other) = (0, 0);
-    for record in reader.records() {
-        let record = record.map_err(|error| csv_error(&label, &error))?;
-        let record = Record { label: &label, header: &header, record: &record };
+    for record in &records {
+        let record = Record { label: &label, header: &header, record };
         if let Some(dtype) = source.only
             && record.text("gemm_dtype")? != dtype
         {

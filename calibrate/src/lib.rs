@@ -3,9 +3,12 @@
 #![forbid(unsafe_code)]
 
 pub mod baseline;
+pub mod bench;
 pub mod check;
 pub mod coverage;
+pub mod fidelity;
 pub mod fit;
+pub mod from_bench;
 pub mod holdout;
 pub mod import;
 pub mod measurement;

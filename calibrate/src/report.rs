@@ -193,6 +193,28 @@ pub fn row_counts(table: &MeasurementTable) -> String {
     })
 }
 
+/// The errors of variants with too few rows to hold some out for good: each row predicted by a fit of the others' shapes.
+/// Nothing when there are none.
+pub fn cross_validated_text(checks: &[VariantCheck]) -> String {
+    // Each row was held out once; where some are held out for good, they are the smaller part.
+    let small = checks.iter().filter(|check| check.measured.len() * 2 > check.training);
+    let errors: Vec<_> = small.filter_map(|check| Some((check, check.error()?))).collect();
+    if errors.is_empty() {
+        return String::new();
+    }
+    let mut out = format!(
+        "\n{:<20} {:<52} {:>8} {:>9} {:>7} {:>7}\n",
+        "cross-validated", "variant", "points", "median %", "p90 %", "bias %"
+    );
+    for (check, error) in errors {
+        let (family, variant) = (check.family.name(), &check.variant);
+        let (median, p90, bias) = (percent(error.median), percent(error.p90), error.bias * 100.0);
+        let _ =
+            writeln!(out, "{family:<20} {variant:<52} {:>8} {median:>9} {p90:>7} {bias:>+7.1}", error.points);
+    }
+    out
+}
+
 /// The held-out errors of a profile and what its error bands cover, as text.
 pub fn check_text(errors: &[(Family, HeldOutError)], coverage: &[Coverage]) -> String {
     let mut out = format!(

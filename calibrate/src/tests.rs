@@ -2,7 +2,7 @@ mod files;
 
 use crate::check::{check_profile, fit_and_check, summarize};
 use crate::holdout::{HoldOut, shape_key};
-use crate::import::{Engine, import_aiconfigurator};
+use crate::import::{Engine, ParquetReader, csv_only, import_aiconfigurator};
 use crate::measurement::{Measurement, MeasurementTable, Origin};
 use crate::profile::fit_profile;
 use crate::report::target;
@@ -217,10 +217,10 @@ impl Drop for Folder {
 #[test]
 fn bad_collector_files_are_one_error_with_file_and_row() {
     let folder = Folder::new("bad-rows");
-    let import = |path: &Path| import_aiconfigurator(path, "h200_sxm", Engine::TensorRtLlm, &gpu());
+    let import = |path: &Path| import_aiconfigurator(path, "h200_sxm", Engine::TensorRtLlm, &gpu(), csv_only);
     let name = "h200_sxm__gemm__trtllm-1.3.0rc20__gemm_perf.csv.gz";
     let error = import(&folder.0).expect_err("the folder is empty").to_string();
-    assert_eq!(error, format!("{name}: no such file"));
+    assert!(error.starts_with(&format!("{name}: no such file, nor as .csv or .parquet")), "{error}");
     let header = "kernel_source,gemm_dtype,m,n,k,latency";
     for (text, expected) in [
         (
@@ -242,6 +242,33 @@ fn bad_collector_files_are_one_error_with_file_and_row() {
     std::fs::write(folder.0.join(name), "not packed").expect("the file can be written");
     let error = import(&folder.0).expect_err("it is not packed").to_string();
     assert!(error.contains("cannot be unpacked"), "{error}");
+}
+
+/// In the wheel's own folders; a plain CSV beside them is taken first.
+#[test]
+fn the_files_of_the_wheel_are_found_and_read_by_row() {
+    let folder = Folder::new("wheel");
+    let wheel = "h200_sxm/gemm/trtllm/1.3.0rc20";
+    std::fs::create_dir_all(folder.0.join(wheel)).expect("the folder can be made");
+    let path = format!("{wheel}/gemm_perf.parquet");
+    std::fs::write(folder.0.join(&path), "x,fp8,1,2,3,0.01;x,fp8,1,2,3,fast").expect("it can be written");
+    let import = |parquet: ParquetReader| {
+        let import = import_aiconfigurator(&folder.0, "h200_sxm", Engine::TensorRtLlm, &gpu(), parquet);
+        import.expect_err("it is not whole").to_string()
+    };
+    assert_eq!(
+        import(csv_only),
+        format!("{path}: is Parquet, of which this program reads only the CSV form")
+    );
+    let error = import(|_, bytes| {
+        let names = ["kernel_source", "gemm_dtype", "m", "n", "k", "latency"].map(String::from).to_vec();
+        let rows = std::str::from_utf8(bytes).unwrap_or_default().split(';');
+        Ok((names, rows.map(|row| row.split(',').map(String::from).collect()).collect()))
+    });
+    assert!(error.starts_with(&format!("{path}:2: latency: found `fast`")), "{error}");
+    let plain = "h200_sxm__gemm__trtllm-1.3.0rc20__gemm_perf.csv";
+    std::fs::write(folder.0.join(plain), "m,n\n1,2\n").expect("it can be written");
+    assert!(import(csv_only).starts_with(&format!("{plain}:2: ")), "the plain file comes first");
 }
 
 /// A committed profile passes the checks of loading, and its stated errors, weighted by points, meet the targets.

@@ -1,6 +1,6 @@
 //! Writing a measurement table as CSV, so that [`MeasurementTable::parse`] gives the same table back.
 
-use crate::measurement::{COLUMNS, Measurement, MeasurementTable};
+use crate::measurement::{COLUMNS, Measurement, MeasurementTable, Origin};
 use sim::profile::{Experts, Heads, Operation};
 use sim::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
@@ -60,6 +60,40 @@ impl MeasurementTable {
         cells.insert("clocks", origin.clocks.clone());
         Ok(cells)
     }
+}
+
+/// One line of a file that grows row by row: it has every column.
+///
+/// # Errors
+/// When a cell cannot be written as CSV.
+pub(crate) fn line(
+    operation_of_row: &Operation,
+    origin: &Origin,
+    times: (f64, f64),
+    note: &str,
+) -> Result<Vec<u8>> {
+    let mut cells = Cells::new();
+    cells.insert("family", operation_of_row.family().name().to_string());
+    operation(operation_of_row, &mut cells);
+    put(&mut cells, &[("seconds", &times.0), ("spread_seconds", &times.1), ("note", &note)]);
+    put(&mut cells, &[("source", &origin.source), ("gpu", &origin.gpu)]);
+    put(&mut cells, &[("software", &origin.software), ("clocks", &origin.clocks)]);
+    record(COLUMNS.iter().map(|column| cells.get(column).map_or("", String::as_str)))
+}
+
+/// The header of such a file.
+///
+/// # Errors
+/// Never in practice: the names are plain.
+pub(crate) fn header_line() -> Result<Vec<u8>> {
+    record(COLUMNS.iter().copied())
+}
+
+fn record<'a>(cells: impl Iterator<Item = &'a str>) -> Result<Vec<u8>> {
+    let failed = |error: String| Error::new(format!("a row cannot be written as CSV: {error}"));
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    writer.write_record(cells).map_err(|error| failed(error.to_string()))?;
+    writer.into_inner().map_err(|error| failed(error.to_string()))
 }
 
 fn put(cells: &mut Cells, values: &[(&'static str, &dyn ToString)]) {

@@ -68,7 +68,7 @@ pub struct Candidate {
     /// The latency that breaks first beyond the highest rate.
     pub breaks_first: String,
     /// What to change next.
-    pub next_change: &'static str,
+    pub next_change: String,
     /// No other deployment is cheaper (or needs fewer GPUs) and has a shorter TTFT p99.
     pub is_on_cost_front: bool,
     /// No other deployment gives more tokens per GPU and more tokens per second to each user.
@@ -87,6 +87,8 @@ pub enum Stage {
     Memory,
     /// It needs more GPUs or money than allowed.
     Budget,
+    /// It fits, but its step time is not modelled.
+    NotModelled,
     /// The step times alone rule it out.
     Roofline,
     /// Its run breaks the goal.
@@ -100,6 +102,7 @@ impl Stage {
             Stage::Invalid => "values that do not go together",
             Stage::Memory => "do not fit into memory",
             Stage::Budget => "over the budget",
+            Stage::NotModelled => "fit into memory, but their step time is not modelled",
             Stage::Roofline => "ruled out by step times alone",
             Stage::Simulated => "broke the goal when simulated",
         }
@@ -193,6 +196,9 @@ pub fn deployment_name(deployment: &BTreeMap<&'static str, String>) -> String {
     let layout = [
         value("gpu").cloned(),
         value("tensor_parallel").map(|degree| format!("TP{degree}")),
+        value("pipeline_parallel").map(|degree| format!("PP{degree}")),
+        value("data_parallel").map(|degree| format!("DP{degree}")),
+        value("expert_parallel").map(|degree| format!("EP{degree}")),
         value("replicas").map(|count| format!("x{count}")),
     ];
     let settings = [

@@ -26,7 +26,8 @@ pub struct Bounds {
 ///
 /// A request needs its decode tokens, each at least the time per token of the fullest possible decode step, and its
 /// prompt tokens, each at least the time per token of a full prefill step; a step that does both takes at least as long
-/// as either part. So the rate per engine (each data-parallel rank of a replica is one) is at most 1 over the larger of the two sums.
+/// as either part. So the rate per engine (each data-parallel rank of a replica is one) is at most 1 over the larger of the
+/// two sums; with pipeline stages as many steps as stages are in flight, which multiplies it at most by their number.
 pub fn bounds(scenario: &Scenario) -> Option<Bounds> {
     let mut workload = scenario.workload().clone();
     let (mut count, mut prompt_tokens, mut output_tokens) = (0u64, 0u64, 0u64);
@@ -44,11 +45,15 @@ pub fn bounds(scenario: &Scenario) -> Option<Bounds> {
     let (prompt, output) = (prompt_tokens as f64 / count as f64, output_tokens as f64 / count as f64);
     let finds_prefixes = scenario.engine.scheduler.prefix_caching && workload.has_prefix_identity();
     let prefill_s = if finds_prefixes { 0.0 } else { prompt * prefill_seconds_per_token(scenario, prompt) };
-    let decode_s = (output - 1.0).max(0.0) * decode_seconds_per_token(scenario, prompt + output / 2.0);
+    // With drafts a step may give so many tokens, and takes at least as long as one without.
+    let most_tokens = 1.0 + f64::from(scenario.engine.scheduler.draft_tokens);
+    let decode_s =
+        (output - 1.0).max(0.0) * decode_seconds_per_token(scenario, prompt + output / 2.0) / most_tokens;
+    let pipelines = f64::from(scenario.engines()) * f64::from(scenario.file.deployment.pipeline_parallel);
     let busiest_s = prefill_s.max(decode_s).max(1e-9);
     Some(Bounds {
-        rate_per_s: f64::from(scenario.engines()) / busiest_s,
-        gap_ms: scenario.step_duration(&decode_shape(1, 1)).milliseconds(),
+        rate_per_s: pipelines / busiest_s,
+        gap_ms: scenario.step_duration(&decode_shape(1, 1)).milliseconds() / most_tokens,
         output_tokens: output,
     })
 }

@@ -30,33 +30,64 @@ impl BindingLimit {
         }
     }
 
-    /// What to change next; `key` is the latency that breaks first.
-    pub fn next_change(self, key: &str) -> &'static str {
+    /// What to change next; `key` is the latency that breaks first. Formats that the deployment has already are not
+    /// proposed.
+    pub fn next_change(self, key: &str, has: SmallFormats) -> String {
         let between_tokens = key.starts_with("itl") || key.starts_with("tpot");
-        match self {
-            BindingLimit::KvCache => {
-                "free KV memory: kv_cache_dtype fp8, quantised weights, more GPUs per replica, or a GPU with more memory"
-            }
+        let fp8_weights = (!has.weights).then_some("fp8 weights");
+        let fp8_cache = (!has.cache).then_some("kv_cache_dtype fp8");
+        let lower_tokens = "lower engine.max_num_batched_tokens so that prompts hold up fewer tokens";
+        let (why, changes) = match self {
+            BindingLimit::KvCache => (
+                "free KV memory",
+                vec![
+                    fp8_cache,
+                    fp8_weights,
+                    Some("more GPUs per replica"),
+                    Some("or a GPU with more memory"),
+                ],
+            ),
             BindingLimit::Seats => {
-                "raise engine.max_num_seqs: requests wait for a seat while KV blocks are free"
+                ("requests wait for a seat while KV blocks are free", vec![Some("raise engine.max_num_seqs")])
             }
-            BindingLimit::BatchedTokens if between_tokens => {
-                "more GPUs per replica or fp8 weights, or lower engine.max_num_batched_tokens so that prompts hold up \
-                 fewer tokens"
-            }
-            BindingLimit::BatchedTokens => {
-                "prompts fill the steps: fp8 weights, more GPUs per replica or more replicas; raise \
-                 engine.max_num_batched_tokens where the gaps between tokens leave room"
-            }
-            BindingLimit::StepTime if between_tokens => {
-                "shorten the steps: lower engine.max_num_batched_tokens or max_num_seqs, fp8 weights, more GPUs per \
-                 replica, or more replicas"
-            }
-            BindingLimit::StepTime => {
-                "shorten the steps: fp8 weights, more GPUs per replica, or a faster GPU"
-            }
-        }
+            BindingLimit::BatchedTokens if between_tokens => (
+                "prompts fill the steps",
+                vec![fp8_weights, Some("more GPUs per replica"), Some(lower_tokens)],
+            ),
+            BindingLimit::BatchedTokens => (
+                "prompts fill the steps",
+                vec![
+                    fp8_weights,
+                    Some("more GPUs per replica"),
+                    Some("more replicas"),
+                    Some("or raise engine.max_num_batched_tokens where the gaps between tokens leave room"),
+                ],
+            ),
+            BindingLimit::StepTime if between_tokens => (
+                "shorten the steps",
+                vec![
+                    Some("lower engine.max_num_batched_tokens or max_num_seqs"),
+                    fp8_weights,
+                    Some("more GPUs per replica"),
+                    Some("or more replicas"),
+                ],
+            ),
+            BindingLimit::StepTime => (
+                "shorten the steps",
+                vec![fp8_weights, Some("more GPUs per replica"), Some("or a faster GPU")],
+            ),
+        };
+        format!("{why}: {}", changes.into_iter().flatten().collect::<Vec<_>>().join(", "))
     }
+}
+
+/// Which formats of a deployment are of 8 bits or fewer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SmallFormats {
+    /// Of its weights.
+    pub weights: bool,
+    /// Of its KV cache.
+    pub cache: bool,
 }
 
 /// Sums up, over the steps of a run, for how long requests waited and for what.
@@ -106,6 +137,27 @@ impl RunObserver for WaitingWatch {
             self.tokens_ns += duration_ns;
         } else {
             self.kv_ns += duration_ns;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_format_that_is_there_is_not_proposed() {
+        let large = SmallFormats { weights: false, cache: false };
+        let text = BindingLimit::KvCache.next_change("ttft_p99", large);
+        assert!(text.starts_with("free KV memory: kv_cache_dtype fp8, fp8 weights, "), "{text}");
+        let small = SmallFormats { weights: true, cache: true };
+        for binding in
+            [BindingLimit::KvCache, BindingLimit::Seats, BindingLimit::BatchedTokens, BindingLimit::StepTime]
+        {
+            for key in ["ttft_p99", "itl_p99"] {
+                let text = binding.next_change(key, small);
+                assert!(!text.contains("fp8") && text.contains(": "), "{text}");
+            }
         }
     }
 }

@@ -1,9 +1,11 @@
 //! `plan`: for each deployment of a space the highest rate that keeps the goal, then what it costs to carry the traffic.
 
+mod prune;
+
 use crate::answer::{Candidate, Confirmation, Fallen, Measured, Plan, Stage};
-use crate::bounds::{Bounds, SLACK, bounds};
+use crate::bounds::bounds;
 use crate::goal::{LatencyLimit, latency_limits, standing};
-use crate::limits::WaitingWatch;
+use crate::limits::{SmallFormats, WaitingWatch};
 use crate::prices::prices;
 use crate::rank;
 use crate::search::{self, Bracket, rounded};
@@ -224,6 +226,9 @@ impl Planner {
         if let Some((reason, misses_by)) = self.over_budget(&scenario) {
             return fall(Stage::Budget, reason, Some(misses_by));
         }
+        if let Some(refusal) = scenario.refusal() {
+            return fall(Stage::NotModelled, format!("{}: {}", refusal.key_path(), refusal.message()), None);
+        }
         let Some(bounds) = bounds(&scenario) else {
             return Err(self.document.error("workload", "no request arrives"));
         };
@@ -243,47 +248,6 @@ impl Planner {
             Err((stage, reason, misses_by)) => return fall(stage, reason, Some(misses_by)),
         };
         self.candidate(values, &bracket, highest, carries, carrier).map(|c| Outcome::Candidate(Box::new(c)))
-    }
-
-    /// Why the step times alone rule a deployment out, and by what factor it misses.
-    fn ruled_out(&self, bounds: &Bounds) -> Option<(String, f64)> {
-        let gap_limits = self.limits.iter().filter(|l| l.key.starts_with("itl") || l.key.starts_with("tpot"));
-        for limit in gap_limits {
-            if bounds.gap_ms > limit.most_ms * SLACK {
-                let reason = format!(
-                    "a request alone takes {:.1} ms per token, {} allows {:.1} ms",
-                    bounds.gap_ms, limit.key, limit.most_ms
-                );
-                return Some((reason, bounds.gap_ms / limit.most_ms));
-            }
-        }
-        let wanted = self.wanted_per_s.filter(|_| !self.chooses_replicas())?;
-        (bounds.rate_per_s * SLACK < wanted).then(|| {
-            let reason = format!(
-                "at most {} requests/s with every step full, {} wanted",
-                rounded(bounds.rate_per_s),
-                rounded(wanted)
-            );
-            (reason, wanted / bounds.rate_per_s)
-        })
-    }
-
-    fn over_budget(&self, scenario: &Scenario) -> Option<(String, f64)> {
-        let goal = &self.section.goal;
-        let gpus = scenario.gpus();
-        if let Some(most) = goal.max_gpus.filter(|most| gpus > *most) {
-            return Some((
-                format!("needs {gpus} GPUs, {most} allowed"),
-                f64::from(gpus) / f64::from(most.max(1)),
-            ));
-        }
-        let (budget, usd_per_hour) = (goal.budget?, scenario.usd_per_hour()?);
-        (usd_per_hour > budget.0).then(|| {
-            (
-                format!("costs {usd_per_hour:.2} USD/h, {:.2} allowed", budget.0),
-                usd_per_hour / budget.0.max(1e-9),
-            )
-        })
     }
 
     fn measure(
@@ -372,11 +336,19 @@ impl Planner {
             at_highest,
             binding: watch.binding(),
             breaks_first: breaks_first.to_string(),
-            next_change: watch.binding().next_change(breaks_first),
+            next_change: watch.binding().next_change(breaks_first, small_formats(&carrier)),
             is_on_cost_front: false,
             is_on_throughput_front: false,
             tried: bracket.tried.iter().map(|tried| tried.found.clone()).collect(),
         })
+    }
+}
+
+fn small_formats(scenario: &Scenario) -> SmallFormats {
+    let weights = &scenario.engine.weights;
+    SmallFormats {
+        weights: !weights.attention.is_plain() || !weights.experts.is_plain(),
+        cache: !matches!(scenario.engine.kv.name(), "auto" | "bf16" | "fp16"),
     }
 }
 

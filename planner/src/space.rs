@@ -61,13 +61,16 @@ pub fn deployments(document: &Document, plan: &PlanSection, folder: &Path) -> Re
 
 type Axis = (&'static str, &'static str, Option<Vec<String>>);
 
-fn axes(space: &PlanSpace) -> [Axis; 8] {
+fn axes(space: &PlanSpace) -> [Axis; 11] {
     fn texts<T: ToString>(values: Option<&Vec<T>>) -> Option<Vec<String>> {
         values.map(|values| values.iter().map(ToString::to_string).collect())
     }
     [
         ("hardware.gpu", "gpu", space.gpu.clone()),
         ("deployment.tensor_parallel", "tensor_parallel", texts(space.tensor_parallel.as_ref())),
+        ("deployment.pipeline_parallel", "pipeline_parallel", texts(space.pipeline_parallel.as_ref())),
+        ("deployment.data_parallel", "data_parallel", texts(space.data_parallel.as_ref())),
+        ("deployment.expert_parallel", "expert_parallel", texts(space.expert_parallel.as_ref())),
         ("deployment.replicas", "replicas", texts(space.replicas.as_ref())),
         ("engine.quantization", "quantization", space.quantization.clone()),
         ("engine.kv_cache_dtype", "kv_cache_dtype", space.kv_cache_dtype.clone()),

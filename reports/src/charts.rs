@@ -1,6 +1,7 @@
 //! Line charts as SVG: sizes in a fixed grid, colours and text sizes from the page's style sheet, so that one drawing
 //! serves light and dark, phone and paper.
 
+use crate::drawing::{Drawing, linear_ticks, log_ticks, px, tick_text};
 use crate::numbers::short;
 use maud::{Markup, html};
 use std::fmt::Write;
@@ -148,68 +149,29 @@ impl Fitted {
     }
 }
 
-/// Round values from 0 in steps of 1, 2 or 5 times a power of ten, about five of them.
-fn linear_ticks(high: f64, stay_inside: bool) -> Vec<f64> {
-    let rough = high / 4.5;
-    let power = 10f64.powf(rough.log10().floor());
-    let step =
-        [1.0, 2.0, 2.5, 5.0, 10.0].into_iter().map(|m| m * power).find(|s| *s >= rough).unwrap_or(power);
-    let count = if stay_inside { (high / step + 1e-9).floor() } else { (high / step - 1e-9).ceil() };
-    (0..=(count.clamp(1.0, 12.0) as u32)).map(|k| f64::from(k) * step).collect()
-}
-
-/// 1, 2 and 5 times powers of ten inside the range, fewer when it is wide.
-fn log_ticks(low: f64, high: f64) -> Vec<f64> {
-    let (first, last) = (low.log10().floor() as i32, high.log10().ceil() as i32);
-    let digits: &[f64] = match last - first {
-        ..=2 => &[1.0, 2.0, 5.0],
-        3..=4 => &[1.0, 3.0],
-        _ => &[1.0],
-    };
-    let all = (first..=last).flat_map(|power| digits.iter().map(move |digit| digit * 10f64.powi(power)));
-    all.filter(|v| *v >= low * 0.999 && *v <= high * 1.001).collect()
-}
-
-/// A tick's text, without needless decimals.
-fn tick_text(value: f64) -> String {
-    match value {
-        v if v >= 1e6 => format!("{}M", trimmed(v / 1e6)),
-        v if v >= 1e4 => format!("{}k", trimmed(v / 1e3)),
-        v => trimmed(v),
-    }
-}
-
-fn trimmed(value: f64) -> String {
-    let decimals = if value.abs() < 0.1 { 4 } else { 2 };
-    let text = format!("{value:.decimals$}");
-    let text = text.trim_end_matches('0').trim_end_matches('.');
-    if text.is_empty() { "0".to_string() } else { text.to_string() }
-}
-
 impl Chart {
     /// The chart as a figure of a page: title, note, legend, drawing. Says so when there is nothing to draw.
     pub fn figure(&self) -> Markup {
+        self.drawing().figure()
+    }
+
+    /// The drawing with what is said around it.
+    pub fn drawing(&self) -> Drawing<'_> {
         let is_empty = self.series.iter().all(|series| series.points.is_empty());
-        html! {
-            figure {
-                figcaption {
-                    h3 { (self.title) }
-                    p.note { (self.note) }
-                    @if self.series.len() > 1 {
-                        ul.legend {
-                            @for (index, series) in self.series.iter().enumerate() {
-                                li { span class=(format!("swatch swatch{index}")) {} (series.name) }
-                            }
-                        }
-                    }
-                }
-                @if is_empty { p.note { "Nothing to draw: no request got that far." } } @else { (self.svg()) }
-            }
+        let swatch = |(index, series): (usize, &Series)| {
+            let kind = if series.joined { "swatch swatch" } else { "swatchdot swatchdot" };
+            (format!("{kind}{index}"), series.name.clone())
+        };
+        Drawing {
+            title: &self.title,
+            note: &self.note,
+            legend: self.series.iter().enumerate().map(swatch).collect(),
+            size: (WIDTH, HEIGHT),
+            body: (!is_empty).then(|| self.body()),
         }
     }
 
-    /// The drawing alone.
-    pub fn svg(&self) -> Markup {
+    fn body(&self) -> Markup {
         let xs = self.series.iter().flat_map(|s| s.points.iter().map(|p| p.0));
         let ys = self.series.iter().flat_map(|s| s.points.iter().map(|p| p.1));
         let marked = |on_x: bool| self.marks.iter().filter(move |m| m.on_x == on_x).map(|m| m.value);
@@ -217,28 +179,26 @@ impl Chart {
         let y = Fitted::new(&self.y, ys.chain(marked(false)));
         let (right, bottom) = (WIDTH - RIGHT, HEIGHT - BOTTOM);
         html! {
-            svg viewBox=(format!("0 0 {WIDTH} {HEIGHT}")) role="img" xmlns="http://www.w3.org/2000/svg" {
-                title { (self.title) }
-                @for (value, at) in y.ticks.iter().filter_map(|v| Some((v, to_y(&y, *v)?))) {
-                    line.grid x1=(LEFT) x2=(right) y1=(px(at)) y2=(px(at)) {}
-                    text.tick x=(LEFT - 6.0) y=(px(at + 4.5)) text-anchor="end" { (tick_text(*value)) }
-                }
-                @for (value, at) in x.ticks.iter().filter_map(|v| Some((v, to_x(&x, *v)?))) {
-                    line.grid x1=(px(at)) x2=(px(at)) y1=(TOP) y2=(bottom) {}
-                    text.tick x=(px(at)) y=(bottom + 17.0) text-anchor="middle" { (tick_text(*value)) }
-                }
-                line.axis x1=(LEFT) x2=(right) y1=(bottom) y2=(bottom) {}
-                text.label x=(right) y=(HEIGHT - 8.0) text-anchor="end" { (self.x.label) }
-                text.label x="2" y="14" { (self.y.label) }
-                @for mark in &self.marks { (mark.draw(&x, &y)) }
-                @for (index, series) in self.series.iter().enumerate() { (series.draw(index, &x, &y)) }
+            @for (value, at) in y.ticks.iter().filter_map(|v| Some((v, to_y(&y, *v)?))) {
+                line.grid x1=(LEFT) x2=(right) y1=(px(at)) y2=(px(at)) {}
+                text.tick x=(LEFT - 6.0) y=(px(at + 4.5)) text-anchor="end" { (tick_text(*value)) }
             }
+            @for (value, at) in x.ticks.iter().filter_map(|v| Some((v, to_x(&x, *v)?))) {
+                line.grid x1=(px(at)) x2=(px(at)) y1=(TOP) y2=(bottom) {}
+                text.tick x=(px(at)) y=(bottom + 17.0) text-anchor=(anchor(at, right)) { (tick_text(*value)) }
+            }
+            line.axis x1=(LEFT) x2=(right) y1=(bottom) y2=(bottom) {}
+            text.label x=(right) y=(HEIGHT - 8.0) text-anchor="end" { (self.x.label) }
+            text.label x="2" y="14" { (self.y.label) }
+            @for mark in &self.marks { (mark.draw(&x, &y)) }
+            @for (index, series) in self.series.iter().enumerate() { (series.draw(index, &x, &y)) }
         }
     }
 }
 
-fn px(value: f64) -> String {
-    format!("{value:.1}")
+/// Of a tick's text: it ends at the frame's right end rather than beyond it.
+fn anchor(at: f64, right: f64) -> &'static str {
+    if at > right - 6.0 { "end" } else { "middle" }
 }
 
 fn to_x(axis: &Fitted, value: f64) -> Option<f64> {
@@ -294,17 +254,6 @@ impl Mark {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ticks_are_round_and_cover_the_values() {
-        assert_eq!(linear_ticks(9.3, false), [0.0, 2.5, 5.0, 7.5, 10.0]);
-        assert_eq!(linear_ticks(100.0, true), [0.0, 25.0, 50.0, 75.0, 100.0]);
-        assert_eq!(log_ticks(15.0, 320.0), [20.0, 50.0, 100.0, 200.0]);
-        assert_eq!(
-            [0.0, 0.05, 2.5, 400.0, 12_000.0, 3e6].map(tick_text),
-            ["0", "0.05", "2.5", "400", "12k", "3M"]
-        );
-    }
 
     #[test]
     fn odd_values_draw_inside_the_frame() {

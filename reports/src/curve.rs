@@ -1,6 +1,7 @@
 //! Latency against throughput over the rows of a sweep, with the knee.
 
 use crate::charts::{Axis, Chart, Mark, Series};
+use crate::run_folder::RunFolder;
 
 /// One run of a sweep.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -11,6 +12,17 @@ pub struct CurvePoint {
     pub ttft_p99_ms: f64,
     /// 99th percentile of the gaps between tokens, in ms.
     pub itl_p99_ms: f64,
+}
+
+impl CurvePoint {
+    /// Of a finished run; none when it generated nothing.
+    pub fn of(run: &RunFolder) -> Option<CurvePoint> {
+        Some(CurvePoint {
+            output_tokens_per_s: run.number("/metrics/throughput/output_tokens_per_s")?,
+            ttft_p99_ms: run.number("/metrics/ttft_ms/p99")?,
+            itl_p99_ms: run.number("/metrics/itl_ms/p99")?,
+        })
+    }
 }
 
 /// The point after which latency climbs much faster than throughput: the one furthest below the straight line from the
@@ -26,24 +38,29 @@ pub fn knee(points: &[(f64, f64)]) -> Option<(f64, f64)> {
     (below(&best) > 0.1).then_some(best)
 }
 
-/// Charts of the curve; none without points.
-pub fn charts(points: &[CurvePoint]) -> Vec<Chart> {
-    let chart = |name: &str, value: fn(&CurvePoint) -> f64| {
-        let mut line: Vec<(f64, f64)> =
-            points.iter().map(|point| (point.output_tokens_per_s, value(point))).collect();
-        line.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
-        let mark = knee(&line).map(|(x, _)| Mark { value: x, text: "knee".into(), on_x: true });
-        Chart {
+/// Charts of the curve, with the run that the page is about; none without points.
+pub fn charts(points: &[CurvePoint], this: Option<CurvePoint>) -> Vec<Chart> {
+    let chart =
+        |name: &str, value: fn(&CurvePoint) -> f64| {
+            let mut line: Vec<(f64, f64)> =
+                points.iter().map(|point| (point.output_tokens_per_s, value(point))).collect();
+            line.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
+            let mark = knee(&line).map(|(x, _)| Mark { value: x, text: "knee".into(), on_x: true });
+            let mut series = vec![Series::marked("runs of the sweep", line)];
+            series.extend(this.as_ref().map(|run| {
+                Series::scatter("the run of this page", vec![(run.output_tokens_per_s, value(run))])
+            }));
+            Chart {
             title: format!("{name} against throughput"),
             note:
                 "One dot per run of the sweep. Right of the knee latency climbs and throughput hardly does."
                     .into(),
             x: Axis::linear("output tokens/s"),
             y: Axis::linear(format!("{name} (ms)")),
-            series: vec![Series::marked(name, line)],
+            series,
             marks: mark.into_iter().collect(),
         }
-    };
+        };
     if points.is_empty() {
         return Vec::new();
     }

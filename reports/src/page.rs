@@ -1,10 +1,13 @@
 //! The page of a run: one HTML file that loads nothing, with the answer first and the evidence below.
 
 use crate::charts::Chart;
-use crate::curve::{self, CurvePoint};
+use crate::curve::CurvePoint;
+use crate::figures::{Figure, RunFigures};
+use crate::hardware::{self, Hardware};
 use crate::numbers::{duration_ms, grouped, percent, short};
+use crate::palette;
 use crate::replicas;
-use crate::run_charts::{self, SloMarks};
+use crate::run_charts::SloMarks;
 use crate::run_folder::RunFolder;
 use crate::style::STYLE;
 use crate::tenants;
@@ -48,6 +51,11 @@ pub fn chart_grid(charts: &[Chart]) -> Markup {
     html! { div.charts { @for chart in charts { (chart.figure()) } } }
 }
 
+/// Figures of any kind side by side where there is room.
+pub fn figure_grid(figures: &[Figure]) -> Markup {
+    html! { div.charts { @for figure in figures { (figure.drawing().figure()) } } }
+}
+
 /// A whole document around `body`.
 pub fn document(title: &str, body: &Markup) -> String {
     html! {
@@ -62,7 +70,7 @@ pub fn document(title: &str, body: &Markup) -> String {
                 meta name="color-scheme" content="light dark";
                 link rel="icon" href="data:,";
                 title { (title) }
-                style { (PreEscaped(STYLE)) }
+                style { (PreEscaped(palette::page_style())) (PreEscaped(STYLE)) }
             }
             body { main { (body) } }
         }
@@ -82,44 +90,77 @@ pub fn warnings(warnings: &[&str]) -> Markup {
     }
 }
 
-/// The page of a run. `slo` are the scenario's limits, drawn into the charts; `curve` are the runs of a sweep, if any.
-pub fn run_page(run: &RunFolder, slo: &SloMarks, curve: &[CurvePoint]) -> String {
+/// The page of a run. `slo` are the scenario's limits, drawn into the charts; `curve` are the runs of a sweep, if any;
+/// `hardware` is what the scenario says of it, or why it cannot be told any more.
+pub fn run_page(
+    run: &RunFolder,
+    slo: &SloMarks,
+    curve: &[CurvePoint],
+    hardware: Result<&Hardware, &str>,
+) -> String {
     let name = run.text("/scenario");
     let warned: Vec<&str> =
         run.report["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let figures = RunFigures::new(run, slo, curve, hardware.ok());
     let body = html! {
-        h1 { (format!("{} on {}", run.text("/model"), hardware(run))) }
+        h1 { (format!("{} on {}", run.text("/model"), hardware_name(run))) }
         p.lead { (verdict(run)) }
         p.soft { "Scenario " (name) ", engine " (run.text("/engine")) ", seed " (integer(run, "/seed"))
             ". Simulated by servesim " (run.text("/servesim")) "." }
         (tiles(&run_tiles(run)))
         div.card { strong { "How far to trust it. " }
             "Scheduling and memory follow the engine's own rules step by step. Step times are "
-            (run.text("/step_times")) "." }
+            (run.text("/step_times")) "." (band_sentence(run)) }
         (warnings(&warned))
         h2 { "Latency" }
         div.card.scroll { (latency_table(run)) }
         (tenants::section(run))
-        h2 { "Over the run" }
-        (chart_grid(&run_charts::charts(run, slo)))
-        @if !curve.is_empty() {
-            h2 { "Latency against throughput" }
-            (chart_grid(&curve::charts(curve)))
-        }
         h2 { "Use of the hardware" }
+        @if let Err(why) = hardware { p.note { "Roofline and memory are left out: " (why) "." } }
+        (figure_grid(&figures.hardware))
         div.card { (usage(run)) }
         (replicas::section(run))
+        h2 { "Over the run" }
+        (figure_grid(&figures.run))
+        @if !figures.curve.is_empty() {
+            h2 { "Latency against throughput" }
+            (figure_grid(&figures.curve))
+        }
         h2 { "Input" }
         div.card { details { summary { "The scenario as it ran" } pre { (run.scenario) } } }
     };
     document(&format!("{name}: servesim report"), &body)
 }
 
+/// The two ends of a figure of the error band; none without a profile.
+fn band(run: &RunFolder, key: &str) -> Option<(f64, f64)> {
+    let end = |index: u8| run.number(&format!("/error_band/{key}/{index}"));
+    let (fast, slow) = (end(0)?, end(1)?);
+    Some((fast.min(slow), fast.max(slow)))
+}
+
+/// `140 to 173 ms`, of a figure of the error band in ms.
+fn band_ms(run: &RunFolder, key: &str) -> Option<String> {
+    let (low, high) = band(run, key)?;
+    Some(format!("{} to {}", duration_ms(low), duration_ms(high)))
+}
+
+fn band_sentence(run: &RunFolder) -> String {
+    run.number("/error_band/step_error_90").map_or_else(String::new, |error| {
+        format!(
+            " By the held-out errors of its kernels 90 % of step times lie within {} of the prediction. The error bands \
+             beside the figures are this run with every step that much faster and slower; host time, queueing and the \
+             workload have no error of their own in them.",
+            percent(error)
+        )
+    })
+}
+
 fn integer(run: &RunFolder, pointer: &str) -> String {
     run.report.pointer(pointer).and_then(Value::as_u64).map_or_else(String::new, grouped)
 }
 
-fn hardware(run: &RunFolder) -> String {
+fn hardware_name(run: &RunFolder) -> String {
     let count = |pointer: &str| run.report.pointer(pointer).and_then(Value::as_u64).unwrap_or(1);
     let (gpus, replicas) = (count("/gpus"), count("/replicas"));
     let copies = if replicas == 1 { String::new() } else { format!(" in {replicas} replicas") };
@@ -141,20 +182,36 @@ fn verdict(run: &RunFolder) -> String {
 fn run_tiles(run: &RunFolder) -> Vec<Tile> {
     let latency = |pointer: &str| run.number(pointer).map_or_else(|| "none".to_string(), duration_ms);
     let rate = |pointer: &str| short(run.number(pointer).unwrap_or(0.0));
+    let banded = |what: &str, band: Option<String>| match band {
+        Some(band) => format!("{what}; error band {band}"),
+        None => what.to_string(),
+    };
+    let throughput =
+        band(run, "output_tokens_per_s").map(|(low, high)| format!("{} to {}", short(low), short(high)));
     let mut tiles = vec![
         Tile::new(
             "TTFT p99",
             latency("/metrics/ttft_ms/p99"),
-            "99 of 100 requests have their first token by then",
+            banded("99 of 100 requests have their first token by then", band_ms(run, "ttft_ms_p99")),
         ),
-        Tile::new("ITL p99", latency("/metrics/itl_ms/p99"), "99 of 100 gaps between tokens are shorter"),
+        Tile::new(
+            "ITL p99",
+            latency("/metrics/itl_ms/p99"),
+            banded("99 of 100 gaps between tokens are shorter", band_ms(run, "itl_ms_p99")),
+        ),
         Tile::new("E2EL p50", latency("/metrics/e2el_ms/p50"), "half of the answers are complete by then"),
         Tile::new(
             "Output tokens/s",
             rate("/metrics/throughput/output_tokens_per_s"),
-            format!("{} tokens/s with prompts", rate("/metrics/throughput/total_tokens_per_s")),
+            banded(
+                &format!("{} tokens/s with prompts", rate("/metrics/throughput/total_tokens_per_s")),
+                throughput,
+            ),
         ),
     ];
+    if let Some((bound, share)) = hardware::bounds(run).into_iter().next() {
+        tiles.push(Tile::new("Bound by", percent(share), format!("of the step time by {bound}")));
+    }
     if let Some(share) = run.number("/metrics/goodput/share") {
         let what = format!("{} requests/s met every limit", rate("/metrics/goodput/requests_per_s"));
         tiles.push(Tile::new("Goodput", percent(share), what));
@@ -182,12 +239,22 @@ fn latency_table(run: &RunFolder) -> Markup {
         run.number(&format!("/metrics/{key}/{column}")).map_or_else(|| "-".to_string(), short)
     };
     let columns = ["mean", "p50", "p90", "p95", "p99", "max"];
+    let bands = |key: &str| {
+        let one = |column: &&str| {
+            let (low, high) = band(run, &format!("{key}_{column}"))?;
+            Some(format!("{column} {} to {}", short(low), short(high)))
+        };
+        columns.iter().filter_map(one).collect::<Vec<_>>().join(", ")
+    };
+    let has_bands = run.report.pointer("/error_band/step_error_90").is_some();
     html! {
         table {
-            thead { tr { th { "ms" } @for column in columns { th { (column) } } th.text { "what it is" } } }
+            thead { tr { th { "ms" } @for column in columns { th { (column) } }
+                @if has_bands { th.text { "error band" } } th.text { "what it is" } } }
             tbody {
                 @for (name, key, what) in rows {
-                    tr { td { (name) } @for column in columns { td { (cell(key, column)) } } td.text.soft { (what) } }
+                    tr { td { (name) } @for column in columns { td { (cell(key, column)) } }
+                        @if has_bands { td.text { (bands(key)) } } td.text.soft { (what) } }
                 }
             }
         }

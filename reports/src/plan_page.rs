@@ -19,7 +19,8 @@ pub fn plan_page(plan: &Plan) -> String {
                 p.lead { (sentence(plan, best)) }
                 (goal(plan))
                 (tiles(&best_tiles(plan, best)))
-                div.card { strong { "What to change next. " } "Bound by " (best.binding.name()) ": "
+                div.card { strong { "The deployment. " } (settings(best)) }
+                div.card { strong { "To hold more. " } "Bound by " (best.binding.name()) ": "
                     (best.next_change) "." }
                 (trust(plan))
                 @if let Some(sure) = &plan.confirmation {
@@ -66,7 +67,35 @@ fn sentence(plan: &Plan, best: &Candidate) -> String {
         }
         _ => format!("It holds {holds} requests/s, the most of all per unit of cost"),
     };
-    format!("{}. {rate}.", deployment_name(&best.deployment))
+    format!("{rate}.")
+}
+
+/// What each value of a deployment means.
+const MEANINGS: [(&str, &str); 10] = [
+    ("tensor_parallel", "GPUs that share each layer"),
+    ("pipeline_parallel", "stages of layers, one after the other"),
+    ("data_parallel", "engines that divide the requests inside a replica"),
+    ("expert_parallel", "GPUs that share the experts"),
+    ("replicas", "copies of the engine behind the router"),
+    ("quantization", "format of the weights"),
+    ("kv_cache_dtype", "format of the KV cache"),
+    ("max_num_seqs", "requests that run at once"),
+    ("max_num_batched_tokens", "tokens that a step may compute"),
+    ("enable_prefix_caching", "whether prompts' shared beginnings are kept"),
+];
+
+/// The values that the plan chose; the rest is as in the scenario.
+fn settings(best: &Candidate) -> Markup {
+    let value = |key: &str| best.deployment.get(key).map(String::as_str);
+    html! {
+        @if best.deployment.is_empty() { "As in the scenario." } @else { "The rest is as in the scenario." }
+        dl {
+            @if let Some(gpu) = value("gpu") { dt { "gpu" } dd { (gpu) } }
+            @for (key, what) in MEANINGS {
+                @if let Some(value) = value(key) { dt { (key) } dd { (value) span.soft { ", " (what) } } }
+            }
+        }
+    }
 }
 
 fn goal(plan: &Plan) -> Markup {
@@ -91,8 +120,10 @@ fn trust(plan: &Plan) -> Markup {
 
 fn estimate(value: Option<Estimate>) -> String {
     let Some(value) = value else { return "none".into() };
-    let half = value.half_width.map_or(String::new(), |half| format!(" ± {}", duration_ms(half)));
-    duration_ms(value.mean) + &half
+    match value.half_width {
+        Some(half) => format!("{} ± {} ms", short(value.mean), short(half)),
+        None => duration_ms(value.mean),
+    }
 }
 
 fn best_tiles(plan: &Plan, best: &Candidate) -> Vec<Tile> {
@@ -100,8 +131,8 @@ fn best_tiles(plan: &Plan, best: &Candidate) -> Vec<Tile> {
     if let Some(usd) = best.usd_per_hour {
         let per_million = best.usd_per_million_output_tokens.unwrap_or(0.0);
         all.push(Tile::new(
-            "Cost per hour",
-            format!("{usd:.2} USD"),
+            "USD per hour",
+            format!("{usd:.2}"),
             format!("{per_million:.2} USD per million output tokens"),
         ));
     }
@@ -118,8 +149,12 @@ fn best_tiles(plan: &Plan, best: &Candidate) -> Vec<Tile> {
     }
     let at = plan.wanted_per_s.map_or("at the highest rate", |_| "at the wanted rate");
     let latency = |value: Option<f64>| value.map_or("none".into(), duration_ms);
-    all.push(Tile::new("TTFT p99", latency(best.carries.ttft_p99_ms), at));
-    all.push(Tile::new("ITL p99", latency(best.carries.itl_p99_ms), at));
+    let against = |key: &str| match plan.limits.iter().find(|limit| limit.key == key) {
+        Some(limit) => format!("{at}; the goal is {}", duration_ms(limit.most_ms)),
+        None => at.to_string(),
+    };
+    all.push(Tile::new("TTFT p99", latency(best.carries.ttft_p99_ms), against("ttft_p99")));
+    all.push(Tile::new("ITL p99", latency(best.carries.itl_p99_ms), against("itl_p99")));
     let peak = format!("{} requests per step on average", short(best.carries.batch_mean));
     all.push(Tile::new("KV cache peak", percent(best.carries.kv_peak_share), peak));
     all
@@ -151,7 +186,11 @@ fn charts(plan: &Plan, best: &Candidate) -> Vec<Chart> {
     let fronts = |on: fn(&Candidate) -> bool, point: &dyn Fn(&Candidate) -> Option<(f64, f64)>| {
         let of =
             |wanted: bool| plan.candidates.iter().filter(|c| on(c) == wanted).filter_map(point).collect();
-        vec![Series::scatter("beaten by another", of(false)), Series::scatter("on the front", of(true))]
+        vec![
+            Series::scatter("beaten by another", of(false)),
+            Series::scatter("on the front", of(true)),
+            Series::scatter("recommended", point(best).into_iter().collect()),
+        ]
     };
     vec![
         curve("TTFT p99", "ttft_p99", |measured| measured.ttft_p99_ms),
@@ -205,7 +244,8 @@ fn table(plan: &Plan) -> Markup {
 }
 
 fn fallen(plan: &Plan) -> Markup {
-    let stages = [Stage::Invalid, Stage::Memory, Stage::Budget, Stage::Roofline, Stage::Simulated];
+    let stages =
+        [Stage::Invalid, Stage::Memory, Stage::Budget, Stage::NotModelled, Stage::Roofline, Stage::Simulated];
     html! {
         @if plan.fallen.is_empty() { p.note { "None did." } }
         @for stage in stages {

@@ -34,7 +34,7 @@ pub fn charts(run: &RunFolder, slo: &SloMarks) -> Vec<Chart> {
         whole_answers(requests, slo),
         first_tokens_over_time(requests, &clock, slo),
         gaps_over_time(steps, &clock, slo),
-        throughput_over_time(steps, &clock),
+        throughput_over_time(requests, steps, &clock),
         presence_over_time(requests, &clock),
         batch_over_time(steps, &clock, replicas),
         kv_over_time(steps, &clock, usable_blocks, replicas),
@@ -196,8 +196,15 @@ fn gaps_over_time(steps: &[StepRow], clock: &Clock, slo: &SloMarks) -> Chart {
     }
 }
 
-fn throughput_over_time(steps: &[StepRow], clock: &Clock) -> Chart {
-    let output = clock.bins.per_second(steps, |step| step.sampled_requests);
+fn throughput_over_time(requests: &[RequestRow], steps: &[StepRow], clock: &Clock) -> Chart {
+    let mut output = clock.bins.per_second(steps, |step| step.sampled_requests);
+    // With drafts a request gets several tokens from a step: their mean over the run stands for each.
+    let finished = requests.iter().filter(|request| request.last_token_ns.is_some());
+    let tokens: u64 = finished.map(|request| u64::from(request.output_tokens)).sum();
+    let chunks: u64 = steps.iter().map(|step| step.sampled_requests).sum();
+    if tokens > chunks && chunks > 0 {
+        output.iter_mut().flatten().for_each(|rate| *rate *= tokens as f64 / chunks as f64);
+    }
     let prompt = clock.bins.per_second(steps, |step| step.prefill_tokens);
     Chart {
         title: "Throughput over time".into(),

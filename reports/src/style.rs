@@ -1,13 +1,7 @@
 //! The style sheet of every page: one look for light and dark, phone, desk and paper.
 
-/// The style sheet.
+/// The style sheet, without the colours and the drawings' own: see [`crate::palette`].
 pub const STYLE: &str = "
-:root { --bg: #fcfcfb; --card: #ffffff; --ink: #1c1f23; --soft: #5a626c; --rule: #e1e4e8; --accent: #1f6fc4;
-  --warn-bg: #fff4dc; --warn: #7a4b00; --good: #14764a; --bad: #b3261e;
-  --c0: #1f6fc4; --c1: #d1541b; --c2: #17855a; --c3: #8a4fc7; --c4: #a3791a; --c5: #5b6570; }
-@media (prefers-color-scheme: dark) { :root { --bg: #15181c; --card: #1d2126; --ink: #e8eaed; --soft: #a7afb9;
-  --rule: #343a42; --accent: #78b4f5; --warn-bg: #3a2e12; --warn: #f3cf84; --good: #63d09d; --bad: #ff8a80;
-  --c0: #6fb1f5; --c1: #ff9863; --c2: #58c99a; --c3: #c29bf2; --c4: #e0bd5a; --c5: #a7afb9; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--bg); color: var(--ink);
   font: 16px/1.5 system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif; }
@@ -20,7 +14,7 @@ p { margin: 6px 0; }
 .soft, .note { color: var(--soft); }
 .note { font-size: .92rem; margin: 2px 0 6px; }
 .good { color: var(--good); } .bad { color: var(--bad); }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(165px, 1fr)); gap: 12px; margin: 20px 0; padding: 0; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(148px, 1fr)); gap: 12px; margin: 20px 0; padding: 0; }
 .tile, figure, .card { background: var(--card); border: 1px solid var(--rule); border-radius: 8px; }
 .tile { padding: 12px 14px; }
 .tile .name { font-size: .9rem; color: var(--soft); }
@@ -32,20 +26,16 @@ p { margin: 6px 0; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 470px), 1fr)); gap: 16px; }
 figure { margin: 0; padding: 14px 14px 8px; break-inside: avoid; }
 svg { display: block; width: 100%; height: auto; }
-svg text { fill: var(--soft); font-size: 13px; font-family: inherit; }
-svg .label { fill: var(--ink); } svg .marktext { fill: var(--ink); font-style: italic; }
-.grid { stroke: var(--rule); stroke-width: 1; } .axis { stroke: var(--soft); stroke-width: 1.2; }
-.mark { stroke: var(--ink); stroke-width: 1.2; stroke-dasharray: 5 4; }
-.line { fill: none; stroke-width: 2.2; stroke-linejoin: round; }
-.line0 { stroke: var(--c0); } .line1 { stroke: var(--c1); } .line2 { stroke: var(--c2); }
-.line3 { stroke: var(--c3); } .line4 { stroke: var(--c4); } .line5 { stroke: var(--c5); }
-.line1 { stroke-dasharray: 12 2; } .line2 { stroke-dasharray: 3 3; } .line3 { stroke-dasharray: 12 3 3 3; }
-.dot0 { fill: var(--c0); } .dot1 { fill: var(--c1); } .dot2 { fill: var(--c2); }
-.dot3 { fill: var(--c3); } .dot4 { fill: var(--c4); } .dot5 { fill: var(--c5); }
 .legend { list-style: none; display: flex; flex-wrap: wrap; gap: 2px 16px; margin: 4px 0; padding: 0; font-size: .92rem; }
 .swatch { display: inline-block; width: 22px; margin-right: 6px; vertical-align: middle; border-top: 3px solid var(--c0); }
 .swatch1 { border-top: 3px dashed var(--c1); } .swatch2 { border-top: 3px dotted var(--c2); }
 .swatch3 { border-top: 3px dashed var(--c3); } .swatch4 { border-top-color: var(--c4); } .swatch5 { border-top-color: var(--c5); }
+.swatchdot { display: inline-block; width: 11px; height: 11px; border-radius: 50%; margin-right: 6px; background: var(--c0); }
+.swatchdot1 { background: var(--c1); } .swatchdot2 { background: var(--c2); } .swatchdot3 { background: var(--c3); }
+.swatchdot4 { background: var(--c4); } .swatchdot5 { background: var(--c5); }
+.block { display: inline-block; width: 13px; height: 13px; border-radius: 2px; margin-right: 6px; vertical-align: -2px; }
+.block0 { background: var(--c0); } .block1 { background: var(--c1); } .block2 { background: var(--c2); }
+.block3 { background: var(--c3); } .block4 { background: var(--c4); } .block5 { background: var(--rest); }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { padding: 6px 10px; border-bottom: 1px solid var(--rule); text-align: right; white-space: nowrap; }

@@ -50,6 +50,11 @@ pub fn profiles() -> Vec<Entry> {
     entries("profiles")
 }
 
+/// The calibrations, by name: host time and kernel scale of engines, fitted to measured runs.
+pub fn calibrations() -> Vec<Entry> {
+    entries("calibrations")
+}
+
 /// The ready-made scenarios, by name.
 pub fn scenarios() -> Vec<Entry> {
     entries("")

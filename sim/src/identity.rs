@@ -16,6 +16,17 @@ pub struct TokenRun {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BlockHash(pub u64);
 
+/// Consecutive tokens of one run. Tokens of equal `id` at equal offsets are equal, and no others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Segment {
+    /// Names the run.
+    pub id: u64,
+    /// How far into the run the first token stands.
+    pub offset: u32,
+    /// Number of tokens, at least 1.
+    pub tokens: u32,
+}
+
 /// Kinds of runs, so that an id of one kind never equals an id of another.
 const NAMED: u64 = 0x6e61_6d65_6400_0001;
 const OWN_PROMPT: u64 = 0x6f77_6e70_0000_0002;
@@ -68,6 +79,22 @@ impl TokenIdentity {
         while self.hashes.len() < full_blocks {
             let hash = self.next_block(block_size);
             self.hashes.push(BlockHash(hash));
+        }
+    }
+
+    /// Appends tokens 0 to `tokens` (not included) to `segments`; what follows the prompt is generated.
+    pub fn segments(&self, tokens: u32, segments: &mut Vec<Segment>) {
+        let mut left = tokens;
+        for run in self.runs.iter().filter(|run| run.tokens > 0) {
+            if left == 0 {
+                return;
+            }
+            let taken = run.tokens.min(left);
+            segments.push(Segment { id: run.id, offset: 0, tokens: taken });
+            left -= taken;
+        }
+        if left > 0 {
+            segments.push(Segment { id: self.output_run, offset: 0, tokens: left });
         }
     }
 

@@ -24,6 +24,7 @@ pub mod router;
 pub mod scenario;
 pub mod scheduler;
 pub mod simulation;
+pub mod speculation;
 pub mod step;
 pub mod tenants;
 pub mod units;

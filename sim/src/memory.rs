@@ -56,6 +56,8 @@ pub enum Draft<'a> {
     MtpLayers,
     /// A model of its own, divided over as many GPUs, with its own format of weights.
     Model(&'a ModelSpec, &'a WeightPlan),
+    /// Weights beside the model's own on each GPU, in bytes, and the layers that keep KV, if any: Medusa, EAGLE.
+    Head(u64, Option<&'a ModelSpec>),
 }
 
 /// Where the memory goes, in bytes. The first fields are those of the GPU that limits the rest.
@@ -258,7 +260,7 @@ fn rank_memory(
         request.block_size,
         layers.start..layers.end + mtp,
     )?;
-    if is_last && let Draft::Model(draft, _) = request.draft {
+    if is_last && let Draft::Model(draft, _) | Draft::Head(_, Some(draft)) = request.draft {
         add_draft(&mut layout, draft, request)?;
     }
     let overhead = Overhead::of(request, layers);
@@ -312,7 +314,7 @@ fn mtp_layers(request: &MemoryRequest<'_>) -> Result<u32> {
             request.model.name
         ))),
         Draft::MtpLayers => Ok(request.model.mtp_layers),
-        Draft::None | Draft::Model(..) => Ok(0),
+        Draft::None | Draft::Model(..) | Draft::Head(..) => Ok(0),
     }
 }
 
@@ -330,6 +332,7 @@ fn with_mtp(model: &ModelSpec, layers: u32) -> ModelSpec {
 fn draft_weights(request: &MemoryRequest<'_>, share: parallel::ExpertShare) -> Result<u64> {
     match request.draft {
         Draft::None => Ok(0),
+        Draft::Head(bytes, _) => Ok(bytes),
         Draft::MtpLayers => {
             let layers = mtp_layers(request)?;
             let model = with_mtp(request.model, layers);

@@ -225,4 +225,19 @@ mod tests {
         assert_eq!(tpot_ns(&table, id), Some(75_000_000));
         assert_eq!(table.max_gap_ns[0], 100_000_000);
     }
+
+    #[test]
+    fn j17_chunks_of_several_tokens_have_one_gap_each() {
+        let mut table = RequestTable::default();
+        let id = table.push(SimTime(0), 5, 4, 0, 0);
+        let chunks = [(200, 1), (250, 2), (350, 1)];
+        let gaps: Vec<u64> = chunks
+            .into_iter()
+            .filter_map(|(at, tokens)| table.record_tokens(id, SimTime(at * 1_000_000), tokens))
+            .collect();
+        assert_eq!(gaps, [50_000_000, 100_000_000]);
+        assert_eq!(ttft_ns(&table, id), 200_000_000);
+        assert_eq!(e2el_ns(&table, id), 350_000_000);
+        assert_eq!(tpot_ns(&table, id), Some(50_000_000));
+    }
 }

@@ -5,6 +5,7 @@ mod aggregated;
 mod ahead;
 mod balancer;
 mod copies;
+mod delivery;
 mod either;
 mod lockstep;
 mod pipelined;
@@ -16,11 +17,13 @@ pub use samples::{MOST_SAMPLES, SampledStep, StepSamples};
 
 use crate::cost::CostModel;
 use crate::durations::DurationCounts;
-use crate::request::{Outcome, RequestId, RequestTable};
+use crate::request::{RequestId, RequestTable};
 use crate::scheduler::aggregated::{AggregatedBatch, AggregatedScheduler};
 use crate::scheduler::{Scheduler, SchedulerConfig};
+use crate::speculation::{AcceptanceDraws, SpeculationTotals};
 use crate::step::{Admission, ScheduledBatch, ScheduledRequest, StepShape};
 use crate::units::{SimDuration, SimTime};
+use delivery::Delivery;
 use std::sync::Arc;
 
 /// Sums over the steps of a replica, exact integers.
@@ -38,6 +41,8 @@ pub struct StepTotals {
     pub computed_tokens: u64,
     /// Blocks held after scheduling times the step's duration, summed: block-nanoseconds.
     pub block_ns: u128,
+    /// The part of it for tokens that were not there yet, or not any more: what reservations waste.
+    pub ahead_block_ns: u128,
     /// Most blocks held at once.
     pub blocks_max: u32,
     /// Preemptions.
@@ -51,6 +56,8 @@ pub struct StepTotals {
     pub dummy_steps: u64,
     /// Some of the steps; of data-parallel ranks that step together, of those in which it was the slowest.
     pub samples: StepSamples,
+    /// Drafts verified, and tokens that came several at once.
+    pub speculation: SpeculationTotals,
 }
 
 impl StepTotals {
@@ -139,7 +146,7 @@ pub struct Replica {
     step_end: SimTime,
     finished: Vec<RequestId>,
     totals: StepTotals,
-    gaps: DurationCounts,
+    delivery: Delivery,
 }
 
 impl Replica {
@@ -153,8 +160,13 @@ impl Replica {
             step_end: SimTime::NEVER,
             finished: Vec::new(),
             totals: StepTotals::default(),
-            gaps: DurationCounts::default(),
+            delivery: Delivery::default(),
         }
+    }
+
+    /// Says how drafts are accepted; without it none holds.
+    pub fn speculate(&mut self, draws: AcceptanceDraws) {
+        self.delivery.draws = Some(draws);
     }
 
     /// When its step ends; never while it has none.
@@ -179,22 +191,16 @@ impl Replica {
 
     /// The gaps between tokens that it produced.
     pub fn into_gaps(self) -> DurationCounts {
-        self.gaps
+        self.delivery.gaps
     }
 
     /// Ends the step in flight: its tokens become visible now. Gives the requests that finished.
     pub fn end_step(&mut self, now: SimTime, table: &mut RequestTable) -> &[RequestId] {
         self.step_end = SimTime::NEVER;
-        for entry in self.batch.requests.iter().filter(|entry| entry.samples) {
-            if let Some(gap_ns) = table.record_token(entry.id, now) {
-                self.gaps.add(gap_ns);
-            }
-        }
         self.finished.clear();
-        self.scheduler.complete(&self.batch, &mut self.finished);
-        for id in &self.finished {
-            table.outcome[id.index()] = Outcome::Finished;
-        }
+        let totals = &mut self.totals.speculation;
+        let finished = &mut self.finished;
+        self.delivery.deliver(&mut self.scheduler, &self.batch, now, table, totals, |id| finished.push(id));
         &self.finished
     }
 
@@ -221,10 +227,11 @@ impl Replica {
         let shape = self.batch.shape();
         let duration = self.cost.step(&shape) + self.cost.host(&shape);
         self.step_end = now + duration;
-        let held_blocks = self.scheduler.pool().used_blocks();
+        let held_blocks = self.scheduler.used_blocks();
         self.totals.record_step(&shape, duration, held_blocks);
         let (waiting, running) = (self.scheduler.waiting_requests(), self.scheduler.running_requests());
         self.totals.samples.offer(&shape, waiting, running);
+        self.totals.ahead_block_ns += u128::from(self.scheduler.blocks_ahead()) * u128::from(duration.0);
         StepRecord {
             replica: self.index,
             start: now,
@@ -235,7 +242,7 @@ impl Replica {
             preempted_requests: self.batch.preempted.len() as u32,
             running_requests: self.scheduler.running_requests() as u32,
             waiting_requests: self.scheduler.waiting_requests() as u32,
-            free_blocks: self.scheduler.pool().free_blocks(),
+            free_blocks: self.scheduler.free_blocks(),
         }
     }
 }

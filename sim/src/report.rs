@@ -5,6 +5,7 @@ use crate::metrics::{self, Distribution, Limits};
 use crate::replica::{StepPath, StepTotals};
 use crate::request::{Outcome, RequestId, RequestTable};
 use crate::simulation::RunResult;
+use crate::speculation::SpeculationUse;
 use serde::Serialize;
 
 /// How many requests there were and what became of them.
@@ -51,6 +52,8 @@ pub struct KvUse {
     pub mean_share: f64,
     /// Largest share of blocks held by a replica.
     pub peak_share: f64,
+    /// Share of the held blocks that hold no token yet, or none any more, averaged: what reservations waste.
+    pub reserved_share: f64,
 }
 
 /// Use of the prefix cache, re-admissions after preemption included (V-31a).
@@ -112,6 +115,9 @@ pub struct Metrics {
     pub kv: KvUse,
     /// With prefix caching: how much was found.
     pub prefix_cache: Option<PrefixUse>,
+    /// With speculative decoding: how many drafts held.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub speculation: Option<SpeculationUse>,
     /// Steps.
     pub steps: StepUse,
 }
@@ -146,6 +152,7 @@ impl Metrics {
             }),
             kv: kv_use(run, block_size, span_ns),
             prefix_cache: prefix_caching.then(|| prefix_use(run)),
+            speculation: SpeculationUse::of(run.replicas.iter().map(|totals| &totals.speculation)),
             steps: step_use(run, span_ns),
         }
     }
@@ -203,6 +210,7 @@ impl RequestFigures {
 
 fn kv_use(run: &RunResult, block_size: u32, span_ns: u64) -> KvUse {
     let block_ns: u128 = run.replicas.iter().map(|r| r.block_ns).sum();
+    let ahead_block_ns: u128 = run.replicas.iter().map(|r| r.ahead_block_ns).sum();
     let count = run.replicas.len() as f64;
     let share = |(r, usable): (&StepTotals, &u32)| f64::from(r.blocks_max) / f64::from((*usable).max(1));
     let peak_share = run.replicas.iter().zip(&run.usable_blocks).map(share).fold(0.0, f64::max);
@@ -213,6 +221,7 @@ fn kv_use(run: &RunResult, block_size: u32, span_ns: u64) -> KvUse {
         block_size,
         mean_share: if all_block_ns > 0.0 { block_ns as f64 / all_block_ns } else { 0.0 },
         peak_share,
+        reserved_share: if block_ns > 0 { ahead_block_ns as f64 / block_ns as f64 } else { 0.0 },
     }
 }
 

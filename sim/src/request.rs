@@ -189,8 +189,14 @@ impl RequestTable {
 
     /// Writes down that the request got a token at `now`; gives the gap since its previous token, in ns.
     pub fn record_token(&mut self, id: RequestId, now: SimTime) -> Option<u64> {
+        self.record_tokens(id, now, 1)
+    }
+
+    /// Writes down that the request got `tokens` at once; gives the gap since those before. Tokens that come together
+    /// are one chunk of the stream, and gaps lie between chunks (V-61).
+    pub fn record_tokens(&mut self, id: RequestId, now: SimTime, tokens: u32) -> Option<u64> {
         let i = id.index();
-        self.generated_tokens[i] += 1;
+        self.generated_tokens[i] += tokens;
         let previous = std::mem::replace(&mut self.last_token[i], now);
         if previous == SimTime::NEVER {
             self.first_token[i] = now;

@@ -20,6 +20,7 @@ use crate::replica::{EitherReplica, StepPath, StepRecord, StepTotals};
 use crate::request::{RequestId, RequestTable};
 use crate::router::{Router, RouterConfig};
 use crate::scheduler::SchedulerConfig;
+use crate::speculation::AcceptanceDraws;
 use crate::tenants::{Gate, TenantTotals, Tenants};
 use crate::units::SimTime;
 use crate::workload::{Arrival, Origin, WorkloadGenerator};
@@ -197,6 +198,14 @@ impl Simulation {
         let folds = self.may_fold && self.gate.is_none();
         self.folder = folds.then(|| RequestFolder::new(limits, expected));
         self.requests = Requests::new(folds);
+        self
+    }
+
+    /// Says how draft tokens are accepted; without it none holds.
+    pub fn speculate(mut self, draws: &AcceptanceDraws) -> Simulation {
+        for replica in &mut self.replicas {
+            replica.speculate(draws.clone());
+        }
         self
     }
 

@@ -67,10 +67,17 @@ impl ScheduledBatch {
 /// size. The context of a request counts the tokens it has after the step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct StepShape {
-    /// Requests that compute one token after their prompt.
+    /// Requests that compute one token after their prompt, and drafts after it.
     pub decode_requests: u64,
-    /// Sum of their contexts, this step's token included.
+    /// Sum of their contexts, this step's tokens included.
     pub decode_context_tokens: u64,
+    /// Draft tokens that they compute besides: q - 1 for a request with q tokens.
+    pub draft_tokens: u64,
+    /// Pairs of a token and one that it attends to, of decoding requests, above `decode_context_tokens`: for q tokens after
+    /// c tokens, (q - 1) c + q (q - 1) / 2. Zero without drafts; the cache is read once all the same.
+    pub draft_attention_pairs: u64,
+    /// Draft tokens whose logits are computed: all that are verified.
+    pub draft_logits: u64,
     /// Requests that compute prompt tokens.
     pub prefill_requests: u64,
     /// Prompt tokens computed.
@@ -98,6 +105,9 @@ impl StepShape {
         prefill_context_tokens: 0,
         prefill_attention_pairs: 0,
         sampled_requests: 0,
+        draft_tokens: 0,
+        draft_attention_pairs: 0,
+        draft_logits: 0,
         group_tokens: 0,
         group_largest_tokens: 0,
     };
@@ -112,8 +122,12 @@ impl StepShape {
             self.prefill_context_tokens += context_tokens + tokens;
             self.prefill_attention_pairs += tokens * context_tokens + tokens * (tokens + 1) / 2;
         } else {
+            let drafts = tokens.saturating_sub(1);
             self.decode_requests += 1;
             self.decode_context_tokens += context_tokens + tokens;
+            self.draft_tokens += drafts;
+            self.draft_attention_pairs += drafts * context_tokens + tokens * drafts / 2;
+            self.draft_logits += if samples { drafts } else { 0 };
         }
     }
 
@@ -124,7 +138,17 @@ impl StepShape {
 
     /// All tokens computed in the step.
     pub fn new_tokens(&self) -> u64 {
-        self.decode_requests + self.prefill_tokens
+        self.decode_tokens() + self.prefill_tokens
+    }
+
+    /// Tokens computed for decoding requests, drafts included.
+    pub fn decode_tokens(&self) -> u64 {
+        self.decode_requests + self.draft_tokens
+    }
+
+    /// Positions for which logits are computed.
+    pub fn sampled_positions(&self) -> u64 {
+        self.sampled_requests + self.draft_logits
     }
 
     /// Sum of the contexts of all requests of the step, this step's tokens included.

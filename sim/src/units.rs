@@ -105,6 +105,12 @@ fn parse_quantity(text: &str, what: &str, units: &[Unit], example: &str) -> Resu
         ));
     }
     let Some((_, scale)) = units.iter().find(|u| u.0 == unit) else {
+        if let (Some(currency), [("USD/h", _)]) = (unit.strip_suffix("/h"), units) {
+            return Err(format!(
+                "found the currency `{currency}` in `{text}`; every price is in USD, as in `{example}`: convert it first, \
+                 since prices in several currencies cannot be compared"
+            ));
+        }
         return Err(format!(
             "found the unit `{unit}` in `{text}`; {what} needs one of {}, for example `{example}`",
             names()

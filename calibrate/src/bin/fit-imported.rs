@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use calibrate::holdout::HoldOut;
-use calibrate::import::{Engine, import_aiconfigurator};
+use calibrate::import::{Engine, csv_only, import_aiconfigurator};
 use calibrate::profile::fit_profile;
 use calibrate::report::{ProfileChecks, csv, markdown};
 use sim::profile::GpuLimits;
@@ -47,7 +47,7 @@ fn run(
         if wanted.is_some_and(|wanted| wanted != name) {
             continue;
         }
-        let import = import_aiconfigurator(rows, prefix, engine, &gpu)?;
+        let import = import_aiconfigurator(rows, prefix, engine, &gpu, csv_only)?;
         for (reason, count) in &import.left_out {
             eprintln!("{name}: left out {count} rows, {reason}");
         }

@@ -3,7 +3,7 @@
 use super::{Folder, all_families, gpu};
 use crate::coverage::coverage;
 use crate::holdout::HoldOut;
-use crate::import::{Engine, import_aiconfigurator};
+use crate::import::{Engine, csv_only, import_aiconfigurator};
 use crate::measurement::{Measurement, MeasurementTable, Origin};
 use crate::plot::plots;
 use crate::profile::fit_profile;
@@ -143,7 +143,8 @@ fn bands_of_the_committed_profiles_cover_nine_tenths() {
     ] {
         let profile = root.join(format!("scenarios/profiles/{name}.yaml"));
         let profile = CostProfile::read(&profile).unwrap_or_else(|error| panic!("{error}"));
-        let table = import_aiconfigurator(&rows, prefix, engine, &gpu).expect("the rows are read").table;
+        let table =
+            import_aiconfigurator(&rows, prefix, engine, &gpu, csv_only).expect("the rows are read").table;
         for kind in coverage(&profile, &table, 5000).expect("every variant is there") {
             assert!((0.86..0.95).contains(&kind.within), "{name}: {kind:?}");
         }

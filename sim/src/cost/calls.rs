@@ -37,7 +37,7 @@ impl Sums {
 
 /// A sum with the window applied: never more than `rows` windows. With sums only this is an upper bound when some
 /// contexts are shorter than the window and others longer.
-pub fn windowed(sum: u64, rows: u64, window_tokens: Option<u64>) -> f64 {
+pub(super) fn windowed(sum: u64, rows: u64, window_tokens: Option<u64>) -> f64 {
     window_tokens.map_or(sum, |window| sum.min(rows.saturating_mul(window))) as f64
 }
 

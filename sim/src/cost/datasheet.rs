@@ -89,7 +89,7 @@ impl DatasheetCost {
                 rows => self.roofline(0.0, 1.0, *bytes_per_row as f64 * rows),
             },
             Work::LogitsGather { bytes_per_row } => {
-                let bytes = *bytes_per_row as f64 * shape.sampled_requests as f64;
+                let bytes = *bytes_per_row as f64 * shape.sampled_positions() as f64;
                 let ranks = f64::from(self.layout.parallel.tensor);
                 ALL_REDUCE_LATENCY_S + (ranks - 1.0) / ranks * bytes / self.link_bytes_per_s
             }
@@ -215,7 +215,8 @@ impl DatasheetCost {
             return 0.0;
         }
         let context = windowed(shape.decode_context_tokens, shape.decode_requests, kernel);
-        self.attention(kernel, context, context, shape.decode_requests as f64)
+        let drafts = windowed(shape.draft_attention_pairs, shape.draft_tokens, kernel);
+        self.attention(kernel, context + drafts, context, shape.decode_tokens() as f64)
     }
 
     #[inline]

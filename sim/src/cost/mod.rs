@@ -3,6 +3,7 @@
 mod band;
 mod calls;
 mod datasheet;
+pub mod drafting;
 mod expert_load;
 mod graphs;
 mod host;
@@ -17,14 +18,15 @@ mod usage;
 pub use band::{ASSUMED_ERROR, error_of_sum};
 pub use calls::Context;
 pub use datasheet::{DatasheetCost, experts_touched};
+pub use drafting::{DraftSchedule, SpeculativeCost};
 pub use expert_load::{ExpertGroup, ExpertLoad, Placement, Popularity};
 pub use graphs::CudaGraphs;
 pub use host::HostTime;
 pub use linear::LinearCost;
 pub use pipeline::PipelineCost;
-pub use profiled::ProfiledCost;
+pub use profiled::{ProfiledCost, Residual};
 pub use scaled::ScaledCost;
-pub use usage::{Bound, UsagePart, UsageReport};
+pub use usage::{Bound, PhaseUsage, StepKind, UsagePart, UsageReport};
 
 use crate::step::StepShape;
 use crate::units::SimDuration;

@@ -18,7 +18,7 @@ pub enum Rows {
     Sampled,
     /// The prompt tokens of the step.
     PrefillTokens,
-    /// The decoding requests of the step.
+    /// The tokens of decoding requests: one each, and its drafts.
     DecodeRequests,
     /// Every token of the steps of all data-parallel ranks.
     GroupTokens,

@@ -3,6 +3,7 @@
 
 use super::CostModel;
 use super::calls::{Context, Sums, call, rows_of, windowed};
+use super::datasheet::COMPUTE_EFFICIENCY;
 use super::graphs::CudaGraphs;
 use super::host::HostTime;
 use super::operators::{AttentionKernel, Operator, Rows, Work};
@@ -24,6 +25,19 @@ struct Attention<T> {
     cost: T,
     layers: f64,
     window_tokens: Option<u64>,
+    /// Operations of one pair of a query and a key, all heads of the rank together.
+    flops_per_pair: f64,
+}
+
+impl<T> Attention<T> {
+    fn new(cost: T, layers: f64, kernel: &AttentionKernel) -> Attention<T> {
+        Attention {
+            cost,
+            layers,
+            window_tokens: kernel.window_tokens,
+            flops_per_pair: (kernel.heads * kernel.flops_per_pair_and_head) as f64,
+        }
+    }
 }
 
 /// Prices steps by a profile.
@@ -44,6 +58,24 @@ pub struct ProfiledCost {
     launches: f64,
     graphs: CudaGraphs,
     host: HostTime,
+    residual: Residual,
+}
+
+/// What is left between kernels that were timed alone and an engine that serves, fitted to measured runs.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Residual {
+    /// What GPU times of steps without prompt tokens are multiplied by: reading weights and caches bounds them.
+    pub decode_scale: f64,
+    /// The same of steps with prompt tokens: the matrix units bound them, and sustained load lowers their clocks.
+    pub prefill_scale: f64,
+    /// Time to launch a kernel in a step with prompt tokens, in ns, where it is known: such a step takes at least that
+    /// for each of its kernels, whatever its size, because engines do not run it as one graph.
+    pub prefill_launch_ns: Option<u64>,
+}
+
+impl Residual {
+    /// None: kernels as they were timed.
+    pub const NONE: Residual = Residual { decode_scale: 1.0, prefill_scale: 1.0, prefill_launch_ns: None };
 }
 
 /// Functions of the tokens of all ranks and of those of the largest, and what every step costs once.
@@ -100,6 +132,7 @@ impl ProfiledCost {
             context,
             graphs,
             host,
+            residual: Residual::NONE,
         };
         for operator in &operators {
             cost.add(operator)?;
@@ -108,24 +141,38 @@ impl ProfiledCost {
         Ok(cost)
     }
 
+    /// The same kernels with another host time and a residual.
+    pub fn with_residual(mut self, host: HostTime, residual: Residual) -> ProfiledCost {
+        self.host = host;
+        self.residual = residual;
+        self
+    }
+
+    /// The residual; none without a calibration.
+    pub fn residual(&self) -> Residual {
+        self.residual
+    }
+
+    /// What the GPU time of a step is multiplied by; 1 without a calibration.
+    pub fn kernel_scale(&self, shape: &StepShape) -> f64 {
+        if shape.prefill_tokens > 0 { self.residual.prefill_scale } else { self.residual.decode_scale }
+    }
+
     fn add(&mut self, operator: &Operator) -> Result<()> {
         let layers = operator.count as f64;
         let smallest = self.call(&operator.work, Sums::rows(1.0))?;
         self.estimate(&smallest)?;
         let fit = self.fit_of(&operator.work);
         match operator.work {
-            Work::PrefillAttention(AttentionKernel { window_tokens, .. }) => {
-                self.prefill_attention.push(Attention {
-                    cost: self.profile.prefill(smallest)?,
-                    layers,
-                    window_tokens,
-                });
+            Work::PrefillAttention(kernel) => {
+                let cost = self.profile.prefill(smallest)?;
+                self.prefill_attention.push(Attention::new(cost, layers, &kernel));
             }
-            Work::DecodeAttention(AttentionKernel { window_tokens, .. }) => {
+            Work::DecodeAttention(kernel) => {
                 let cost = Surface::tabulate(13, 21, |rows, mean| {
                     self.seconds(&operator.work, fit, Sums { rows, pairs: rows * mean, chunks: rows })
                 });
-                self.decode_attention.push(Attention { cost, layers, window_tokens });
+                self.decode_attention.push(Attention::new(cost, layers, &kernel));
             }
             work => {
                 let curve = Curve::tabulate(|rows| self.seconds(&work, fit, Sums::rows(rows)));
@@ -196,9 +243,9 @@ impl ProfiledCost {
     pub fn gpu_seconds(&self, shape: &StepShape) -> f64 {
         let padded = self.padded(shape);
         let mut seconds = self.tokens.seconds(padded.tokens)
-            + self.sampled.seconds(shape.sampled_requests)
+            + self.sampled.seconds(shape.sampled_positions())
             + self.prefill_tokens.seconds(shape.prefill_tokens)
-            + self.decode_requests.seconds(shape.decode_requests);
+            + self.decode_requests.seconds(shape.decode_tokens());
         if let Some(group) = &self.group {
             seconds += group.seconds(padded);
         }
@@ -211,10 +258,23 @@ impl ProfiledCost {
         if shape.decode_requests > 0 {
             for attention in &self.decode_attention {
                 let Sums { rows, pairs, .. } = Sums::decode(shape, attention.window_tokens);
-                seconds += attention.layers * attention.cost.at(rows, pairs / rows);
+                let mut once = attention.cost.at(rows, pairs / rows);
+                if shape.draft_tokens > 0 {
+                    once = once.max(self.verification_seconds(shape, attention, pairs));
+                }
+                seconds += attention.layers * once;
             }
         }
-        if padded.from_graph { seconds } else { seconds.max(self.launches * LAUNCH_SECONDS) }
+        (seconds * self.kernel_scale(shape)).max(self.least_seconds(shape, padded))
+    }
+
+    /// The time that launching the kernels takes at least, where no graph does it; negative where one does.
+    fn least_seconds(&self, shape: &StepShape, padded: PaddedRows) -> f64 {
+        match self.residual.prefill_launch_ns {
+            Some(ns) if shape.prefill_tokens > 0 => self.launches * ns as f64 * 1e-9,
+            _ if padded.from_graph => f64::NEG_INFINITY,
+            _ => self.launches * LAUNCH_SECONDS,
+        }
     }
 
     /// With a graph every rank is padded to the captured size of the largest; one that is too large for a graph keeps
@@ -227,10 +287,19 @@ impl ProfiledCost {
             0 => (own, own * ranks),
             all => (shape.group_largest_tokens, all),
         };
-        match self.graphs.padded(largest) {
+        match self.graphs.size_for(shape, largest) {
             Some(size) => PaddedRows { tokens: size, group: size * ranks, largest: size, from_graph: true },
             None => PaddedRows { tokens: own, group, largest, from_graph: false },
         }
+    }
+
+    /// Least time of one layer's attention of decoding requests that verify drafts: the cache is read once, as without
+    /// drafts, but each draft token is a query more. Nobody measured such calls for the profiles: assumed is the 16-bit
+    /// rate with the data sheet model's efficiency.
+    fn verification_seconds(&self, shape: &StepShape, attention: &Attention<Surface>, pairs: f64) -> f64 {
+        let drafts = windowed(shape.draft_attention_pairs, shape.draft_tokens, attention.window_tokens);
+        let flops = (pairs + drafts) * attention.flops_per_pair;
+        flops / (self.profile.gpu.bfloat16_flops_per_second * COMPUTE_EFFICIENCY)
     }
 
     /// The calls of the profile's kernels that make up a step, each with its operator, which says how often it runs;
@@ -250,9 +319,9 @@ impl ProfiledCost {
                 Work::DecodeAttention(kernel) => Sums::decode(shape, kernel.window_tokens),
                 work => Sums::rows(match rows_of(&work) {
                     Rows::Tokens => padded.tokens,
-                    Rows::Sampled => shape.sampled_requests,
+                    Rows::Sampled => shape.sampled_positions(),
                     Rows::PrefillTokens => shape.prefill_tokens,
-                    Rows::DecodeRequests => shape.decode_requests,
+                    Rows::DecodeRequests => shape.decode_tokens(),
                     Rows::GroupTokens => padded.group,
                     Rows::LargestRank => padded.largest,
                     Rows::Once => 1,
@@ -308,17 +377,17 @@ impl CostModel for ProfiledCost {
         self.host.of(shape)
     }
 
-    /// Of a run only decode attention changes with the context; all else is priced once.
+    /// Of a run only decode attention changes with the context; all else is priced once. It has no drafts.
     fn decode_run(&self, first: &StepShape, each: &mut dyn FnMut(SimDuration) -> bool) {
         let padded = self.padded(first);
         let mut fixed = self.tokens.seconds(padded.tokens)
-            + self.sampled.seconds(first.sampled_requests)
+            + self.sampled.seconds(first.sampled_positions())
             + self.prefill_tokens.seconds(first.prefill_tokens)
-            + self.decode_requests.seconds(first.decode_requests);
+            + self.decode_requests.seconds(first.decode_tokens());
         if let Some(group) = &self.group {
             fixed += group.seconds(padded);
         }
-        let least = if padded.from_graph { f64::NEG_INFINITY } else { self.launches * LAUNCH_SECONDS };
+        let (scale, least) = (self.kernel_scale(first), self.least_seconds(first, padded));
         let host = self.host.of(first);
         let rows = first.decode_requests as f64;
         let mut lines: [Option<(&Attention<Surface>, SurfaceRow<'_>)>; MOST_LINES] = [None; MOST_LINES];
@@ -337,7 +406,7 @@ impl CostModel for ProfiledCost {
                 let pairs = windowed(context, first.decode_requests, attention.window_tokens);
                 seconds += attention.layers * attention.cost.at(rows, pairs / rows);
             }
-            let duration = SimDuration(SimDuration::from_seconds(seconds.max(least)).0.max(1));
+            let duration = SimDuration(SimDuration::from_seconds((seconds * scale).max(least)).0.max(1));
             if !each(duration + host) {
                 return;
             }

@@ -1,10 +1,13 @@
 //! Where the time of a run's steps went: by operator, by what bound it, and how sure it is. Looked at after the run, on
 //! the steps that each replica kept ([`StepSamples`](crate::replica::StepSamples)); shares, not sums, are meant to be read.
 
-use super::{ASSUMED_ERROR, CostModel, ProfiledCost, error_of_sum};
+use super::{ASSUMED_ERROR, ProfiledCost, error_of_sum};
+use crate::error::Result;
 use crate::profile::{CostProfile, Dtype, Family, KernelFit, Operation};
 use crate::replica::{SampledStep, StepTotals};
+use crate::scenario::Pricing;
 use crate::scheduler::SchedulerConfig;
+use crate::step::StepShape;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -28,10 +31,29 @@ pub enum Bound {
     Host,
 }
 
+/// A kind of step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepKind {
+    /// It computes no prompt tokens.
+    Decode,
+    /// It computes prompt tokens, perhaps with decoding requests.
+    Prefill,
+}
+
+/// Seconds and work of one kind of step.
+#[derive(Debug, Clone, Copy, Default)]
+struct Work {
+    seconds: f64,
+    operations: f64,
+    bytes: f64,
+}
+
 /// Sums over the sampled steps, in seconds unless they say otherwise.
 #[derive(Debug, Clone, Default)]
 struct Usage {
     total: f64,
+    by_kind: BTreeMap<StepKind, Work>,
     by_bound: BTreeMap<Bound, f64>,
     by_operator: BTreeMap<&'static str, f64>,
     /// Seconds of an operator times the 90th percentile of its kernel's error.
@@ -57,6 +79,8 @@ pub struct UsageReport {
     pub model_flops_utilization: f64,
     /// Bytes moved over what the memory could move in the same time.
     pub memory_bandwidth_utilization: f64,
+    /// The same by kind of step, those that only decode first.
+    pub phases: Vec<PhaseUsage>,
     /// Share of the time in calls outside the measured range.
     pub outside_measured_range: f64,
     /// How far outside the worst of them lies, in factors of two.
@@ -69,28 +93,78 @@ pub struct UsageReport {
     pub step_error_90: f64,
 }
 
-/// Replicas that were priced by one profile.
-#[derive(Debug)]
+/// How one kind of step used the GPU.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct PhaseUsage {
+    /// Which steps.
+    pub steps: StepKind,
+    /// Their share of the time of all steps.
+    pub time_share: f64,
+    /// As of all steps.
+    pub model_flops_utilization: f64,
+    /// As of all steps.
+    pub memory_bandwidth_utilization: f64,
+}
+
+/// Engines that were priced by one profile.
 pub struct UsagePart<'a> {
-    /// The engines of the run that they are.
+    /// Which of the run's.
     pub engines: Range<usize>,
     /// Their limits.
     pub config: SchedulerConfig,
     /// What priced them.
-    pub cost: &'a ProfiledCost,
+    pub pricing: &'a Pricing,
 }
 
+/// A profile with the fits of its operators.
+type Fitted<'a> = (&'a ProfiledCost, Vec<Option<&'a KernelFit>>);
+
 impl Usage {
-    /// Looks at a step that stands for `weight` others.
-    fn see(&mut self, part: &UsagePart<'_>, fits: &[Option<&KernelFit>], step: &SampledStep, weight: f64) {
-        let cost = part.cost;
-        let Ok(calls) = cost.numbered_calls(&step.shape) else { return };
-        let before = self.total;
-        for (number, operation) in calls {
-            let (operator, fit) = (&cost.operators()[number], fits[number]);
+    /// Looks at a step that stands for `weight` others: the target's pass, and a drafter's.
+    fn see(&mut self, part: &UsagePart<'_>, fitted: &[Fitted<'_>], step: &SampledStep, weight: f64) {
+        let Some((target, _)) = fitted.first() else { return };
+        let before = Work { seconds: self.total, operations: self.operations, bytes: self.bytes };
+        let drafting = part.pricing.drafting.iter().flat_map(|drafting| drafting.passes(&step.shape));
+        for (cost, shape) in std::iter::once((*target, step.shape)).chain(drafting) {
+            let fits = fitted.iter().find(|(known, _)| std::ptr::eq(*known, cost)).map(|(_, fits)| &fits[..]);
+            if self.see_pass(cost, fits.unwrap_or(&[]), &shape, weight).is_err() {
+                return;
+            }
+        }
+        // With asynchronous scheduling it passes while the GPU works, as far as that takes (V-42b).
+        let hidden_seconds = if part.config.async_scheduling { self.total - before.seconds } else { 0.0 };
+        let host_seconds = part.pricing.model.host(&step.shape).seconds() * weight;
+        let host_seconds = (host_seconds - hidden_seconds).max(0.0);
+        self.total += host_seconds;
+        *self.by_bound.entry(Bound::Host).or_default() += host_seconds;
+        *self.by_operator.entry("host").or_default() += host_seconds;
+        let step_seconds = self.total - before.seconds;
+        let kind = if step.shape.prefill_tokens > 0 { StepKind::Prefill } else { StepKind::Decode };
+        let work = self.by_kind.entry(kind).or_default();
+        work.seconds += step_seconds;
+        work.operations += self.operations - before.operations;
+        work.bytes += self.bytes - before.bytes;
+        let budget_full = step.shape.new_tokens() >= u64::from(part.config.max_num_batched_tokens);
+        if step.waiting_requests > 0 && step.running_requests >= part.config.max_num_seqs {
+            self.waiting_for_seats += step_seconds;
+        } else if step.waiting_requests > 0 && !budget_full {
+            self.waiting_for_blocks += step_seconds;
+        }
+    }
+
+    /// Looks at one pass of a step.
+    fn see_pass(
+        &mut self,
+        cost: &ProfiledCost,
+        fits: &[Option<&KernelFit>],
+        shape: &StepShape,
+        weight: f64,
+    ) -> Result<()> {
+        for (number, operation) in cost.numbered_calls(shape)? {
+            let (operator, fit) = (&cost.operators()[number], fits.get(number).copied().flatten());
             let Ok(estimate) = cost.estimate_by(fit, &operation) else { continue };
             let times = operator.count as f64 * weight;
-            let seconds = estimate.seconds * times;
+            let seconds = estimate.seconds * times * cost.kernel_scale(shape);
             let fit = fit.or_else(|| cost.profile().fit(&operation).ok());
             self.add(operator.name, seconds, cost.profile(), fit, &operation, times);
             if !estimate.in_range() {
@@ -98,19 +172,7 @@ impl Usage {
                 self.octaves_outside = self.octaves_outside.max(estimate.octaves_outside);
             }
         }
-        // With asynchronous scheduling it passes while the GPU works, as far as that takes (V-42b).
-        let hidden_seconds = if part.config.async_scheduling { self.total - before } else { 0.0 };
-        let host_seconds = (cost.host(&step.shape).seconds() * weight - hidden_seconds).max(0.0);
-        self.total += host_seconds;
-        *self.by_bound.entry(Bound::Host).or_default() += host_seconds;
-        *self.by_operator.entry("host").or_default() += host_seconds;
-        let step_seconds = self.total - before;
-        let budget_full = step.shape.new_tokens() >= u64::from(part.config.max_num_batched_tokens);
-        if step.waiting_requests > 0 && step.running_requests >= part.config.max_num_seqs {
-            self.waiting_for_seats += step_seconds;
-        } else if step.waiting_requests > 0 && !budget_full {
-            self.waiting_for_blocks += step_seconds;
-        }
+        Ok(())
     }
 
     fn add(
@@ -152,6 +214,12 @@ impl Usage {
     /// Adds what was seen of other replicas. Rates of use are kept as seconds of a GPU that is used fully.
     fn merge(&mut self, other: &Usage) {
         self.total += other.total;
+        for (kind, work) in &other.by_kind {
+            let sum = self.by_kind.entry(*kind).or_default();
+            sum.seconds += work.seconds;
+            sum.operations += work.operations;
+            sum.bytes += work.bytes;
+        }
         for (bound, seconds) in &other.by_bound {
             *self.by_bound.entry(*bound).or_default() += seconds;
         }
@@ -177,14 +245,21 @@ impl UsageReport {
         let mut sampled_steps = 0;
         for part in parts {
             let mut own = Usage::default();
-            let fits = part.cost.fits();
+            let Some(target) = part.pricing.profiled.as_deref() else { continue };
+            let drafters = part.pricing.drafting.iter().flat_map(|drafting| drafting.profiles());
+            let fitted: Vec<Fitted<'_>> =
+                std::iter::once(target).chain(drafters).map(|cost| (cost, cost.fits())).collect();
             for (weight, step) in replicas[part.engines.clone()].iter().flat_map(|r| r.samples.steps()) {
                 sampled_steps += 1;
-                own.see(part, &fits, step, weight as f64);
+                own.see(part, &fitted, step, weight as f64);
             }
-            let gpu = &part.cost.profile().gpu;
+            let gpu = &target.profile().gpu;
             own.operations /= gpu.bfloat16_flops_per_second;
             own.bytes /= gpu.bytes_per_second;
+            for work in own.by_kind.values_mut() {
+                work.operations /= gpu.bfloat16_flops_per_second;
+                work.bytes /= gpu.bytes_per_second;
+            }
             all.merge(&own);
         }
         (all.total > 0.0).then(|| all.report(sampled_steps))
@@ -200,12 +275,19 @@ impl Usage {
         let mut by_operator: Vec<_> =
             self.by_operator.iter().map(|(name, s)| ((*name).to_string(), share(*s))).collect();
         by_operator.sort_by(|a, b| b.1.total_cmp(&a.1));
+        let phase = |(steps, work): (&StepKind, &Work)| PhaseUsage {
+            steps: *steps,
+            time_share: share(work.seconds),
+            model_flops_utilization: work.operations / work.seconds.max(1e-12),
+            memory_bandwidth_utilization: work.bytes / work.seconds.max(1e-12),
+        };
         UsageReport {
             sampled_steps,
             by_bound,
             by_operator,
             model_flops_utilization: share(self.operations),
             memory_bandwidth_utilization: share(self.bytes),
+            phases: self.by_kind.iter().map(phase).collect(),
             outside_measured_range: share(self.outside),
             octaves_outside: self.octaves_outside,
             waiting_for_seats: share(self.waiting_for_seats),

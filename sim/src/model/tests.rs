@@ -29,6 +29,10 @@ fn hub_id(path: &Path) -> String {
     path.file_stem().unwrap().to_string_lossy().replacen("--", "/", 1)
 }
 
+/// Entries whose config.json is not among the published files: their dimensions are checked by the published parameter
+/// counts, to the parameter, in `totals_are_exact`.
+const WITHOUT_CONFIG: [&str; 4] = ["glm-4.5-air", "qwen2.5-1.5b", "qwen2.5-14b", "qwen3-14b"];
+
 #[test]
 fn every_published_config_reads_as_its_catalogue_entry() {
     let Some(folder) = published_configs() else { return };
@@ -48,7 +52,8 @@ fn every_published_config_reads_as_its_catalogue_entry() {
         assert_eq!(ModelSpec { name, aliases, source, licence, published, ..read }, expected, "{path:?}");
         compared += 1;
     }
-    assert_eq!(compared, catalogue::models().len(), "each catalogue entry has its published file");
+    let without = catalogue::models().iter().filter(|entry| WITHOUT_CONFIG.contains(&entry.name)).count();
+    assert_eq!(compared + without, catalogue::models().len(), "each other entry has its published file");
     assert!(compared >= 30);
 }
 
@@ -96,6 +101,10 @@ fn totals_are_exact() {
         ("mistral-7b-v0.1", 7_241_732_096),
         ("mixtral-8x7b", 46_702_792_704),
         ("qwen2.5-7b", 7_615_616_512),
+        ("qwen2.5-1.5b", 1_543_714_304),
+        ("qwen2.5-14b", 14_770_033_664),
+        ("qwen3-14b", 14_768_307_200),
+        ("glm-4.5-air", 106_852_251_264),
         ("qwen3-8b", 8_190_735_360),
         ("qwen3-30b-a3b", 30_532_122_624),
         ("gemma-2-27b", 27_227_128_320),

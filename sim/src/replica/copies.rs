@@ -8,6 +8,7 @@ use crate::durations::DurationCounts;
 use crate::request::{RequestId, RequestTable};
 use crate::router::ReplicaLoad;
 use crate::scheduler::NewRequest;
+use crate::speculation::AcceptanceDraws;
 use crate::units::SimTime;
 
 /// The copies of one replica.
@@ -21,6 +22,11 @@ impl Copies {
     /// Idle engines behind a front end.
     pub fn new(engines: Vec<EitherReplica>) -> Copies {
         Copies { balancer: Balancer::new(engines.len() as u32), engines, finished: Vec::new() }
+    }
+
+    /// Says how drafts are accepted.
+    pub fn speculate(&mut self, draws: &AcceptanceDraws) {
+        self.engines.iter_mut().for_each(|engine| engine.speculate(draws.clone()));
     }
 
     /// When something happens in one of them next.

@@ -14,6 +14,7 @@ use crate::request::{RequestId, RequestTable};
 use crate::router::ReplicaLoad;
 use crate::scheduler::aggregated::AggregatedScheduler;
 use crate::scheduler::{NewRequest, SchedulerConfig};
+use crate::speculation::AcceptanceDraws;
 use crate::units::SimTime;
 use serde::Serialize;
 use std::sync::Arc;
@@ -105,6 +106,16 @@ impl EitherReplica {
         }
     }
 
+    /// Says how drafts are accepted; without it none holds. The aggregated paths have none, nor have common steps.
+    pub fn speculate(&mut self, draws: AcceptanceDraws) {
+        match self {
+            EitherReplica::Aggregated(_) | EitherReplica::Ahead(_) | EitherReplica::Lockstep(_) => {}
+            EitherReplica::Copies(copies) => copies.speculate(&draws),
+            EitherReplica::Plain(replica) => replica.speculate(draws),
+            EitherReplica::Pipelined(replica) => replica.delivery.draws = Some(draws),
+        }
+    }
+
     /// When something happens in it next; never while it has nothing to do.
     pub fn next_at(&self, now: SimTime) -> SimTime {
         match self {
@@ -184,8 +195,8 @@ impl EitherReplica {
         match self {
             EitherReplica::Aggregated(replica) => replica.scheduler.shared_pool().into_iter().for_each(show),
             EitherReplica::Ahead(replica) => replica.scheduler.shared_pool().into_iter().for_each(show),
-            EitherReplica::Plain(replica) => show(replica.scheduler.pool_mut()),
-            EitherReplica::Pipelined(replica) => show(replica.scheduler.pool_mut()),
+            EitherReplica::Plain(replica) => replica.scheduler.pool_mut().into_iter().for_each(show),
+            EitherReplica::Pipelined(replica) => replica.scheduler.pool_mut().into_iter().for_each(show),
             EitherReplica::Lockstep(replica) => replica.pools().for_each(show),
             EitherReplica::Copies(copies) => copies.each_shared_pool(show),
         }
@@ -255,8 +266,8 @@ impl EitherReplica {
             EitherReplica::Ahead(replica) => {
                 u64::from(replica.scheduler.usable_blocks() - replica.scheduler.free_blocks())
             }
-            EitherReplica::Plain(replica) => u64::from(replica.scheduler().pool().used_blocks()),
-            EitherReplica::Pipelined(replica) => u64::from(replica.scheduler.pool().used_blocks()),
+            EitherReplica::Plain(replica) => u64::from(replica.scheduler().used_blocks()),
+            EitherReplica::Pipelined(replica) => u64::from(replica.scheduler.used_blocks()),
             EitherReplica::Lockstep(replica) => replica.held_blocks(),
             EitherReplica::Copies(copies) => copies.held_blocks(),
         }

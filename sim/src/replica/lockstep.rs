@@ -113,7 +113,7 @@ impl LockstepReplica {
 
     /// The KV blocks of each rank.
     pub fn pools(&mut self) -> impl Iterator<Item = &mut BlockPool> {
-        self.ranks.iter_mut().map(|rank| rank.scheduler.pool_mut())
+        self.ranks.iter_mut().filter_map(|rank| rank.scheduler.pool_mut())
     }
 
     /// The requests that finished with the step that ended last.
@@ -145,7 +145,7 @@ impl LockstepReplica {
         let (duration, slowest) = self.agree();
         self.step_end = now + duration;
         for (number, rank) in self.ranks.iter_mut().enumerate() {
-            let held_blocks = rank.scheduler.pool().used_blocks();
+            let held_blocks = rank.scheduler.used_blocks();
             if rank.batch.requests.is_empty() {
                 rank.totals.dummy_steps += 1;
                 continue;
@@ -166,7 +166,7 @@ impl LockstepReplica {
                 preempted_requests: rank.batch.preempted.len() as u32,
                 running_requests: rank.scheduler.running_requests() as u32,
                 waiting_requests: rank.scheduler.waiting_requests() as u32,
-                free_blocks: rank.scheduler.pool().free_blocks(),
+                free_blocks: rank.scheduler.free_blocks(),
             });
         }
     }
@@ -199,7 +199,7 @@ impl LockstepReplica {
 
     /// KV blocks that the requests of all ranks hold.
     pub fn held_blocks(&self) -> u64 {
-        self.ranks.iter().map(|rank| u64::from(rank.scheduler.pool().used_blocks())).sum()
+        self.ranks.iter().map(|rank| u64::from(rank.scheduler.used_blocks())).sum()
     }
 
     /// The gaps between tokens that the ranks produced.

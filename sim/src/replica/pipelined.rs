@@ -1,10 +1,11 @@
 //! A replica with several steps in flight: asynchronous scheduling, pipeline stages, or both (V-42a, V-42b, V-43). While
 //! fewer than its depth are in flight and there is something to schedule, it schedules; results are applied as they come.
 
+use super::delivery::Delivery;
 use super::{StepBatch, StepRecord, StepTotals};
 use crate::cost::CostModel;
 use crate::durations::DurationCounts;
-use crate::request::{Outcome, RequestId, RequestTable};
+use crate::request::{RequestId, RequestTable};
 use crate::scheduler::{Scheduler, SchedulerConfig};
 use crate::step::ScheduledBatch;
 use crate::units::SimTime;
@@ -37,7 +38,7 @@ pub(crate) struct PipelinedReplica {
     /// Requests that finished with the step that ended last.
     finished: Vec<RequestId>,
     totals: StepTotals,
-    gaps: DurationCounts,
+    pub(super) delivery: Delivery,
 }
 
 impl PipelinedReplica {
@@ -56,7 +57,7 @@ impl PipelinedReplica {
             is_starved: false,
             finished: Vec::new(),
             totals: StepTotals::default(),
-            gaps: DurationCounts::default(),
+            delivery: Delivery::default(),
         }
     }
 
@@ -80,20 +81,8 @@ impl PipelinedReplica {
         let Some(flight) = self.in_flight.pop_front() else { return 0 };
         self.is_starved = false;
         self.finished.clear();
-        let (gaps, finished) = (&mut self.gaps, &mut self.finished);
-        self.scheduler.complete_with(
-            &flight.batch,
-            |_| 0,
-            |emission| {
-                if let Some(gap_ns) = table.record_token(emission.id, now) {
-                    gaps.add(gap_ns);
-                }
-                if emission.is_finished {
-                    table.outcome[emission.id.index()] = Outcome::Finished;
-                    finished.push(emission.id);
-                }
-            },
-        );
+        let (totals, finished) = (&mut self.totals.speculation, &mut self.finished);
+        self.delivery.deliver(&mut self.scheduler, &flight.batch, now, table, totals, |id| finished.push(id));
         self.spare.push(flight.batch);
         self.finished.len()
     }
@@ -137,7 +126,7 @@ impl PipelinedReplica {
         let end = self.stage_free.last().copied().unwrap_or(ready);
         // Steps overlap: each counts for the time by which it moves the end of all work on.
         let previous_end = self.in_flight.back().map_or(now, |flight| flight.end.max(now));
-        let held_blocks = self.scheduler.pool().used_blocks();
+        let held_blocks = self.scheduler.used_blocks();
         self.totals.record_step(&shape, end - previous_end, held_blocks);
         let (waiting, running) = (self.scheduler.waiting_requests(), self.scheduler.running_requests());
         self.totals.samples.offer(&shape, waiting, running);
@@ -154,7 +143,7 @@ impl PipelinedReplica {
             preempted_requests,
             running_requests: self.scheduler.running_requests() as u32,
             waiting_requests: self.scheduler.waiting_requests() as u32,
-            free_blocks: self.scheduler.pool().free_blocks(),
+            free_blocks: self.scheduler.free_blocks(),
         }
     }
 
@@ -170,6 +159,6 @@ impl PipelinedReplica {
 
     /// The gaps between tokens that it produced.
     pub fn into_gaps(self) -> DurationCounts {
-        self.gaps
+        self.delivery.gaps
     }
 }

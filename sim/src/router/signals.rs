@@ -23,12 +23,12 @@ pub struct ReplicaLoad {
 impl ReplicaLoad {
     /// Of an engine that keeps each request by itself.
     pub(crate) fn of(scheduler: &Scheduler) -> ReplicaLoad {
-        let pool = scheduler.pool();
+        let (used, free) = (scheduler.used_blocks(), scheduler.free_blocks());
         ReplicaLoad {
             waiting_requests: scheduler.waiting_requests() as u32,
             running_requests: scheduler.running_requests() as u32,
-            used_blocks: pool.used_blocks(),
-            usable_blocks: pool.usable_blocks(),
+            used_blocks: used,
+            usable_blocks: used + free,
         }
     }
 

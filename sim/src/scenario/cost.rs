@@ -2,12 +2,12 @@
 
 use super::experts::{self, ResolvedExperts};
 use super::file::{CostSection, ScenarioFile};
-use super::{Engine, EnginePreset};
+use super::{Calibration, Engine, EnginePreset, Speculation, SpeculativeMethod};
 use crate::catalogue;
 use crate::cost::operators::{Layout, operators};
 use crate::cost::{
-    Context, CostModel, CudaGraphs, DatasheetCost, ExpertLoad, HostTime, LinearCost, PipelineCost,
-    ProfiledCost,
+    Context, CostModel, CudaGraphs, DatasheetCost, DraftSchedule, ExpertLoad, HostTime, LinearCost,
+    PipelineCost, ProfiledCost, SpeculativeCost,
 };
 use crate::document::Document;
 use crate::error::{Error, Result};
@@ -15,6 +15,7 @@ use crate::gpu::GpuSpec;
 use crate::memory::Parallelism;
 use crate::model::ModelSpec;
 use crate::profile::{CostProfile, GpuLimits};
+use crate::step::StepShape;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
@@ -27,10 +28,35 @@ pub struct Pricing {
     pub model: Arc<dyn CostModel>,
     /// The measured kernels behind it, when it rests on a profile.
     pub profiled: Option<Arc<ProfiledCost>>,
+    /// The same for the passes of a drafter.
+    pub drafting: Option<DraftPricing>,
     /// Where the step times come from, in words.
     pub provenance: String,
     /// How unevenly experts are used, where they are.
     pub expert_load: Option<Arc<ExpertLoad>>,
+}
+
+/// The measured kernels behind a drafter's passes.
+#[derive(Clone)]
+pub struct DraftPricing {
+    first: Arc<ProfiledCost>,
+    later: Arc<ProfiledCost>,
+    schedule: DraftSchedule,
+}
+
+impl DraftPricing {
+    /// What prices the passes.
+    pub fn profiles(&self) -> impl Iterator<Item = &ProfiledCost> {
+        [&*self.first, &*self.later].into_iter()
+    }
+
+    /// The passes after a step, each with its shape.
+    pub fn passes(&self, step: &StepShape) -> impl Iterator<Item = (&ProfiledCost, StepShape)> {
+        let step = *step;
+        let first = std::iter::once((&*self.first, self.schedule.first(&step)));
+        let later = 1..=self.schedule.later_passes;
+        first.chain(later.map(move |n| (&*self.later, self.schedule.later(&step, n))))
+    }
 }
 
 /// Makes the cost model.
@@ -40,6 +66,91 @@ pub(super) fn resolve(
     model: &ModelSpec,
     gpu: &GpuSpec,
     engine: &Engine,
+    calibration: Option<&Calibration>,
+    folder: &Path,
+) -> Result<Pricing> {
+    let pricing = of_target(document, file, model, gpu, engine, calibration, folder)?;
+    match &engine.speculation {
+        Some(speculation) => with_drafts(document, file, pricing, speculation, model, gpu, engine, folder),
+        None => Ok(pricing),
+    }
+}
+
+/// Adds what proposing drafts costs, priced as the target is.
+fn with_drafts(
+    document: &Document,
+    file: &ScenarioFile,
+    target: Pricing,
+    speculation: &Speculation,
+    model: &ModelSpec,
+    gpu: &GpuSpec,
+    engine: &Engine,
+    folder: &Path,
+) -> Result<Pricing> {
+    let ranks = file.deployment.tensor_parallel;
+    let layout = Layout::tensor(ranks);
+    let schedule = speculation.schedule();
+    let passes = speculation.drafter.passes(model, &engine.weights, engine.kv, ranks, speculation.drafts);
+    let mut drafting = None;
+    let mut models: Option<(Arc<dyn CostModel>, Arc<dyn CostModel>)> = None;
+    match (&file.cost, &target.profiled, passes) {
+        (CostSection::Linear { .. }, ..) | (_, _, None) => {}
+        (_, Some(profiled), Some(passes)) => {
+            let routing = experts::resolve(document, file, model, folder)?.routing;
+            let priced = |operators| {
+                let graphs = graphs(engine, ranks);
+                let context = Context { layout, kv: engine.kv, routing, load: None };
+                ProfiledCost::new(profiled.profile().clone(), operators, context, graphs, HostTime::NONE)
+                    .map(Arc::new)
+                    .map_err(|e| document.error("engine.speculative_config", e.message()))
+            };
+            let (first, later) = (priced(passes.first)?, priced(passes.later)?);
+            models = Some((first.clone(), later.clone()));
+            drafting = Some(DraftPricing { first, later, schedule });
+        }
+        (_, None, Some(passes)) => {
+            let priced = |operators| Arc::new(DatasheetCost::new(operators, gpu, layout, None));
+            models = Some((priced(passes.first), priced(passes.later)));
+        }
+    }
+    let is_given = matches!(file.cost, CostSection::Linear { .. });
+    let drafts_cost = match (is_given, speculation.method) {
+        (true, _) => "nothing, as linear step times say nothing of it",
+        (false, SpeculativeMethod::Ngram) => "assumed host time",
+        (false, _) => "priced as the model is",
+    };
+    let provenance = format!(
+        "{}; drafting with {} {drafts_cost}; acceptance {}",
+        target.provenance,
+        speculation.method.name(),
+        speculation.acceptance_source
+    );
+    let looks_up = !is_given && speculation.method == SpeculativeMethod::Ngram;
+    let cost = SpeculativeCost { target: target.model, passes: models, schedule, looks_up };
+    let Pricing { profiled, expert_load, .. } = target;
+    Ok(Pricing { model: Arc::new(cost), profiled, drafting, provenance, expert_load })
+}
+
+/// The batch sizes that the engine captures on so many tensor-parallel ranks.
+fn graphs(engine: &Engine, ranks: u32) -> CudaGraphs {
+    let s = &engine.scheduler;
+    match engine.preset {
+        EnginePreset::Sglang => CudaGraphs::sglang(ranks),
+        EnginePreset::TrtLlm => CudaGraphs::trtllm(),
+        EnginePreset::Tgi => CudaGraphs::tgi(),
+        // The schedulers of the literature run on vLLM's graphs.
+        _ => CudaGraphs::vllm_with_drafts(s.max_num_seqs, s.max_num_batched_tokens, s.draft_tokens),
+    }
+}
+
+/// The cost model of the target alone.
+fn of_target(
+    document: &Document,
+    file: &ScenarioFile,
+    model: &ModelSpec,
+    gpu: &GpuSpec,
+    engine: &Engine,
+    calibration: Option<&Calibration>,
     folder: &Path,
 ) -> Result<Pricing> {
     let ResolvedExperts { layout, routing, load } = experts::resolve(document, file, model, folder)?;
@@ -55,6 +166,7 @@ pub(super) fn resolve(
                 per_context_token_ns: per_context_token.0,
             }),
             profiled: None,
+            drafting: None,
             provenance: "given: linear in the tokens of a step, as the scenario states".to_string(),
             expert_load,
         }),
@@ -65,6 +177,7 @@ pub(super) fn resolve(
                 Ok(Arc::new(cost) as Arc<dyn CostModel>)
             })?,
             profiled: None,
+            drafting: None,
             provenance: "assumed: roofline of the GPU's data sheet with assumed efficiencies, no measurement"
                 .to_string(),
             expert_load,
@@ -77,13 +190,17 @@ pub(super) fn resolve(
             let profile = find_profile(name, gpu, engine.preset, folder)
                 .map_err(|e| if e.place().is_some() { e } else { document.error("cost", e.message()) })?;
             let context = Context { layout, kv: engine.kv, routing, load };
-            let graphs =
-                CudaGraphs::vllm(engine.scheduler.max_num_seqs, engine.scheduler.max_num_batched_tokens);
+            let graphs = graphs(engine, layout.parallel.tensor);
             let priced = |layers| {
                 let operators = operators(model, &engine.weights, engine.kv, &layout, layers);
                 let (profile, context) = (profile.clone(), context.clone());
-                ProfiledCost::new(profile, operators, context, graphs.clone(), engine.host).map_err(|e| {
-                    document.error("cost", format!("{}; `cost: datasheet` needs no kernels", e.message()))
+                let cost = ProfiledCost::new(profile, operators, context, graphs.clone(), engine.host)
+                    .map_err(|e| {
+                        document.error("cost", format!("{}; `cost: datasheet` needs no kernels", e.message()))
+                    })?;
+                Ok(match calibration {
+                    Some(calibration) => cost.with_residual(engine.host, calibration.residual()),
+                    None => cost,
                 })
             };
             let cost = Arc::new(priced(model.all_layers())?);
@@ -91,9 +208,22 @@ pub(super) fn resolve(
                 1 => cost.clone(),
                 _ => staged(file, model, gpu, |layers| Ok(Arc::new(priced(layers)?) as Arc<dyn CostModel>))?,
             };
-            let host = if file.engine.host_time.is_some() { "given" } else { "assumed" };
-            let provenance = format!("{}; host time {host}", cost.basis());
-            Ok(Pricing { model, profiled: Some(cost), provenance, expert_load })
+            let host = match (&file.engine.host_time, calibration) {
+                (Some(_), None) => "host time given".to_string(),
+                (None, None) => "host time assumed".to_string(),
+                (given, Some(calibration)) => format!(
+                    "kernels times {} in decode and {} in prefill, launches{} by calibration {}, fitted on {}",
+                    calibration.decode_scale,
+                    calibration.prefill_scale,
+                    if given.is_some() { "" } else { " and host time" },
+                    calibration.name,
+                    calibration.fitted_on
+                ),
+            };
+            let stand_in =
+                if engine.preset.has_own_kernels() { "" } else { ", standing in for the engine's own" };
+            let provenance = format!("{}{stand_in}; {host}", cost.basis());
+            Ok(Pricing { model, profiled: Some(cost), drafting: None, provenance, expert_load })
         }
     }
 }
@@ -190,6 +320,6 @@ fn embedded(entry: &catalogue::Entry) -> Result<CostProfile> {
 pub(super) fn host_time(file: &ScenarioFile) -> HostTime {
     match &file.engine.host_time {
         Some(given) => HostTime { base_ns: given.base.0, per_request_ns: given.per_request.0 },
-        None => HostTime::VLLM_V1,
+        None => file.engine.preset.host_time(),
     }
 }

@@ -1,13 +1,19 @@
-//! Engine presets: the defaults of each version (section A.2 of the rules) under what the scenario sets.
+//! Engine presets: the defaults of each version under what the scenario sets.
 
-use super::file::{EnginePreset, EngineSection, ScenarioFile};
+mod defaults;
+
+use super::file::{EngineSection, ScenarioFile};
+use super::preset::{EnginePreset, Limit};
+use super::speculation::{Speculation, SpeculativeMethod};
 use crate::cost::HostTime;
+use crate::cost::drafting::Drafter;
 use crate::document::Document;
 use crate::error::{Error, Result};
 use crate::gpu::GpuSpec;
-use crate::memory::{self, BatchLimits, Draft, EngineMemory, MemoryPlan, MemoryRequest};
+use crate::memory::{self, Draft, MemoryPlan, MemoryRequest};
 use crate::model::{KvDtype, ModelSpec, WeightDtype, WeightPlan};
-use crate::scheduler::{Policy, SchedulerConfig};
+use crate::scheduler::{EngineRules, SchedulerConfig};
+use defaults::Wanted;
 
 /// An engine with every setting resolved.
 #[derive(Debug, Clone)]
@@ -24,36 +30,54 @@ pub struct Engine {
     pub host: HostTime,
     /// Share of GPU memory that the engine may use.
     pub gpu_memory_utilization: f64,
+    /// What guesses tokens ahead, if anything does.
+    pub speculation: Option<Speculation>,
     /// Where the memory goes; none when the number of blocks was given.
     pub memory: Option<MemoryPlan>,
 }
 
-/// Share of GPU memory that vLLM 0.33 uses by default (A.2); assumed for 0.26.
-const GPU_MEMORY_UTILIZATION: f64 = 0.92;
+/// Refuses what the scenario's engine does not have, or is modelled for vLLM only.
+pub(super) fn check_settings(document: &Document, file: &ScenarioFile) -> Result<()> {
+    let preset = file.engine.preset;
+    preset.check_settings(document, &file.engine)?;
+    if preset.is_vllm() {
+        return Ok(());
+    }
+    let (pipeline, data) = (file.deployment.pipeline_parallel, file.deployment.data_parallel);
+    for (key, what, degree) in [
+        ("pipeline_parallel", "pipeline stages are", pipeline),
+        ("data_parallel", "data-parallel engines are", data),
+    ] {
+        if degree > 1 {
+            let name = preset.name();
+            let message = format!(
+                "found {degree}; {what} modelled for vLLM only, not for {name}; use 1, or more replicas"
+            );
+            return Err(document.error(&format!("deployment.{key}"), message));
+        }
+    }
+    Ok(())
+}
 
-/// Resolves the engine of a scenario.
+/// Resolves the engine of a scenario; [`check_settings`] comes first.
 pub(super) fn resolve(
     document: &Document,
     file: &ScenarioFile,
     model: &ModelSpec,
     gpu: &GpuSpec,
+    speculation: Option<Speculation>,
 ) -> Result<Engine> {
     let section = &file.engine;
-    let defaults = BatchLimits::of(gpu);
+    let preset = section.preset;
     let weights = weight_plan(document, section, model)?;
     let kv = match section.kv_cache_dtype.as_deref() {
         None => KvDtype::Auto,
         Some(name) => KvDtype::parse(name).map_err(|e| document.error("engine.kv_cache_dtype", e))?,
     };
-    let max_num_batched_tokens = section.max_num_batched_tokens.unwrap_or(defaults.max_num_batched_tokens);
-    let max_num_seqs = section.max_num_seqs.unwrap_or(defaults.max_num_seqs.min(max_num_batched_tokens));
-    let max_model_len = section.max_model_len.unwrap_or(model.max_positions);
-    let block_size = section.block_size.unwrap_or(16);
-    let chunked_prefill = section.enable_chunked_prefill.unwrap_or(true);
-    let limits = Limits { block_size, max_num_seqs, max_num_batched_tokens, max_model_len, chunked_prefill };
-    check(document, section, &limits)?;
-    let gpu_memory_utilization = section.gpu_memory_utilization.unwrap_or(GPU_MEMORY_UTILIZATION);
-    let memory = match section.num_gpu_blocks_override {
+    let gpus = file.deployment.tensor_parallel * file.deployment.pipeline_parallel;
+    let mut wanted = Wanted::of(section, speculation.as_ref(), model, gpu, gpus);
+    check(document, section, &wanted)?;
+    let memory = match wanted.given_blocks {
         Some(_) => None,
         None => {
             let plan = memory::plan(&MemoryRequest {
@@ -62,11 +86,13 @@ pub(super) fn resolve(
                 weights: &weights,
                 kv,
                 parallel: super::experts::parallelism(file, model),
-                block_size,
-                utilization: gpu_memory_utilization,
-                limits: BatchLimits { max_num_batched_tokens, max_num_seqs },
-                engine: EngineMemory::VllmGraphsInside,
-                draft: Draft::None,
+                block_size: wanted.scheduler.block_size,
+                utilization: wanted.memory_share,
+                limits: wanted.largest_step,
+                engine: wanted.memory,
+                draft: speculation
+                    .as_ref()
+                    .map_or(Draft::None, |s| draft(s, model, &weights, kv, file.deployment.tensor_parallel)),
             })
             .map_err(|e| document.error("model", e.message()))?;
             if !plan.fits() {
@@ -75,27 +101,38 @@ pub(super) fn resolve(
             Some(plan)
         }
     };
-    let total_blocks = memory.as_ref().map_or(section.num_gpu_blocks_override, |plan| Some(plan.num_blocks));
-    let total_blocks = total_blocks.unwrap_or(0);
-    check_capacity(document, total_blocks, block_size, max_model_len, memory.is_some())?;
-    let scheduler = SchedulerConfig {
-        policy: section.scheduling_policy.unwrap_or(Policy::Fcfs),
-        block_size,
-        total_blocks,
-        max_num_seqs,
-        max_num_batched_tokens,
-        max_model_len,
-        prefix_caching: section.enable_prefix_caching.unwrap_or(true),
-        chunked_prefill,
-        long_prefill_token_threshold: section.long_prefill_token_threshold.unwrap_or(0),
-        long_prefill_cap_spares_single: section.preset == EnginePreset::Vllm033,
-        watermark_blocks: (section.watermark.unwrap_or(0.0) * f64::from(total_blocks)) as u32,
-        reserve_full_prompt: section.scheduler_reserve_full_isl.unwrap_or(true),
-        async_scheduling: section.async_scheduling.unwrap_or(true),
-        draft_tokens: 0,
-    };
+    let total_blocks = memory.as_ref().map_or(wanted.given_blocks, |plan| Some(plan.num_blocks)).unwrap_or(0);
+    check_capacity(document, &wanted, total_blocks, memory.is_some())?;
+    wanted.fill(section, total_blocks);
     let host = super::cost::host_time(file);
-    Ok(Engine { preset: section.preset, scheduler, weights, kv, host, gpu_memory_utilization, memory })
+    Ok(Engine {
+        preset,
+        scheduler: wanted.scheduler,
+        weights,
+        kv,
+        host,
+        gpu_memory_utilization: wanted.memory_share,
+        speculation,
+        memory,
+    })
+}
+
+/// What a drafter takes of the memory.
+fn draft<'a>(
+    speculation: &'a Speculation,
+    model: &ModelSpec,
+    weights: &WeightPlan,
+    kv: KvDtype,
+    ranks: u32,
+) -> Draft<'a> {
+    match &speculation.drafter {
+        _ if speculation.method == SpeculativeMethod::Mtp => Draft::MtpLayers,
+        Drafter::Model(draft) => Draft::Model(draft, &draft.weights),
+        drafter => match drafter.passes(model, weights, kv, ranks, speculation.drafts) {
+            Some(passes) => Draft::Head(passes.weight_bytes, drafter.layers_with_kv()),
+            None => Draft::None,
+        },
+    }
 }
 
 fn weight_plan(document: &Document, section: &EngineSection, model: &ModelSpec) -> Result<WeightPlan> {
@@ -108,32 +145,25 @@ fn weight_plan(document: &Document, section: &EngineSection, model: &ModelSpec) 
     }
 }
 
-/// Settings that are checked against each other.
-struct Limits {
-    block_size: u32,
-    max_num_seqs: u32,
-    max_num_batched_tokens: u32,
-    max_model_len: u32,
-    chunked_prefill: bool,
-}
-
 /// Largest limit of any kind: sums over a batch stay far below the range of the integers that hold them.
-const MOST: u32 = 1 << 24;
+pub(super) const MOST: u32 = 1 << 24;
 
-fn check(document: &Document, section: &EngineSection, limits: &Limits) -> Result<()> {
+fn check(document: &Document, section: &EngineSection, wanted: &Wanted) -> Result<()> {
+    check_shares(document, section)?;
     let at = |key: &str, message: String| Err::<(), Error>(document.error(&format!("engine.{key}"), message));
+    let scheduler = &wanted.scheduler;
     for (key, value) in [
-        ("block_size", limits.block_size),
-        ("max_num_seqs", limits.max_num_seqs),
-        ("max_num_batched_tokens", limits.max_num_batched_tokens),
-        ("max_model_len", limits.max_model_len),
+        (section.preset.key(Limit::Block), scheduler.block_size),
+        (section.preset.key(Limit::Seats), scheduler.max_num_seqs),
+        (wanted.step_key, scheduler.max_num_batched_tokens),
+        (section.preset.key(Limit::Length), scheduler.max_model_len),
     ] {
         if !(1..=MOST).contains(&value) {
             return at(key, format!("found {value}, expected 1 to {MOST}"));
         }
     }
-    let Limits { max_num_seqs, max_num_batched_tokens, max_model_len, .. } = *limits;
-    if max_num_seqs > max_num_batched_tokens {
+    let SchedulerConfig { max_num_seqs, max_num_batched_tokens, max_model_len, .. } = *scheduler;
+    if scheduler.rules == EngineRules::Vllm && max_num_seqs > max_num_batched_tokens {
         return at(
             "max_num_seqs",
             format!(
@@ -142,7 +172,10 @@ fn check(document: &Document, section: &EngineSection, limits: &Limits) -> Resul
             ),
         );
     }
-    if !limits.chunked_prefill && max_num_batched_tokens < max_model_len {
+    if scheduler.rules == EngineRules::Vllm
+        && !scheduler.chunked_prefill
+        && max_num_batched_tokens < max_model_len
+    {
         return at(
             "max_num_batched_tokens",
             format!(
@@ -151,42 +184,74 @@ fn check(document: &Document, section: &EngineSection, limits: &Limits) -> Resul
             ),
         );
     }
-    let share = |key: &str, value: Option<f64>, allowed: std::ops::RangeInclusive<f64>| match value {
-        Some(value) if !allowed.contains(&value) => {
-            at(key, format!("found {value}, expected {} to {}", allowed.start(), allowed.end()))
-        }
-        _ => Ok(()),
-    };
-    share("watermark", section.watermark, 0.0..=0.9)?;
-    share("gpu_memory_utilization", section.gpu_memory_utilization, 0.01..=1.0)?;
-    match section.num_gpu_blocks_override {
+    if wanted.cuts_at_blocks && max_num_batched_tokens < scheduler.block_size {
+        return at(
+            wanted.step_key,
+            format!(
+                "found {max_num_batched_tokens}, less than {} {}: prompts are cut at whole blocks",
+                section.preset.key(Limit::Block),
+                scheduler.block_size
+            ),
+        );
+    }
+    match wanted.given_blocks {
         Some(blocks) if !(2..=1 << 28).contains(&blocks) => at(
-            "num_gpu_blocks_override",
-            format!("found {blocks}, expected 2 to {}, one is reserved", 1 << 28),
+            section.preset.key(Limit::Pool),
+            format!("found room for {blocks} blocks, expected 2 to {}, one is reserved", 1 << 28),
         ),
         _ => Ok(()),
     }
 }
 
+fn check_shares(document: &Document, section: &EngineSection) -> Result<()> {
+    let at = |key: &str, message: String| Err::<(), Error>(document.error(&format!("engine.{key}"), message));
+    for (key, value, allowed) in [
+        ("watermark", section.watermark, 0.0..=0.9),
+        ("gpu_memory_utilization", section.gpu_memory_utilization, 0.01..=1.0),
+        ("mem_fraction_static", section.mem_fraction_static, 0.01..=1.0),
+        ("free_gpu_memory_fraction", section.free_gpu_memory_fraction, 0.01..=1.0),
+        ("cuda_memory_fraction", section.cuda_memory_fraction, 0.01..=1.0),
+        ("schedule_conservativeness", section.schedule_conservativeness, 0.0..=10.0),
+        ("waiting_served_ratio", section.waiting_served_ratio, 0.0..=100.0),
+    ] {
+        if let Some(value) = value
+            && !allowed.contains(&value)
+        {
+            return at(key, format!("found {value}, expected {} to {}", allowed.start(), allowed.end()));
+        }
+    }
+    for (key, value) in [
+        ("prompt_retention_priority", section.prompt_retention_priority),
+        ("decode_retention_priority", section.decode_retention_priority),
+    ] {
+        if let Some(value) = value.filter(|value| *value > 100) {
+            return at(key, format!("found {value}, expected 0 to 100"));
+        }
+    }
+    match section.chunked_prefill_size {
+        Some(tokens) if tokens != -1 && tokens < 1 => {
+            at("chunked_prefill_size", format!("found {tokens}, expected 1 or more, or -1 for whole prompts"))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The engine starts only when one request of the full length fits (A.9.1, point 6).
-fn check_capacity(
-    document: &Document,
-    total_blocks: u32,
-    block_size: u32,
-    max_model_len: u32,
-    is_derived: bool,
-) -> Result<()> {
+fn check_capacity(document: &Document, wanted: &Wanted, total_blocks: u32, is_derived: bool) -> Result<()> {
+    let SchedulerConfig { block_size, max_model_len, .. } = wanted.scheduler;
     let usable = u64::from(total_blocks.saturating_sub(1));
     let needed = u64::from(max_model_len.div_ceil(block_size));
-    if !is_derived || needed <= usable {
+    if !(is_derived && wanted.must_fit_longest || wanted.reserves_longest) || needed <= usable {
         return Ok(());
     }
     let tokens = usable * u64::from(block_size);
+    let key = wanted.length_key;
+    let share = wanted.share_key;
     Err(document.error(
-        "engine.max_model_len",
+        &format!("engine.{key}"),
         format!(
             "a request of {max_model_len} tokens needs {needed} KV blocks of {block_size}, but the GPU has room for \
-             {usable}; set engine.max_model_len to at most {tokens}, use more GPUs, or raise gpu_memory_utilization"
+             {usable}; set engine.{key} to at most {tokens}, use more GPUs, or raise {share}"
         ),
     ))
 }

@@ -3,9 +3,12 @@
 use super::experts::{All2AllBackend, ExpertPlacement, ExpertRouting};
 use super::groups::ReplicaGroup;
 use super::plan::PlanSection;
+use super::preset::EnginePreset;
+use super::speculation::SpeculativeSection;
 use crate::metrics::Limits;
 use crate::router::RouterSection;
 use crate::scheduler::Policy;
+use crate::scheduler::engines::{CapacityPolicy, ChunkingPolicy, SchedulePolicy};
 use crate::tenants::TenantsSection;
 use crate::units::{HourlyPrice, Span};
 use crate::workload::WorkloadSpec;
@@ -150,6 +153,105 @@ pub struct EngineSection {
     /// Whether an admission needs room for the whole prompt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scheduler_reserve_full_isl: Option<bool>,
+    /// SGLang: requests that may run at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_running_requests: Option<u32>,
+    /// SGLang: tokens per page of the radix cache.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub page_size: Option<u32>,
+    /// SGLang: tokens that a request may have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context_length: Option<u32>,
+    /// SGLang: most prompt tokens of a step; -1 computes each prompt whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chunked_prefill_size: Option<i32>,
+    /// SGLang: prompt tokens after which a step admits nobody else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_prefill_tokens: Option<u32>,
+    /// SGLang: order of admission.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule_policy: Option<SchedulePolicy>,
+    /// SGLang: factor of the output that running requests are expected to generate yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule_conservativeness: Option<f64>,
+    /// SGLang: whether running requests decode in steps with prompts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enable_mixed_chunk: Option<bool>,
+    /// SGLang: no radix cache.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disable_radix_cache: Option<bool>,
+    /// SGLang: each step is scheduled when the one before is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disable_overlap_schedule: Option<bool>,
+    /// SGLang: share of GPU memory for weights and KV cache.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mem_fraction_static: Option<f64>,
+    /// SGLang: tokens of the KV cache, instead of deriving them. TGI: tokens that a request may have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_total_tokens: Option<u32>,
+    /// TensorRT-LLM, TGI, static batching: requests that may run at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_batch_size: Option<u32>,
+    /// TensorRT-LLM: tokens that a step may compute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_num_tokens: Option<u32>,
+    /// TensorRT-LLM: tokens that a request may have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_seq_len: Option<u32>,
+    /// TensorRT-LLM: tokens per KV block.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens_per_block: Option<u32>,
+    /// TensorRT-LLM: tokens of the KV cache, instead of deriving them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_tokens: Option<u32>,
+    /// TensorRT-LLM: share of the memory left by weights and buffers for the KV cache.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub free_gpu_memory_fraction: Option<f64>,
+    /// TensorRT-LLM: whether the content of KV blocks is remembered and hit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enable_block_reuse: Option<bool>,
+    /// TensorRT-LLM: whether a cached block is reused up to where its tokens differ.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enable_partial_reuse: Option<bool>,
+    /// TensorRT-LLM: which requests may hold KV.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capacity_scheduler_policy: Option<CapacityPolicy>,
+    /// TensorRT-LLM: how prompts share a step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context_chunking_policy: Option<ChunkingPolicy>,
+    /// TensorRT-LLM: each step is scheduled when the one before is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disable_overlap_scheduler: Option<bool>,
+    /// TensorRT-LLM: how long the blocks of prompts are kept, 0 to 100; the lowest goes first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_retention_priority: Option<u8>,
+    /// TensorRT-LLM: the same for the blocks of generated tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decode_retention_priority: Option<u8>,
+    /// TGI: prompt tokens that a step may compute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_batch_prefill_tokens: Option<u32>,
+    /// TGI: tokens of the KV cache, instead of deriving them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_batch_total_tokens: Option<u32>,
+    /// TGI: decode steps after which waiting requests are admitted however few they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_waiting_tokens: Option<u32>,
+    /// TGI: share of the running batch that waiting requests must come to before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting_served_ratio: Option<f64>,
+    /// TGI: whether the content of prompts is remembered and hit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix_caching: Option<bool>,
+    /// TGI: whether prompts run in chunks beside decoding.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefill_chunking: Option<bool>,
+    /// TGI: share of GPU memory that the engine may use, before a tenth that it leaves free.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cuda_memory_fraction: Option<f64>,
+    /// Sarathi-Serve: tokens that a step may compute, decoding ones included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chunk_size: Option<u32>,
     /// Data type of the weights: `auto` as the model states, or for example `fp8`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quantization: Option<String>,
@@ -159,6 +261,9 @@ pub struct EngineSection {
     /// Whether a step is scheduled before the tokens of the step before are known, which hides the engine's CPU time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub async_scheduling: Option<bool>,
+    /// Guessing tokens ahead and verifying them together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub speculative_config: Option<SpeculativeSection>,
     /// How tokens are assumed to spread over experts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expert_routing: Option<ExpertRouting>,
@@ -177,50 +282,10 @@ pub struct EngineSection {
     /// Time of the engine on the CPU per step, with a profile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_time: Option<HostTimeSection>,
-}
-
-/// Engines whose scheduling is known rule by rule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Default)]
-pub enum EnginePreset {
-    /// vLLM 0.26.
-    #[serde(rename = "vllm@0.26")]
-    Vllm026,
-    /// vLLM 0.33.
-    #[default]
-    #[serde(rename = "vllm@0.33")]
-    Vllm033,
-}
-
-impl EnginePreset {
-    /// All presets.
-    pub const ALL: [EnginePreset; 2] = [EnginePreset::Vllm026, EnginePreset::Vllm033];
-
-    /// As scenarios write it.
-    pub fn name(self) -> &'static str {
-        match self {
-            EnginePreset::Vllm026 => "vllm@0.26",
-            EnginePreset::Vllm033 => "vllm@0.33",
-        }
-    }
-
-    /// How the names of its profiles end.
-    pub(super) fn profile_suffix(self) -> &'static str {
-        match self {
-            EnginePreset::Vllm026 | EnginePreset::Vllm033 => "vllm",
-        }
-    }
-
-    /// What it is and how far it is verified.
-    pub fn description(self) -> &'static str {
-        match self {
-            EnginePreset::Vllm026 => {
-                "vLLM V1 0.26; equals 14 recorded workloads step by step, recorded with synchronous scheduling"
-            }
-            EnginePreset::Vllm033 => {
-                "vLLM V1 0.33; equals 27 recorded scenarios step by step: 11 synchronous, 11 asynchronous, 5 with drafts"
-            }
-        }
-    }
+    /// Host time and a factor on GPU times that were fitted to measured runs, with a profile: a name of
+    /// `servesim list calibrations`, or the path of a file that `servesim calibrate from-bench --out` wrote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<String>,
 }
 
 /// Limits per request; a request that keeps all of them counts for goodput.

@@ -3,7 +3,7 @@
 use super::cost::{self, Pricing};
 use super::engine::{self, Engine};
 use super::file::{EngineSection, ScenarioFile};
-use super::{check_deployment, experts, in_folder};
+use super::{Calibration, check_deployment, experts, in_folder, speculation};
 use crate::catalogue;
 use crate::document::Document;
 use crate::error::{Error, Result};
@@ -166,13 +166,22 @@ fn resolve_one(
     folder: &Path,
     name: &str,
 ) -> Result<Group> {
-    let located =
-        |e: Error| if e.place().is_some() { e } else { document.error("hardware.gpu", e.message()) };
-    let gpu = catalogue::find_gpu(&in_folder(folder, &file.hardware.gpu)).map_err(located)?;
+    let at = |key: &str, e: Error| if e.place().is_some() { e } else { document.error(key, e.message()) };
+    let gpu =
+        catalogue::find_gpu(&in_folder(folder, &file.hardware.gpu)).map_err(|e| at("hardware.gpu", e))?;
     check_deployment(document, &file.deployment, model)?;
+    engine::check_settings(document, file)?;
     experts::check(document, file, model)?;
-    let engine = engine::resolve(document, file, model, &gpu)?;
-    let pricing = cost::resolve(document, file, model, &gpu, &engine, folder)?;
+    let speculation = speculation::resolve(document, file, model, folder)?;
+    let mut engine = engine::resolve(document, file, model, &gpu, speculation)?;
+    let calibration = match &file.engine.calibration {
+        Some(name) => Some(Calibration::find(name, folder).map_err(|e| at("engine.calibration", e))?),
+        None => None,
+    };
+    if let (Some(calibration), None) = (&calibration, &file.engine.host_time) {
+        engine.host = calibration.host();
+    }
+    let pricing = cost::resolve(document, file, model, &gpu, &engine, calibration.as_ref(), folder)?;
     let d = &file.deployment;
     Ok(Group {
         name: name.to_string(),

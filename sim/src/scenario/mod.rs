@@ -1,5 +1,7 @@
 //! A scenario: what the user typed, resolved against the catalogue, with every number checked; ready to be simulated.
 
+mod acceptance;
+mod calibration;
 mod cost;
 mod engine;
 mod experts;
@@ -7,16 +9,22 @@ mod file;
 mod groups;
 mod histogram;
 mod plan;
+mod preset;
+mod speculation;
 mod summary;
 
-pub use cost::Pricing;
+pub use acceptance::AcceptanceSection;
+pub use calibration::Calibration;
+pub use cost::{DraftPricing, Pricing};
 pub use engine::Engine;
 pub use experts::{All2AllBackend, ExpertPlacement, ExpertRouting};
 pub use file::{
-    CostSection, DeploymentSection, EnginePreset, EngineSection, HardwareSection, ScenarioFile, SloSection,
+    CostSection, DeploymentSection, EngineSection, HardwareSection, HostTimeSection, ScenarioFile, SloSection,
 };
 pub use groups::{Group, ReplicaGroup};
 pub use plan::{PlanGoal, PlanSection, PlanSpace};
+pub use preset::{EnginePreset, Translation};
+pub use speculation::{Speculation, SpeculativeMethod, SpeculativeSection};
 pub use summary::{ErrorBand, Report, Resolved, is_saturated};
 
 use crate::catalogue;
@@ -28,6 +36,7 @@ use crate::metrics::Limits;
 use crate::model::ModelSpec;
 use crate::replica::{DataParallel, StepPath};
 use crate::router::{GroupSize, RouterConfig};
+use crate::scheduler::EngineRules;
 use crate::simulation::{EngineSpec, RunObserver, RunResult, Simulation};
 use crate::step::StepShape;
 use crate::tenants::Tenants;
@@ -190,7 +199,7 @@ impl Scenario {
     /// The same, for its report alone: of more than a million requests no rows are kept, where that is possible, so that
     /// memory does not grow with them; percentiles are then counted ([`crate::durations`]).
     pub fn simulate_for_report(&self, observer: &mut dyn RunObserver) -> Result<RunResult> {
-        let simulation = self.simulation(None, self.best_path())?;
+        let simulation = self.simulation(None, self.best_path(), self.workload.clone())?;
         let simulation = match self.expected_requests() {
             Some(expected) if expected > MOST_ROWS => simulation.fold_rows(self.limits, expected),
             _ => simulation,
@@ -201,12 +210,32 @@ impl Scenario {
     /// The same with rows and with the steps computed as `path` says, where the engine's settings allow it: for
     /// benchmarks and tests. The results are equal.
     pub fn simulate_on(&self, path: StepPath, observer: &mut dyn RunObserver) -> Result<RunResult> {
-        self.run(self.simulation(None, path)?, observer)
+        self.run(self.simulation(None, path, self.workload.clone())?, observer)
+    }
+
+    /// The same deployment, each of its engines under this cost model, and other requests: for comparisons with measured
+    /// runs.
+    pub fn simulate_with(
+        &self,
+        cost: &Arc<dyn CostModel>,
+        workload: WorkloadGenerator,
+        observer: &mut dyn RunObserver,
+    ) -> Result<RunResult> {
+        let same = |_: &Group| Arc::clone(cost);
+        self.run(self.simulation(Some(&same), self.best_path(), workload)?, observer)
+    }
+
+    /// Why it can be planned but not simulated, when that is so.
+    pub fn refusal(&self) -> Option<&Error> {
+        self.refusal.as_ref()
     }
 
     /// The same run with every step time scaled, in thousandths.
     pub fn simulate_scaled(&self, per_mille: u64) -> Result<RunResult> {
-        checked(self.simulation(Some(per_mille), self.best_path())?.run(&mut ()))
+        let scaled = |group: &Group| -> Arc<dyn CostModel> {
+            Arc::new(ScaledCost { inner: Arc::clone(&group.pricing.model), per_mille })
+        };
+        checked(self.simulation(Some(&scaled), self.best_path(), self.workload.clone())?.run(&mut ()))
     }
 
     /// The fastest path for the engines of the first group; the others take the fastest of their own.
@@ -214,26 +243,31 @@ impl Scenario {
         StepPath::best(&self.engine.scheduler)
     }
 
-    /// The run to come, with step times scaled in thousandths where that is asked.
-    fn simulation(&self, per_mille: Option<u64>, path: StepPath) -> Result<Simulation> {
+    /// The run to come, each group under its own cost model or the one that `cost` gives.
+    fn simulation(
+        &self,
+        cost: Option<&dyn Fn(&Group) -> Arc<dyn CostModel>>,
+        path: StepPath,
+        workload: WorkloadGenerator,
+    ) -> Result<Simulation> {
         if let Some(refusal) = &self.refusal {
             return Err(refusal.clone());
         }
-        let spec = |group: &Group| {
-            let inner = Arc::clone(&group.pricing.model);
-            let cost: Arc<dyn CostModel> = match per_mille {
-                Some(per_mille) => Arc::new(ScaledCost { inner, per_mille }),
-                None => inner,
-            };
-            EngineSpec { config: group.engine.scheduler, cost, data_parallel: self.data_parallel() }
+        let spec = |group: &Group| EngineSpec {
+            config: group.engine.scheduler,
+            cost: cost.map_or_else(|| Arc::clone(&group.pricing.model), |cost| cost(group)),
+            data_parallel: self.data_parallel(),
         };
         let specs: Vec<EngineSpec> = self
             .groups
             .iter()
             .flat_map(|group| std::iter::repeat_n(spec(group), group.replicas as usize))
             .collect();
-        let (workload, seed) = (self.workload.clone(), self.file.seed);
-        let simulation = Simulation::with_router(&specs, workload, path, &self.router, seed);
+        let simulation = Simulation::with_router(&specs, workload, path, &self.router, self.file.seed);
+        let simulation = match &self.engine.speculation {
+            Some(speculation) => simulation.speculate(&speculation.acceptance.draws(self.file.seed)),
+            None => simulation,
+        };
         Ok(simulation.with_tenants(self.tenants.clone()))
     }
 
@@ -256,10 +290,9 @@ impl Scenario {
         let part = |group: &'a Group| {
             let engines = first..first + (group.replicas * self.engines_per_replica()) as usize;
             first = engines.end;
-            let cost = group.pricing.profiled.as_deref()?;
-            Some(UsagePart { engines, config: group.engine.scheduler, cost })
+            UsagePart { engines, config: group.engine.scheduler, pricing: &group.pricing }
         };
-        self.groups.iter().filter_map(part).collect()
+        self.groups.iter().map(part).collect()
     }
 
     /// What the run says.
@@ -342,7 +375,8 @@ fn in_folder(folder: &Path, name_or_path: &str) -> String {
 }
 
 /// Keys of a scenario whose text may be the path of a file.
-const PATH_KEYS: [&str; 8] = ["model", "gpu", "path", "pairs", "profile", "histogram", "arrivals", "lengths"];
+const PATH_KEYS: [&str; 9] =
+    ["model", "gpu", "path", "pairs", "profile", "calibration", "histogram", "arrivals", "lengths"];
 
 fn make_paths_absolute(value: &mut serde_json::Value, folder: &Path) {
     if let Some(entries) = value.as_array_mut() {
@@ -431,6 +465,12 @@ fn check_router(
             "goes by the blocks in the replicas' caches, but engine.enable_prefix_caching is off".to_string(),
         );
     }
+    if router.kv_events_delay().is_some() && engine.scheduler.rules != EngineRules::Vllm {
+        return refuse(format!(
+            "goes by what the replicas tell of their blocks, which only vLLM's do here, not {}",
+            engine.preset.name()
+        ));
+    }
     Ok(())
 }
 
@@ -451,6 +491,10 @@ fn refuse_to_simulate(document: &Document, file: &ScenarioFile, model: &ModelSpe
     );
     if deployment.pipeline_parallel > 1 {
         let message = format!("{message}; use pipeline_parallel 1");
+        return Some(document.error("deployment.data_parallel", message));
+    }
+    if file.engine.speculative_config.is_some() {
+        let message = format!("{message}; speculative_config is not modelled with that");
         return Some(document.error("deployment.data_parallel", message));
     }
     None

@@ -30,6 +30,15 @@ pub struct PlanSpace {
     /// GPUs that share each layer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tensor_parallel: Option<Vec<u32>>,
+    /// Stages of layers, each on GPUs of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pipeline_parallel: Option<Vec<u32>>,
+    /// Engines that divide the requests and, of a model with experts, share those.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_parallel: Option<Vec<u32>>,
+    /// GPUs that share the experts: 1, or as many as share each layer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expert_parallel: Option<Vec<u32>>,
     /// Engines behind the router. Left out with a rate as the goal, it is as many as the rate needs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replicas: Option<Vec<u32>>,

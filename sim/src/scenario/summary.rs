@@ -1,6 +1,7 @@
 //! What a scenario says of itself, and the report of its run with provenance and warnings.
 
-use super::{CostSection, DeploymentSection, ReplicaGroup, Scenario, SloSection};
+use super::preset::Limit;
+use super::{CostSection, DeploymentSection, ReplicaGroup, Scenario, SloSection, Speculation};
 use crate::cost::{ExpertLoad, UsageReport};
 use crate::error::Result;
 use crate::fleet::FleetUse;
@@ -10,7 +11,7 @@ use crate::model::Placement;
 use crate::report::Metrics;
 use crate::request::{Outcome, RequestId};
 use crate::router::RouterSection;
-use crate::scheduler::Policy;
+use crate::scheduler::{EngineRules, Policy, SchedulerConfig};
 use crate::simulation::RunResult;
 use crate::tenants::{TenantsReport, TenantsSection};
 use crate::workload::WorkloadSpec;
@@ -25,7 +26,7 @@ pub struct Resolved<'a> {
     deployment: &'a DeploymentSection,
     replica_groups: &'a [ReplicaGroup],
     router: &'a RouterSection,
-    engine: ResolvedEngine,
+    engine: ResolvedEngine<'a>,
     /// Where tokens do not spread evenly over the experts: what that means.
     experts: Option<ResolvedExpertLoad>,
     memory: Option<&'a MemoryPlan>,
@@ -63,7 +64,7 @@ struct ResolvedHardware {
 }
 
 #[derive(Serialize)]
-struct ResolvedEngine {
+struct ResolvedEngine<'a> {
     preset: &'static str,
     block_size: u32,
     num_gpu_blocks: u32,
@@ -79,6 +80,32 @@ struct ResolvedEngine {
     scheduler_reserve_full_isl: bool,
     gpu_memory_utilization: f64,
     kv_cache_dtype: &'static str,
+    rules: EngineRules,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    speculative_config: Option<ResolvedSpeculation<'a>>,
+}
+
+#[derive(Serialize)]
+struct ResolvedSpeculation<'a> {
+    method: &'static str,
+    num_speculative_tokens: u32,
+    parallel_drafting: bool,
+    acceptance_by_position: &'a [f64],
+    mean_acceptance_length: f64,
+    acceptance: &'a str,
+}
+
+impl<'a> ResolvedSpeculation<'a> {
+    fn new(speculation: &'a Speculation) -> ResolvedSpeculation<'a> {
+        ResolvedSpeculation {
+            method: speculation.method.name(),
+            num_speculative_tokens: speculation.drafts,
+            parallel_drafting: speculation.in_parallel,
+            acceptance_by_position: speculation.acceptance.chances(),
+            mean_acceptance_length: speculation.acceptance.expected_tokens(),
+            acceptance: &speculation.acceptance_source,
+        }
+    }
 }
 
 /// How unevenly the experts are used, averaged over their layers.
@@ -175,6 +202,8 @@ impl<'a> Resolved<'a> {
                 scheduler_reserve_full_isl: s.reserve_full_prompt,
                 gpu_memory_utilization: engine.gpu_memory_utilization,
                 kv_cache_dtype: engine.kv.name(),
+                speculative_config: engine.speculation.as_ref().map(ResolvedSpeculation::new),
+                rules: s.rules,
             },
             experts: scenario.pricing.expert_load.as_deref().map(ResolvedExpertLoad::new),
             memory: engine.memory.as_ref(),
@@ -324,18 +353,21 @@ const REQUESTS_FOR_P99: u64 = 1000;
 fn warnings(scenario: &Scenario, run: &RunResult, metrics: &Metrics) -> Vec<String> {
     let mut warnings = Vec::new();
     let config = &scenario.engine.scheduler;
+    let preset = scenario.engine.preset;
     let counts = &metrics.requests;
     if counts.rejected > 0 {
         let longest = rejected_tokens(run);
         let tenants = if scenario.tenants.is_some() { ", or less as its tenant's limits say" } else { "" };
         warnings.push(format!(
             "{} of {} requests were rejected: the longest has {longest} tokens, but a request can have {} \
-             (engine.max_model_len{tenants}) and all KV blocks together hold {}; raise the limit that binds, or cap the \
+             (engine.{}{tenants}) and all KV blocks together hold {}{}; raise the limit that binds, or cap the \
              workload's lengths",
             counts.rejected,
             counts.arrived,
             config.max_model_len,
+            preset.key(Limit::Length),
             u64::from(metrics.kv.usable_blocks) * u64::from(config.block_size),
+            whole_prompts(config),
         ));
     }
     if counts.throttled > 0 {
@@ -359,9 +391,11 @@ fn warnings(scenario: &Scenario, run: &RunResult, metrics: &Metrics) -> Vec<Stri
     }
     if metrics.steps.preemptions * 100 > counts.finished && counts.finished > 0 {
         warnings.push(format!(
-            "{} preemptions for {} requests: the KV cache is too small for this traffic; lower engine.max_num_seqs, \
+            "{} preemptions for {} requests: the KV cache is too small for this traffic; lower engine.{}, \
              quantise the KV cache, or add GPUs",
-            metrics.steps.preemptions, counts.finished
+            metrics.steps.preemptions,
+            counts.finished,
+            preset.key(Limit::Seats)
         ));
     }
     if counts.finished > 0 && counts.finished < REQUESTS_FOR_P99 {
@@ -389,6 +423,14 @@ fn warnings(scenario: &Scenario, run: &RunResult, metrics: &Metrics) -> Vec<Stri
         ));
     }
     warnings
+}
+
+/// What bounds a prompt where it is not cut.
+fn whole_prompts(config: &SchedulerConfig) -> String {
+    match config.chunked_prefill || config.rules == EngineRules::Vllm {
+        true => String::new(),
+        false => format!(", and a prompt, which is not cut, at most {}", config.max_num_batched_tokens),
+    }
 }
 
 fn rejected_tokens(run: &RunResult) -> u64 {

@@ -1,20 +1,25 @@
-//! vLLM's V1 scheduler. There is no prefill or decode phase: each request has computed tokens that catch up with its
+//! The schedulers of the engines. This module and its neighbours are vLLM's V1 scheduler; [`engines`] has the others.
+//!
+//! vLLM: there is no prefill or decode phase: each request has computed tokens that catch up with its
 //! known tokens, and every step shares one token budget, running requests first (V-1, V-5 to V-19, V-32).
 //!
 //! A step is three calls: [`Scheduler::form_batch`], the cost of its shape, [`Scheduler::complete`].
 
 pub mod aggregated;
+pub mod engines;
 mod queue;
 mod results;
 mod sequence;
 mod vllm;
 
+pub use engines::{EngineRules, Scheduler};
 pub use results::Emission;
-pub use vllm::Scheduler;
+pub use vllm::VllmScheduler;
 
 use crate::identity::TokenRun;
 use crate::request::RequestId;
 use crate::units::SimTime;
+use engines::LiteratureRules;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -60,6 +65,10 @@ pub struct SchedulerConfig {
     pub async_scheduling: bool,
     /// Draft tokens offered to each decoding request per step; 0 without speculation (V-50).
     pub draft_tokens: u32,
+    /// KV slots kept beyond them for a drafter that has KV of its own (V-51).
+    pub lookahead_tokens: u32,
+    /// Whose rules decide the steps.
+    pub rules: EngineRules,
 }
 
 impl SchedulerConfig {
@@ -70,12 +79,42 @@ impl SchedulerConfig {
             return Err(Refusal::LongerThanModel);
         }
         let output_tokens = output_tokens.min(room);
-        // The last generated token is never computed, so it needs no KV.
-        let cached_tokens = prompt_tokens + output_tokens - 1;
-        if cached_tokens.div_ceil(self.block_size) > self.total_blocks.saturating_sub(1) {
+        if !self.fits_alone(prompt_tokens, output_tokens) {
             return Err(Refusal::LargerThanCache);
         }
+        if !self.chunked_prefill
+            && self.rules != EngineRules::Vllm
+            && prompt_tokens > self.max_num_batched_tokens
+        {
+            return Err(Refusal::LargerThanStep);
+        }
         Ok(output_tokens)
+    }
+
+    /// Whether the KV cache holds the request when it is alone.
+    fn fits_alone(&self, prompt_tokens: u32, output_tokens: u32) -> bool {
+        self.least_blocks(prompt_tokens, output_tokens) <= self.total_blocks.saturating_sub(1)
+    }
+
+    /// KV blocks with which the request can run alone.
+    fn least_blocks(&self, prompt_tokens: u32, output_tokens: u32) -> u32 {
+        let blocks = |tokens: u32| tokens.div_ceil(self.block_size);
+        // The last generated token is never computed, so it needs no KV; engines with several steps in flight may compute
+        // it before they know that it is the last.
+        let all_tokens = prompt_tokens.saturating_add(output_tokens).min(self.max_model_len);
+        match self.rules {
+            // A drafter's slots are asked for beyond it in every step but the first (V-23).
+            EngineRules::Vllm => {
+                blocks((all_tokens - 1).saturating_add(self.lookahead_tokens).min(self.max_model_len))
+            }
+            EngineRules::Tgi(_) => blocks(all_tokens - 1),
+            EngineRules::Sglang(_) => blocks(all_tokens) + 2, // S-7 leaves a page, and something beside it
+            EngineRules::TrtLlm(_) => blocks(all_tokens),
+            EngineRules::Literature(LiteratureRules::Sarathi) => {
+                blocks(all_tokens) + self.watermark_blocks.max(1)
+            }
+            EngineRules::Literature(_) => blocks(self.max_model_len),
+        }
     }
 }
 
@@ -107,4 +146,6 @@ pub enum Refusal {
     LongerThanModel,
     /// Its tokens need more KV blocks than there are.
     LargerThanCache,
+    /// Its prompt is longer than a step, and is not cut into chunks.
+    LargerThanStep,
 }

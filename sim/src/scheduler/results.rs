@@ -1,6 +1,6 @@
 //! Applying a step's results (V-32a to V-32c, V-16, V-26a, V-52).
 
-use super::Scheduler;
+use super::VllmScheduler;
 use crate::request::RequestId;
 use crate::step::{ScheduledBatch, ScheduledRequest};
 
@@ -15,7 +15,7 @@ pub struct Emission {
     pub is_finished: bool,
 }
 
-impl Scheduler {
+impl VllmScheduler {
     /// Applies a step's results without drafts: each request that sampled has one more known token. The ids of the
     /// requests that are complete are appended to `finished`.
     pub fn complete(&mut self, batch: &ScheduledBatch, finished: &mut Vec<RequestId>) {
@@ -71,7 +71,7 @@ impl Scheduler {
         } else {
             sequence.is_decoding = true;
             sequence.in_flight -= 1;
-            sequence.placeholders = sequence.placeholders.min(sequence.in_flight);
+            sequence.placeholders = sequence.placeholders.saturating_sub(1 + entry.drafts);
             sequence.computed_tokens -= entry.drafts - accepted; // V-32a
         }
         let is_finished = sequence.known_tokens >= sequence.final_tokens;
@@ -80,7 +80,9 @@ impl Scheduler {
             self.pool.release(&mut sequence.blocks, sequence.held_blocks);
             sequence.held_blocks = 0;
         } else if !is_stale {
-            sequence.drafts = self.config.draft_tokens;
+            if !self.config.async_scheduling {
+                sequence.drafts = self.config.draft_tokens;
+            }
             if self.config.async_scheduling && self.config.prefix_caching {
                 // Blocks that generated tokens fill are known only now (V-26a).
                 let full_blocks = (sequence.computed_tokens - sequence.placeholders) / block_size;

@@ -21,9 +21,9 @@ pub(super) struct Sequence {
     pub limit_tokens: u32,
     /// Tokens whose KV is in the cache, counted when scheduled (V-32).
     pub computed_tokens: u32,
-    /// Tokens that steps in flight will bring.
+    /// Steps in flight that will bring tokens.
     pub in_flight: u32,
-    /// The same with asynchronous scheduling, else 0: what is scheduled ahead of them (V-1).
+    /// With asynchronous scheduling the tokens that they may bring at most, else 0 (V-1).
     pub placeholders: u32,
     /// Steps in flight whose tokens arrive after a preemption (V-16).
     pub stale_outputs: u32,
@@ -59,16 +59,16 @@ impl Default for RequestId {
 
 /// Slots for sequences; a freed slot keeps its memory for the next sequence.
 #[derive(Debug, Default)]
-pub(super) struct Slots {
-    sequences: Vec<Sequence>,
+pub(super) struct Slots<T = Sequence> {
+    sequences: Vec<T>,
     free: Vec<u32>,
 }
 
-impl Slots {
+impl<T: Default> Slots<T> {
     /// A slot whose sequence is blank but for memory it may own.
     pub fn take(&mut self) -> u32 {
         self.free.pop().unwrap_or_else(|| {
-            self.sequences.push(Sequence::default());
+            self.sequences.push(T::default());
             (self.sequences.len() - 1) as u32
         })
     }
@@ -78,11 +78,11 @@ impl Slots {
         self.free.push(slot);
     }
 
-    pub fn get(&self, slot: u32) -> &Sequence {
+    pub fn get(&self, slot: u32) -> &T {
         &self.sequences[slot as usize]
     }
 
-    pub fn get_mut(&mut self, slot: u32) -> &mut Sequence {
+    pub fn get_mut(&mut self, slot: u32) -> &mut T {
         &mut self.sequences[slot as usize]
     }
 }

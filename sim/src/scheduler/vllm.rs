@@ -9,7 +9,7 @@ use crate::step::{Admission, ScheduledBatch, ScheduledRequest};
 
 /// One engine's waiting and running requests and its KV blocks. It has no clock: a step is formed, and later completed.
 #[derive(Debug)]
-pub struct Scheduler {
+pub struct VllmScheduler {
     pub(super) config: SchedulerConfig,
     pub(super) pool: BlockPool,
     pub(super) slots: Slots,
@@ -20,15 +20,15 @@ pub struct Scheduler {
     found: Vec<BlockId>,
 }
 
-impl Scheduler {
+impl VllmScheduler {
     /// An engine with nothing to do.
-    pub fn new(config: SchedulerConfig) -> Scheduler {
+    pub fn new(config: SchedulerConfig) -> VllmScheduler {
         let pool = if config.prefix_caching {
             BlockPool::with_prefix_cache(config.total_blocks)
         } else {
             BlockPool::counting(config.total_blocks)
         };
-        Scheduler {
+        VllmScheduler {
             config,
             pool,
             slots: Slots::default(),
@@ -78,7 +78,7 @@ impl Scheduler {
         self.config.admissible_output_tokens(prompt_tokens, output_tokens)
     }
 
-    /// Queues a request that [`Scheduler::admissible_output_tokens`] accepted.
+    /// Queues a request that [`VllmScheduler::admissible_output_tokens`] accepted.
     pub fn enqueue(&mut self, request: &NewRequest<'_>) {
         let slot = self.slots.take();
         let sequence = self.slots.get_mut(slot);
@@ -123,8 +123,10 @@ impl Scheduler {
             sequence.computed_tokens += entry.tokens; // V-32
             sequence.entry = None;
             sequence.in_flight += u32::from(entry.samples);
-            if self.config.async_scheduling {
-                sequence.placeholders = sequence.in_flight;
+            if self.config.async_scheduling && entry.samples {
+                // What the step may bring at most is counted ahead, and the next drafts with it (V-1, V-42b).
+                sequence.placeholders += 1 + entry.drafts;
+                sequence.drafts = self.config.draft_tokens;
             }
         }
     }
@@ -140,7 +142,7 @@ impl Scheduler {
                 position += 1;
                 continue;
             }
-            let missing = sequence.wanted_tokens() - sequence.computed_tokens;
+            let missing = sequence.wanted_tokens().saturating_sub(sequence.computed_tokens);
             let room = self.config.max_model_len.saturating_sub(sequence.computed_tokens + 1);
             let tokens = self.cap_long_prefill(missing).min(left).min(room); // V-10
             if tokens == 0 {
@@ -178,7 +180,8 @@ impl Scheduler {
     ) -> Room {
         loop {
             let sequence = self.slots.get(slot);
-            let slots_needed = (sequence.computed_tokens + tokens).min(self.config.max_model_len);
+            let ahead = tokens + self.config.lookahead_tokens; // V-23
+            let slots_needed = (sequence.computed_tokens + ahead).min(self.config.max_model_len);
             let new_blocks =
                 slots_needed.div_ceil(self.config.block_size).saturating_sub(sequence.held_blocks);
             if new_blocks <= self.pool.free_blocks() {

@@ -23,8 +23,11 @@ impl RunResult {
             check_tenant_rows(tenants.as_ref().map_err(String::clone)?, &self.table)?;
         }
         let gaps = self.token_gaps.count();
-        if gaps + started != tokens {
-            return Err(format!("conservation: {tokens} tokens, but {gaps} gaps and {started} first tokens"));
+        let company: u64 = self.replicas.iter().map(|totals| totals.speculation.tokens_in_company).sum();
+        if gaps + started + company != tokens {
+            return Err(format!(
+                "conservation: {tokens} tokens, but {gaps} gaps, {started} first tokens and {company} in one step with others"
+            ));
         }
         let span = SimDuration((self.end - SimTime::ZERO).0);
         let mut replicas = self.replicas.iter().zip(&self.usable_blocks);

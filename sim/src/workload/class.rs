@@ -165,6 +165,11 @@ impl Class {
         names.iter().map(tenant).collect()
     }
 
+    /// Requests of known lengths arrive otherwise.
+    pub(super) fn set_arrivals(&mut self, arrivals: Arrivals) {
+        self.arrivals = arrivals;
+    }
+
     /// The tenant of each row of a trace.
     pub(super) fn set_row_tenants(&mut self, tenants: Vec<u16>) {
         self.row_tenants = Arc::new(tenants);

@@ -5,10 +5,11 @@ use super::check::{Locate, check};
 use super::class::{Class, ClassPlace};
 use super::lengths::Lengths;
 use super::servegen;
-use super::spec::WorkloadSpec;
+use super::spec::{ArrivalSpec, WorkloadSpec};
 use super::trace::TraceRow;
 use super::{Arrival, Origin};
 use crate::error::Result;
+use crate::rng::stream;
 use crate::units::SimTime;
 use std::path::Path;
 use std::sync::Arc;
@@ -119,6 +120,23 @@ impl WorkloadGenerator {
         for (next, class) in self.next.iter_mut().zip(&self.classes) {
             *next = class.next_at().unwrap_or(SimTime::NEVER);
         }
+    }
+
+    /// A generator of requests of known lengths, prompt and output, in this order, which arrive as `arrivals` says; as
+    /// many as there are lengths. With [`ArrivalSpec::Trace`] all arrive at time 0.
+    pub fn from_lengths(lengths: &[(u32, u32)], arrivals: &ArrivalSpec, seed: u64) -> Self {
+        let arrival = |&(prompt_tokens, output_tokens): &(u32, u32)| Arrival {
+            prompt_tokens,
+            output_tokens,
+            ..Arrival::default()
+        };
+        let mut known = WorkloadGenerator::from_arrivals(lengths.iter().map(arrival).collect());
+        if let [class] = &mut known.classes[..] {
+            let spec = WorkloadSpec { arrivals: Some(arrivals.clone()), ..WorkloadSpec::default() };
+            class.set_arrivals(Arrivals::new(&spec, stream(seed, "workload.arrivals")));
+        }
+        known.look_at_all();
+        known
     }
 
     /// The class whose request is next, the first of them at equal times.

@@ -1,5 +1,5 @@
 //! vLLM's scheduler with all decoding requests as one: a step costs the same whatever their number. It decides what
-//! the per-request [`Scheduler`](super::Scheduler) decides, to the block and to the token, where its conditions hold
+//! the per-request [`VllmScheduler`](super::VllmScheduler) decides, to the block and to the token, where its conditions hold
 //! ([`AggregatedScheduler::accepts`]); the other remains the reference and serves the rest.
 //!
 //! First come, first served, without a cap on long prompts, the running requests are in order: those that decode, then
@@ -14,7 +14,7 @@ mod kv;
 mod list;
 mod own_cache;
 
-use super::{NewRequest, Policy, Refusal, SchedulerConfig};
+use super::{EngineRules, NewRequest, Policy, Refusal, SchedulerConfig};
 use crate::block_pool::BlockPool;
 use crate::request::RequestId;
 use crate::step::{Admission, ScheduledRequest, StepShape};
@@ -116,13 +116,17 @@ impl AggregatedScheduler {
             reserve_full_prompt: _,
             async_scheduling: _,
             draft_tokens,
+            lookahead_tokens,
+            rules,
         } = *config;
-        policy == Policy::Fcfs
+        rules == EngineRules::Vllm
+            && policy == Policy::Fcfs
             && (1..=LARGEST_BLOCK).contains(&block_size)
             && max_num_seqs <= max_num_batched_tokens
             && chunked_prefill
             && long_prefill_token_threshold == 0
             && draft_tokens == 0
+            && lookahead_tokens == 0
     }
 
     /// An engine with nothing to do; its settings are [accepted](AggregatedScheduler::accepts). `is_shared` says whether

@@ -1,0 +1,137 @@
+//! A planned call on a device: the kernels that do it, on enough sets of buffers that it finds its data in memory.
+
+use super::plan::{PlannedCall, Stream, chunk_of};
+use kernels::Device;
+use kernels::activation::SiluCall;
+use kernels::decode::{self, DecodeCall};
+use kernels::gemm::{Cublas, GemmCall, Types};
+use kernels::mla::MlaCall;
+use kernels::moe::{Layer, MoeCall};
+use kernels::norm::NormCall;
+use kernels::prefill::{self, Chunk, PrefillCall};
+use kernels::quantize::{QuantizeCall, Scales};
+use kernels::rotary::RotaryCall;
+use kernels::timing::Call;
+use kernels::w4a16::W4a16Call;
+use sim::profile::{Dtype, GpuLimits, Operation};
+use std::rc::Rc;
+
+/// Tokens of a page of the cache: vLLM's default.
+const PAGE: u32 = 16;
+/// Copies of the buffers at most.
+const MOST_SETS: u64 = 16;
+
+/// Bytes that one call touches and operations that it does, nearly.
+pub fn size(planned: &PlannedCall) -> (f64, f64) {
+    let gpu = GpuLimits::h200_sxm();
+    let work = planned.operation.work(&gpu);
+    (work.memory_seconds * gpu.bytes_per_second, work.compute_seconds * gpu.bfloat16_flops_per_second)
+}
+
+/// The calls that do `planned`, each on buffers of its own; nothing when no kernel of ours does it on this device.
+///
+/// # Errors
+/// Too little memory, or a kernel that cannot be compiled.
+pub fn calls(
+    device: &Device,
+    cublas: Option<&Rc<Cublas>>,
+    planned: &PlannedCall,
+    seed: u32,
+) -> kernels::Result<Option<Vec<Call>>> {
+    let (bytes, _) = size(planned);
+    let cache = device.info.l2_bytes as f64;
+    // Activations were written a moment ago: in serving, streaming kernels find small ones in the cache.
+    let is_hot = planned.stream.is_some() && bytes < cache / 2.0;
+    let sets = if is_hot { 1 } else { ((2.0 * cache / bytes.max(1.0)).ceil() as u64).clamp(1, MOST_SETS) };
+    let mut calls = Vec::new();
+    for set in 0..sets {
+        match call(device, cublas, planned, seed.wrapping_add(set as u32 * 0x0101))? {
+            Some(call) => calls.push(call),
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(calls))
+}
+
+/// Wraps a call's launch.
+macro_rules! launching {
+    ($call:expr) => {{
+        let call = $call?;
+        Ok(Some(Box::new(move || call.launch()) as Call))
+    }};
+}
+
+fn call(
+    device: &Device,
+    cublas: Option<&Rc<Cublas>>,
+    planned: &PlannedCall,
+    seed: u32,
+) -> kernels::Result<Option<Call>> {
+    match planned.operation {
+        Operation::Gemm { m, n, k, dtype } => product(device, cublas, [m as u32, n, k], dtype, seed),
+        Operation::AttentionDecode { sequences, context, heads, cache } if heads.window == 0 => {
+            let lengths = vec![(context / sequences).round() as u32; sequences as usize];
+            let eight_bit = cache == Dtype::Fp8;
+            let heads = decode::Heads { query: heads.query, kv: heads.kv, dim: heads.dim, eight_bit };
+            launching!(DecodeCall::new(device, heads, &lengths, PAGE, seed))
+        }
+        Operation::AttentionPrefill { tokens, pairs, chunks, heads, .. } if heads.window == 0 => {
+            let (each, context) = chunk_of(tokens, pairs, chunks);
+            let list = vec![Chunk { context, tokens: each }; chunks as usize];
+            let heads = prefill::Heads { query: heads.query, kv: heads.kv, qk: heads.dim, v: heads.dim };
+            launching!(PrefillCall::new(device, heads, &list, PAGE, seed))
+        }
+        Operation::MlaPrefill { tokens, pairs, chunks, heads, .. } => {
+            let (each, context) = chunk_of(tokens, pairs, chunks);
+            let list = vec![Chunk { context, tokens: each }; chunks as usize];
+            // Expanded keys and values: every head has its own (docs/cost-model.md).
+            let heads = prefill::Heads { query: heads, kv: heads, qk: 192, v: 128 };
+            launching!(PrefillCall::new(device, heads, &list, PAGE, seed))
+        }
+        Operation::MlaDecode { sequences, context, heads, .. } => {
+            let lengths = vec![(context / sequences).round() as u32; sequences as usize];
+            launching!(MlaCall::new(device, heads, &lengths, PAGE * 4, seed))
+        }
+        Operation::Moe { tokens, experts, .. } if experts.gated && experts.expert_ranks == 1 => {
+            let inter = experts.inter / experts.tensor_ranks;
+            let layer = Layer { hidden: experts.hidden, inter, experts: experts.count, topk: experts.topk };
+            launching!(MoeCall::new(device, layer, tokens as u32, seed))
+        }
+        Operation::Elementwise { .. } => match planned.stream {
+            Some(Stream::Norm { tokens, hidden }) => launching!(NormCall::new(device, tokens, hidden, seed)),
+            Some(Stream::Silu { tokens, width }) => launching!(SiluCall::new(device, tokens, width, seed)),
+            Some(Stream::Rotary { tokens, heads, kv_heads, dim }) => {
+                launching!(RotaryCall::new(device, tokens, [heads, kv_heads, dim], false, seed))
+            }
+            None => Ok(None),
+        },
+        _ => Ok(None),
+    }
+}
+
+fn product(
+    device: &Device,
+    cublas: Option<&Rc<Cublas>>,
+    [m, n, k]: [u32; 3],
+    dtype: Dtype,
+    seed: u32,
+) -> kernels::Result<Option<Call>> {
+    if dtype == Dtype::Int4Weights {
+        return launching!(W4a16Call::new(device, m, n, k, seed));
+    }
+    let Some(cublas) = cublas else { return Ok(None) };
+    match dtype {
+        Dtype::Bfloat16 => launching!(GemmCall::new(cublas, Types::Bf16, m, n, k, seed)),
+        Dtype::Int8 => launching!(GemmCall::new(cublas, Types::Int8, m, n, k, seed)),
+        Dtype::Fp8 if device.info.capability >= 89 => {
+            // The product and the quantisation of its activations, as the profile's fp8 counts them.
+            let quantize = QuantizeCall::new(device, Scales::Static, m, k, seed)?;
+            let product = GemmCall::new(cublas, Types::Fp8, m, n, k, seed)?;
+            Ok(Some(Box::new(move || {
+                quantize.launch()?;
+                product.launch()
+            })))
+        }
+        _ => Ok(None),
+    }
+}

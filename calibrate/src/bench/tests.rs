@@ -1,0 +1,220 @@
+use super::plan::{ModelSlices, PlannedCall, chunk_of, chunk_sums, plan};
+use super::run::{FAILED_FILE, ROWS_FILE, bench, family_counts};
+use super::timer::{Timer, key};
+use crate::holdout::HoldOut;
+use crate::measurement::{Measurement, MeasurementTable, Origin};
+use crate::profile::{BENCH_SOURCE, find_profile, fit_profile_over};
+use sim::profile::{Dtype, Family, Heads, KernelFit, Operation, Provenance};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+fn default_plan() -> Vec<PlannedCall> {
+    plan(&ModelSlices::default_set()).unwrap()
+}
+
+#[test]
+fn the_plan_names_each_call_once_and_covers_every_family_early() {
+    let plan = default_plan();
+    let keys: BTreeSet<String> = plan.iter().map(|planned| key(&planned.operation)).collect();
+    assert_eq!(keys.len(), plan.len());
+    let families = [
+        Family::Gemm,
+        Family::AttentionPrefill,
+        Family::AttentionDecode,
+        Family::MlaPrefill,
+        Family::MlaDecode,
+        Family::Moe,
+        Family::Elementwise,
+    ];
+    let early = family_counts(&plan[..plan.len() / 4]);
+    let all = family_counts(&plan);
+    for family in families {
+        let (early, all) = (early[&family] as f64, all[&family] as f64);
+        assert!((0.2..0.3).contains(&(early / all)), "{}: {early} of {all}", family.name());
+    }
+}
+
+#[test]
+fn a_quarter_of_the_plan_has_small_and_large_calls_of_every_product_type() {
+    let plan = default_plan();
+    for dtype in ["bfloat16", "fp8", "int8"] {
+        let rows: BTreeSet<u64> = plan[..plan.len() / 4]
+            .iter()
+            .filter_map(|planned| match planned.operation {
+                Operation::Gemm { m, dtype: own, .. } if own.name() == dtype => Some(m as u64),
+                _ => None,
+            })
+            .collect();
+        assert!(
+            rows.first() <= Some(&4) && rows.last() >= Some(&8192) && rows.len() >= 15,
+            "{dtype}: {rows:?}"
+        );
+    }
+}
+
+#[test]
+fn chunks_come_back_from_their_sums() {
+    for chunks in [1, 4, 16] {
+        for context in [0, 1, 2048, 100_000] {
+            for tokens in [1, 16, 1000, 16_384] {
+                let (sum, pairs, count) = chunk_sums(chunks, context, tokens);
+                assert_eq!(chunk_of(sum, pairs, count), (tokens, context));
+            }
+        }
+    }
+}
+
+#[test]
+fn slices_are_read_and_refused() {
+    let slices = ModelSlices::parse("llama-3.1-70b:2/8").unwrap();
+    assert_eq!((slices.model.as_str(), &slices.tensor_parallel[..]), ("llama-3.1-70b", &[2, 8][..]));
+    assert_eq!(ModelSlices::parse("phi-4").unwrap().tensor_parallel, [1]);
+    assert!(ModelSlices::parse("phi-4:two").unwrap_err().contains("found `two`"));
+    let missing = vec![ModelSlices::parse("lama-3.1-8b").unwrap()];
+    assert!(plan(&missing).unwrap_err().to_string().contains("unknown model `lama-3.1-8b`"));
+}
+
+#[test]
+fn a_killed_run_goes_on_where_it_stopped_and_gives_the_same_rows() {
+    let plan: Vec<PlannedCall> = default_plan().into_iter().take(300).collect();
+    let timer = Timer::recorded("h200-sxm-vllm").unwrap();
+    let (whole, cut) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let long = Duration::from_secs(600);
+    let first = bench(&plan, &timer, whole.path(), long, |_, _| ()).unwrap();
+    assert_eq!((first.resumed, first.planned), (0, 300));
+    assert!(first.timed > 200 && !first.out_of_time, "{first:?}");
+
+    // A kill in the middle of a row.
+    let rows = std::fs::read(whole.path().join(ROWS_FILE)).unwrap();
+    let middle = rows.len() / 2 + 7;
+    assert_ne!(rows[middle - 1], b'\n');
+    std::fs::write(cut.path().join(ROWS_FILE), &rows[..middle]).unwrap();
+    let second = bench(&plan, &timer, cut.path(), long, |_, _| ()).unwrap();
+    assert!(second.resumed > 50 && second.timed > 50, "{second:?}");
+    assert_eq!(second.resumed + second.timed, first.timed);
+    assert_eq!(std::fs::read(cut.path().join(ROWS_FILE)).unwrap(), rows);
+
+    // Without time the rows from before are counted, and nothing is added.
+    std::fs::write(cut.path().join(ROWS_FILE), &rows[..middle]).unwrap();
+    let third = bench(&plan, &timer, cut.path(), Duration::ZERO, |_, _| ()).unwrap();
+    assert_eq!((third.timed, third.out_of_time), (0, true));
+    assert!(third.resumed > 0 && third.resumed <= second.resumed, "{third:?}");
+}
+
+#[test]
+fn rows_of_another_device_are_not_mixed_in() {
+    let plan: Vec<PlannedCall> = default_plan().into_iter().take(40).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let long = Duration::from_secs(600);
+    bench(&plan, &Timer::recorded("h200-sxm-vllm").unwrap(), folder.path(), long, |_, _| ()).unwrap();
+    let other = Timer::recorded("h100-sxm-vllm").unwrap();
+    let message = bench(&plan, &other, folder.path(), long, |_, _| ()).unwrap_err().to_string();
+    assert!(
+        message.contains("holds rows of H200 SXM") && message.contains("this run is on H100 SXM"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_record_of_a_bench_gives_its_times_back() {
+    let plan: Vec<PlannedCall> = default_plan().into_iter().take(120).collect();
+    let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let long = Duration::from_secs(600);
+    let predicted = Timer::recorded("h200-sxm-vllm").unwrap();
+    bench(&plan, &predicted, first.path(), long, |_, _| ()).unwrap();
+    let path = first.path().join(ROWS_FILE);
+    let replayed = Timer::recorded(path.to_str().unwrap()).unwrap();
+    let report = bench(&plan, &replayed, second.path(), long, |_, _| ()).unwrap();
+    let tables = [path, second.path().join(ROWS_FILE)].map(|path| MeasurementTable::read(&path).unwrap());
+    assert_eq!(tables[0].rows, tables[1].rows);
+    assert_eq!(report.timed, tables[0].rows.len());
+}
+
+#[test]
+fn the_emulator_times_what_is_small_enough_for_it() {
+    let timer = match Timer::emulator() {
+        Ok(timer) => timer,
+        Err(error) => {
+            println!("skipped: {error}");
+            return;
+        }
+    };
+    let small = |planned: &PlannedCall| match planned.operation {
+        Operation::Elementwise { bytes } => bytes < 2e5,
+        Operation::AttentionDecode { sequences, context, heads, .. } => {
+            sequences * context * f64::from(heads.kv) < 3e3
+        }
+        _ => false,
+    };
+    let plan: Vec<PlannedCall> = default_plan().into_iter().filter(small).take(6).collect();
+    assert_eq!(plan.len(), 6);
+    let folder = tempfile::tempdir().unwrap();
+    let report = bench(&plan, &timer, folder.path(), Duration::from_secs(600), |_, _| ()).unwrap();
+    assert_eq!((report.timed, report.left_out, report.first_failure), (6, 0, None));
+    let table = MeasurementTable::read(&folder.path().join(ROWS_FILE)).unwrap();
+    assert!(table.rows.iter().all(|row| row.seconds > 0.0));
+    assert!(table.origins[0].clocks.starts_with("no GPU"));
+}
+
+#[test]
+fn own_rows_are_measured_and_the_rest_stays_as_the_base_has_it() {
+    let base = find_profile("h200-sxm-vllm").unwrap();
+    let mut table = MeasurementTable::default();
+    let origin = table.origin(Origin {
+        source: format!("{BENCH_SOURCE}0 calibrate bench"),
+        gpu: "NVIDIA H200".to_string(),
+        software: "kernels".to_string(),
+        clocks: "as found, not locked".to_string(),
+    });
+    for planned in default_plan() {
+        let wanted = match planned.operation {
+            Operation::Elementwise { .. } => true,
+            Operation::Gemm { dtype, n, .. } => n == 4096 && dtype != Dtype::Bfloat16,
+            _ => false,
+        };
+        if let (true, Ok(estimate)) = (wanted, base.evaluate(&planned.operation)) {
+            let (operation, seconds) = (planned.operation, 2.0 * estimate.seconds);
+            table.rows.push(Measurement { operation, seconds, spread_seconds: None, origin });
+        }
+    }
+    let (profile, _) =
+        fit_profile_over("mine", &base.gpu, "test", &table, HoldOut::WholeShapes, Some(&base)).unwrap();
+    let provenance = |family: Family, variant: &str| {
+        let found: Vec<&KernelFit> =
+            profile.families[&family].iter().filter(|fit| fit.variant == variant).collect();
+        assert_eq!(found.len(), 1, "{} {variant}", family.name());
+        found[0].provenance.clone()
+    };
+    assert_eq!(provenance(Family::Elementwise, "stream"), Provenance::Measured);
+    assert_eq!(provenance(Family::Gemm, "fp8"), Provenance::Measured);
+    assert_eq!(provenance(Family::Gemm, "int8"), Provenance::Measured);
+    let imported = |provenance| matches!(provenance, Provenance::Imported(_));
+    assert!(imported(provenance(Family::Gemm, "bfloat16")));
+    assert!(imported(provenance(Family::AllReduce, "nccl")));
+    // Up to 16 rows of 4-bit weights say nothing of prompts.
+    assert!(matches!(provenance(Family::Gemm, "int4_weights"), Provenance::Assumed(_)));
+    let call = Operation::Elementwise { bytes: 1e8 };
+    let ratio = profile.evaluate(&call).unwrap().seconds / base.evaluate(&call).unwrap().seconds;
+    assert!((1.8..2.2).contains(&ratio), "{ratio}");
+}
+
+#[test]
+fn a_call_that_failed_is_written_down_and_not_tried_again() {
+    let Ok(timer) = Timer::emulator() else {
+        println!("skipped: no C++ compiler");
+        return;
+    };
+    let heads = Heads { query: 2, kv: 1, dim: 96, window: 0 };
+    let operation =
+        Operation::AttentionDecode { sequences: 1.0, context: 64.0, heads, cache: Dtype::Bfloat16 };
+    let plan = [PlannedCall { operation, stream: None }];
+    let folder = tempfile::tempdir().unwrap();
+    let run = || bench(&plan, &timer, folder.path(), Duration::from_secs(60), |_, _| ()).unwrap();
+    let first = run();
+    assert!(first.first_failure.as_deref().unwrap().contains("heads of 96"), "{first:?}");
+    let text = std::fs::read_to_string(folder.path().join(FAILED_FILE)).unwrap();
+    assert!(text.starts_with(&format!("{}\t", key(&operation))) && text.lines().count() == 1, "{text}");
+    let second = run();
+    assert_eq!((second.first_failure, second.left_out), (None, 1));
+    assert_eq!(std::fs::read_to_string(folder.path().join(FAILED_FILE)).unwrap(), text);
+}

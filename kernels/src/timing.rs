@@ -1,0 +1,223 @@
+//! Timing: warm-up, a CUDA graph of many calls over rotating buffers, events around each replay, median and spread.
+
+use crate::device::{Backend, Device};
+use crate::error::{Error, Result, fail};
+use cudarc::driver::{result, sys};
+use std::time::{Duration, Instant};
+
+/// One call of what is timed, on buffers of its own.
+pub type Call = Box<dyn Fn() -> Result<()>>;
+
+/// Times one call that finds nothing of its last run in the cache, such as a whole step.
+///
+/// # Errors
+/// As [`measure`].
+pub fn measure_one(device: &Device, call: &dyn Fn() -> Result<()>, effort: Effort) -> Result<Timing> {
+    measure_all(device, &[call], effort)
+}
+
+/// Times of one call.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Timing {
+    /// Median over the samples, seconds per call, replayed from a graph.
+    pub seconds: f64,
+    /// Median absolute deviation of the samples, seconds.
+    pub spread_seconds: f64,
+    /// Samples, each of several calls.
+    pub samples: u32,
+    /// The same calls launched one by one, seconds per call; absent where it was not asked for.
+    pub eager_seconds: Option<f64>,
+}
+
+/// How long to measure.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Effort {
+    /// Samples to take at most.
+    pub samples: u32,
+    /// Time that all samples together may take; at least three are taken.
+    pub limit: Duration,
+    /// Whether to time launches without a graph as well.
+    pub eager: bool,
+}
+
+impl Default for Effort {
+    fn default() -> Effort {
+        Effort { samples: 15, limit: Duration::from_millis(120), eager: false }
+    }
+}
+
+/// Calls of one graph last about this long together: long against the start of a graph.
+const REPLAY: Duration = Duration::from_millis(2);
+/// Calls in one graph at most.
+const MOST_CALLS: usize = 64;
+
+/// Median and median absolute deviation.
+pub fn median_and_deviation(samples: &[f64]) -> (f64, f64) {
+    let middle = |mut values: Vec<f64>| {
+        values.sort_by(f64::total_cmp);
+        let half = values.len() / 2;
+        match values.len() {
+            0 => f64::NAN,
+            count if count % 2 == 1 => values[half],
+            _ => (values[half - 1] + values[half]) / 2.0,
+        }
+    };
+    let median = middle(samples.to_vec());
+    (median, middle(samples.iter().map(|sample| (sample - median).abs()).collect()))
+}
+
+/// Times `calls`, which do the same on different buffers: together they should be larger than the cache when the real
+/// call finds its data in memory.
+///
+/// # Errors
+/// A failure of any call.
+pub fn measure(device: &Device, calls: &[Call], effort: Effort) -> Result<Timing> {
+    let calls: Vec<&dyn Fn() -> Result<()>> = calls.iter().map(|call| &**call).collect();
+    measure_all(device, &calls, effort)
+}
+
+type CallOf<'a> = &'a dyn Fn() -> Result<()>;
+
+fn measure_all(device: &Device, calls: &[CallOf], effort: Effort) -> Result<Timing> {
+    if calls.is_empty() {
+        return fail("nothing to time");
+    }
+    for call in calls {
+        call()?;
+    }
+    device.synchronize()?;
+    match &*device.backend {
+        Backend::Cuda(cuda) => measure_gpu(device, cuda.stream, calls, effort),
+        Backend::Emulated(_) => measure_host(calls, effort),
+    }
+}
+
+/// The emulator's own time: it shows that the way from kernel to profile works, not how fast anything is.
+fn measure_host(calls: &[CallOf], effort: Effort) -> Result<Timing> {
+    let mut samples = Vec::new();
+    let start = Instant::now();
+    while samples.len() < 3 || (samples.len() < effort.samples as usize && start.elapsed() < effort.limit) {
+        let begin = Instant::now();
+        calls[samples.len() % calls.len()]()?;
+        samples.push(begin.elapsed().as_secs_f64());
+    }
+    let (seconds, spread_seconds) = median_and_deviation(&samples);
+    Ok(Timing { seconds, spread_seconds, samples: samples.len() as u32, eager_seconds: None })
+}
+
+fn measure_gpu(device: &Device, stream: sys::CUstream, calls: &[CallOf], effort: Effort) -> Result<Timing> {
+    let run = |count: usize| (0..count).try_for_each(|number| calls[number % calls.len()]());
+    let events = Events::new(stream)?;
+    let once = events.seconds(|| run(calls.len()))? / calls.len() as f64;
+    let wanted = (REPLAY.as_secs_f64() / once.max(1e-7)).ceil() as usize;
+    let count = wanted.clamp(1, MOST_CALLS).next_multiple_of(calls.len()).max(calls.len());
+    let graph = Graph::capture(stream, || run(count))?;
+    graph.launch()?;
+    device.synchronize()?;
+    let sample = |timed: &dyn Fn() -> Result<()>| -> Result<Vec<f64>> {
+        let (start, mut samples) = (Instant::now(), Vec::new());
+        while samples.len() < 3 || (samples.len() < effort.samples as usize && start.elapsed() < effort.limit)
+        {
+            samples.push(events.seconds(timed)? / count as f64);
+        }
+        Ok(samples)
+    };
+    let samples = sample(&|| graph.launch())?;
+    let (seconds, spread_seconds) = median_and_deviation(&samples);
+    let eager_seconds = match effort.eager {
+        true => Some(median_and_deviation(&sample(&|| run(count))?).0),
+        false => None,
+    };
+    Ok(Timing { seconds, spread_seconds, samples: samples.len() as u32, eager_seconds })
+}
+
+fn driver(what: &'static str) -> impl FnOnce(cudarc::driver::DriverError) -> Error {
+    move |error| crate::device::driver_error(what, error)
+}
+
+struct Events {
+    stream: sys::CUstream,
+    begin: sys::CUevent,
+    end: sys::CUevent,
+}
+
+impl Events {
+    fn new(stream: sys::CUstream) -> Result<Events> {
+        let event =
+            || result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT).map_err(driver("making an event"));
+        Ok(Events { stream, begin: event()?, end: event()? })
+    }
+
+    /// GPU time of what `work` launches.
+    fn seconds(&self, work: impl Fn() -> Result<()>) -> Result<f64> {
+        // SAFETY: events and stream are this device's own.
+        unsafe {
+            result::event::record(self.begin, self.stream).map_err(driver("timing"))?;
+            work()?;
+            result::event::record(self.end, self.stream).map_err(driver("timing"))?;
+            result::event::synchronize(self.end).map_err(driver("running what is timed"))?;
+            let milliseconds = result::event::elapsed(self.begin, self.end).map_err(driver("timing"))?;
+            Ok(f64::from(milliseconds) / 1e3)
+        }
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        // SAFETY: made by `new`, destroyed once; an error at the end helps nobody.
+        unsafe {
+            let _ = result::event::destroy(self.begin);
+            let _ = result::event::destroy(self.end);
+        }
+    }
+}
+
+/// A captured sequence of launches.
+struct Graph {
+    stream: sys::CUstream,
+    graph: sys::CUgraph,
+    ready: sys::CUgraphExec,
+}
+
+impl Graph {
+    fn capture(stream: sys::CUstream, work: impl Fn() -> Result<()>) -> Result<Graph> {
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+        // SAFETY: the stream is this device's own; capture ends whether or not the work succeeds.
+        unsafe {
+            result::stream::begin_capture(stream, mode).map_err(driver("recording a graph"))?;
+            let done = work();
+            let graph = result::stream::end_capture(stream).map_err(driver("recording a graph"));
+            done?;
+            let graph = graph?;
+            let ready = result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0))
+                .map_err(driver("making a graph ready"))?;
+            Ok(Graph { stream, graph, ready })
+        }
+    }
+
+    fn launch(&self) -> Result<()> {
+        // SAFETY: graph and stream are alive.
+        unsafe { result::graph::launch(self.ready, self.stream) }.map_err(driver("launching a graph"))
+    }
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        // SAFETY: made by `capture`, destroyed once; an error at the end helps nobody.
+        unsafe {
+            let _ = result::graph::exec_destroy(self.ready);
+            let _ = result::graph::destroy(self.graph);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn median_and_deviation_of_odd_and_even_counts() {
+        assert_eq!(median_and_deviation(&[3.0, 1.0, 100.0]), (3.0, 2.0));
+        assert_eq!(median_and_deviation(&[1.0, 2.0, 4.0, 9.0]), (3.0, 1.5));
+    }
+}

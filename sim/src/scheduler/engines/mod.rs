@@ -1,0 +1,207 @@
+//! Engines beside vLLM: SGLang, TensorRT-LLM, TGI, and schedulers from the literature. Each is written from its rules;
+//! see docs/engines.md.
+
+mod job;
+mod literature;
+mod radix;
+mod sglang;
+mod tgi;
+mod trtllm;
+
+pub use literature::{LiteratureRules, LiteratureScheduler};
+pub use sglang::{SchedulePolicy, SglangRules, SglangScheduler};
+pub use tgi::{TgiRules, TgiScheduler};
+pub use trtllm::{CapacityPolicy, ChunkingPolicy, TrtLlmRules, TrtLlmScheduler};
+
+use super::{Emission, NewRequest, SchedulerConfig, VllmScheduler};
+use crate::block_pool::BlockPool;
+use crate::request::RequestId;
+use crate::step::{ScheduledBatch, ScheduledRequest};
+use serde::Serialize;
+
+/// Whose rules decide the steps, with the settings that only that engine has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EngineRules {
+    /// vLLM's V1 scheduler.
+    #[default]
+    Vllm,
+    /// SGLang.
+    Sglang(SglangRules),
+    /// TensorRT-LLM.
+    TrtLlm(TrtLlmRules),
+    /// Text Generation Inference.
+    Tgi(TgiRules),
+    /// A scheduler from the literature.
+    Literature(LiteratureRules),
+}
+
+/// What a replica needs of the scheduler of any engine.
+pub trait EngineScheduler: std::fmt::Debug + Send {
+    /// Queues a request that [`SchedulerConfig::admissible_output_tokens`] accepted.
+    fn enqueue(&mut self, request: &NewRequest<'_>);
+    /// Decides the next step. An empty batch means that there is nothing to run, or that what ran was thrown out.
+    fn form_batch(&mut self, batch: &mut ScheduledBatch);
+    /// Applies a step's results: `accept` says how many of a request's drafts hold, `emit` is told what each got.
+    fn complete(
+        &mut self,
+        batch: &ScheduledBatch,
+        accept: &mut dyn FnMut(&ScheduledRequest) -> u32,
+        emit: &mut dyn FnMut(Emission),
+    );
+    /// Whether nothing waits or runs.
+    fn is_idle(&self) -> bool;
+    /// Requests admitted and not finished.
+    fn running_requests(&self) -> usize;
+    /// Requests not admitted, or thrown out.
+    fn waiting_requests(&self) -> usize;
+    /// KV blocks that requests hold.
+    fn used_blocks(&self) -> u32;
+    /// KV blocks that can be handed out.
+    fn free_blocks(&self) -> u32;
+    /// KV blocks held for tokens that are not there yet, or not any more: what reservations waste.
+    fn blocks_ahead(&self) -> u32 {
+        0
+    }
+    /// Ids of the running requests in the engine's order.
+    fn running_ids(&self) -> Vec<RequestId>;
+    /// Ids of the waiting requests in the engine's order.
+    fn waiting_ids(&self) -> Vec<RequestId>;
+}
+
+/// The scheduler of any engine. It has no clock: a step is formed, and later completed.
+#[derive(Debug)]
+pub enum Scheduler {
+    /// vLLM's.
+    Vllm(Box<VllmScheduler>),
+    /// Another engine's.
+    Other(Box<dyn EngineScheduler>),
+}
+
+impl Scheduler {
+    /// An engine with nothing to do.
+    pub fn new(config: SchedulerConfig) -> Scheduler {
+        let other: Box<dyn EngineScheduler> = match config.rules {
+            EngineRules::Vllm => return Scheduler::Vllm(Box::new(VllmScheduler::new(config))),
+            EngineRules::Sglang(rules) => Box::new(SglangScheduler::new(config, rules)),
+            EngineRules::TrtLlm(rules) => Box::new(TrtLlmScheduler::new(config, rules)),
+            EngineRules::Tgi(rules) => Box::new(TgiScheduler::new(config, rules)),
+            EngineRules::Literature(rules) => Box::new(LiteratureScheduler::new(config, rules)),
+        };
+        Scheduler::Other(other)
+    }
+
+    /// See [`EngineScheduler::enqueue`].
+    pub fn enqueue(&mut self, request: &NewRequest<'_>) {
+        match self {
+            Scheduler::Vllm(scheduler) => scheduler.enqueue(request),
+            Scheduler::Other(scheduler) => scheduler.enqueue(request),
+        }
+    }
+
+    /// See [`EngineScheduler::form_batch`].
+    pub fn form_batch(&mut self, batch: &mut ScheduledBatch) {
+        match self {
+            Scheduler::Vllm(scheduler) => scheduler.form_batch(batch),
+            Scheduler::Other(scheduler) => scheduler.form_batch(batch),
+        }
+    }
+
+    /// Applies a step's results without drafts; the ids of the requests that are complete are appended to `finished`.
+    pub fn complete(&mut self, batch: &ScheduledBatch, finished: &mut Vec<RequestId>) {
+        self.complete_with(
+            batch,
+            |_| 0,
+            |emission| {
+                if emission.is_finished {
+                    finished.push(emission.id);
+                }
+            },
+        );
+    }
+
+    /// See [`EngineScheduler::complete`].
+    pub fn complete_with(
+        &mut self,
+        batch: &ScheduledBatch,
+        mut accept: impl FnMut(&ScheduledRequest) -> u32,
+        mut emit: impl FnMut(Emission),
+    ) {
+        match self {
+            Scheduler::Vllm(scheduler) => scheduler.complete_with(batch, accept, emit),
+            Scheduler::Other(scheduler) => scheduler.complete(batch, &mut accept, &mut emit),
+        }
+    }
+
+    /// Whether nothing waits or runs.
+    pub fn is_idle(&self) -> bool {
+        match self {
+            Scheduler::Vllm(scheduler) => scheduler.is_idle(),
+            Scheduler::Other(scheduler) => scheduler.is_idle(),
+        }
+    }
+
+    /// Requests admitted and not finished.
+    pub fn running_requests(&self) -> usize {
+        match self {
+            Scheduler::Vllm(scheduler) => scheduler.running_requests(),
+            Scheduler::Other(scheduler) => scheduler.running_requests(),
+        }
+    }
+
+    /// Requests not admitted, or thrown out.
+    pub fn waiting_requests(&self) -> usize {
+        match self {
+            Scheduler::Vllm(scheduler) => scheduler.waiting_requests(),
+            Scheduler::Other(scheduler) => scheduler.waiting_requests(),
+        }
+    }
+
+    /// KV blocks that requests hold.
+    pub fn used_blocks(&self) -> u32 {
+        match self {
+            Scheduler::Vllm(scheduler) => scheduler.pool().used_blocks(),
+            Scheduler::Other(scheduler) => scheduler.used_blocks(),
+        }
+    }
+
+    /// KV blocks that can be handed out.
+    pub fn free_blocks(&self) -> u32 {
+        match self {
+            Scheduler::Vllm(scheduler) => scheduler.pool().free_blocks(),
+            Scheduler::Other(scheduler) => scheduler.free_blocks(),
+        }
+    }
+
+    /// The KV blocks, to listen to their events; none of engines that tell of none.
+    pub fn pool_mut(&mut self) -> Option<&mut BlockPool> {
+        match self {
+            Scheduler::Vllm(scheduler) => Some(scheduler.pool_mut()),
+            Scheduler::Other(_) => None,
+        }
+    }
+
+    /// KV blocks held for tokens that are not there yet, or not any more: what reservations waste. vLLM reserves none.
+    pub fn blocks_ahead(&self) -> u32 {
+        match self {
+            Scheduler::Vllm(_) => 0,
+            Scheduler::Other(scheduler) => scheduler.blocks_ahead(),
+        }
+    }
+
+    /// Ids of the running requests in the engine's order.
+    pub fn running_ids(&self) -> Vec<RequestId> {
+        match self {
+            Scheduler::Vllm(scheduler) => scheduler.running_ids().collect(),
+            Scheduler::Other(scheduler) => scheduler.running_ids(),
+        }
+    }
+
+    /// Ids of the waiting requests in the engine's order.
+    pub fn waiting_ids(&self) -> Vec<RequestId> {
+        match self {
+            Scheduler::Vllm(scheduler) => scheduler.waiting_ids().collect(),
+            Scheduler::Other(scheduler) => scheduler.waiting_ids(),
+        }
+    }
+}

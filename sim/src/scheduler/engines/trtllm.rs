@@ -1,0 +1,273 @@
+//! TensorRT-LLM's two schedulers (rules T-1 to T-20): the capacity scheduler decides which requests may hold KV in an
+//! iteration, the micro-batch scheduler how many tokens each of them runs.
+
+mod capacity;
+mod rules;
+
+pub use rules::{CapacityPolicy, ChunkingPolicy, TrtLlmRules};
+
+use super::EngineScheduler;
+use super::job::{Job, KvPages};
+use crate::request::RequestId;
+use crate::scheduler::sequence::Slots;
+use crate::scheduler::{Emission, NewRequest, SchedulerConfig};
+use crate::step::{ScheduledBatch, ScheduledRequest};
+
+/// One TensorRT-LLM engine.
+#[derive(Debug)]
+pub struct TrtLlmScheduler {
+    config: SchedulerConfig,
+    rules: TrtLlmRules,
+    jobs: Slots<Job>,
+    /// All requests that are not finished, in order of arrival (T-1).
+    active: Vec<u32>,
+    kv: KvPages,
+    /// Requests whose prompt was computed by the last step: its blocks go into the reuse tree (T-16).
+    to_store: Vec<u32>,
+}
+
+/// A prompt that the capacity scheduler approved, with what of it the cache has.
+struct Context {
+    slot: u32,
+    cached_tokens: u32,
+    missing_tokens: u32,
+    tokens: u32,
+}
+
+impl TrtLlmScheduler {
+    /// An idle engine.
+    pub fn new(config: SchedulerConfig, rules: TrtLlmRules) -> TrtLlmScheduler {
+        TrtLlmScheduler {
+            config,
+            rules,
+            jobs: Slots::default(),
+            active: Vec::new(),
+            kv: KvPages::new(&config, true),
+            to_store: Vec::new(),
+        }
+    }
+
+    /// Enters the blocks of prompts that were computed (T-16).
+    fn store_contexts(&mut self) {
+        for slot in self.to_store.drain(..) {
+            let job = self.jobs.get_mut(slot);
+            if self.config.prefix_caching && job.is_running {
+                let tokens = job.prompt_tokens;
+                self.kv.store(job, tokens, self.rules.prompt_priority);
+            }
+        }
+    }
+
+    /// Enters all full blocks whose tokens are known, and gives the request's blocks back (T-16, T-17).
+    fn release(&mut self, slot: u32) {
+        let job = self.jobs.get_mut(slot);
+        if self.config.prefix_caching {
+            let known = job.computed_tokens.min(job.known_tokens - 1);
+            self.kv.store(job, known.min(job.prompt_tokens), self.rules.prompt_priority);
+            self.kv.store(job, known, self.rules.decode_priority);
+        }
+        self.kv.release(job);
+    }
+
+    /// Throws a started request's KV away; it keeps its place and starts over with its tokens known (T-6).
+    fn pause(&mut self, slot: u32, batch: &mut ScheduledBatch) {
+        self.release(slot);
+        let job = self.jobs.get_mut(slot);
+        job.start_over();
+        batch.preempted.push(job.id);
+    }
+
+    /// Whether the request generates: all its known tokens are computed, or will be by a step in flight.
+    fn generates(&self, slot: u32) -> bool {
+        let job = self.jobs.get(slot);
+        job.is_running && job.missing_tokens() == 1 && job.computed_tokens >= job.prompt_tokens
+    }
+
+    /// Finds and locks what the cache has of an approved prompt (T-15), at most all tokens but one.
+    fn look_up(&mut self, slot: u32) -> Context {
+        let job = self.jobs.get_mut(slot);
+        let mut cached_tokens = job.computed_tokens;
+        if !job.is_running && self.config.prefix_caching {
+            let tokens = job.segments(job.known_tokens - 1);
+            let found = self.kv.tree.find(&tokens);
+            cached_tokens = found.tokens;
+            if self.rules.partial_reuse {
+                cached_tokens += self.kv.tree.partial_page(&found, &tokens);
+            }
+            self.kv.hold(job, &found);
+        }
+        Context { slot, cached_tokens, missing_tokens: job.coming_tokens() - cached_tokens, tokens: 0 }
+    }
+
+    /// How many tokens each approved request runs (T-9 to T-13).
+    fn run_micro_batch(&mut self, approved: &[u32], batch: &mut ScheduledBatch) {
+        let most = self.config.max_num_batched_tokens;
+        let (mut generating, mut contexts) = (Vec::new(), Vec::new());
+        let mut tokens = 0;
+        for &slot in approved.iter().take(self.config.max_num_seqs as usize) {
+            if self.generates(slot) {
+                if tokens == most && !self.config.chunked_prefill {
+                    break;
+                }
+                tokens += 1;
+                generating.push(slot);
+                continue;
+            }
+            let context = self.look_up(slot);
+            // A paused request may have become longer than a step: it is cut, the first time is not.
+            let may_be_cut = self.config.chunked_prefill || self.jobs.get(slot).was_admitted;
+            if !may_be_cut && tokens + context.missing_tokens > most {
+                self.kv.release(self.jobs.get_mut(slot));
+                break;
+            }
+            if !self.config.chunked_prefill {
+                tokens = (tokens + context.missing_tokens).min(most);
+            }
+            contexts.push(context);
+        }
+        generating.truncate(most as usize);
+        self.cut_contexts(&mut contexts, most - generating.len() as u32);
+        self.start_contexts(&contexts, batch);
+        for slot in generating {
+            let job = self.jobs.get_mut(slot);
+            let end = job.computed_tokens + 1;
+            self.kv.grow(job, end);
+            job.schedule(slot, 1, batch);
+        }
+    }
+
+    /// Shares what generation leaves of the step among the prompts (T-10).
+    fn cut_contexts(&self, contexts: &mut [Context], capacity: u32) {
+        let unit = self.config.block_size;
+        let mut left = capacity;
+        match self.rules.chunking {
+            ChunkingPolicy::FirstComeFirstServed => {
+                for context in contexts {
+                    let part = if context.missing_tokens <= left {
+                        context.missing_tokens
+                    } else {
+                        left / unit * unit
+                    };
+                    context.tokens = part;
+                    left -= part;
+                }
+            }
+            ChunkingPolicy::EqualProgress => loop {
+                let before = left;
+                for context in contexts.iter_mut() {
+                    let part = unit.min(context.missing_tokens - context.tokens);
+                    if part <= left {
+                        context.tokens += part;
+                        left -= part;
+                    }
+                }
+                if left == before {
+                    break;
+                }
+            },
+        }
+    }
+
+    /// Runs the prompts that got tokens: a new one gets the blocks of its whole prompt (T-6).
+    fn start_contexts(&mut self, contexts: &[Context], batch: &mut ScheduledBatch) {
+        for context in contexts.iter().filter(|context| context.tokens == 0) {
+            let job = self.jobs.get_mut(context.slot);
+            if !job.is_running {
+                self.kv.release(job);
+            }
+        }
+        // Chunks that are not the last of their prompt come first (T-11).
+        let is_last = |context: &Context| context.tokens == context.missing_tokens;
+        let mut order: Vec<&Context> = contexts.iter().filter(|context| context.tokens > 0).collect();
+        order.sort_by_key(|context| is_last(context));
+        for context in order {
+            let job = self.jobs.get_mut(context.slot);
+            if !job.is_running {
+                job.record_admission(context.cached_tokens, batch);
+                let known = job.known_tokens;
+                self.kv.grow(job, known);
+            }
+            job.schedule(context.slot, context.tokens, batch);
+            if is_last(context) {
+                self.to_store.push(context.slot);
+            }
+        }
+    }
+}
+
+impl EngineScheduler for TrtLlmScheduler {
+    fn enqueue(&mut self, request: &NewRequest<'_>) {
+        let slot = self.jobs.take();
+        self.jobs.get_mut(slot).start(request, &self.config);
+        self.active.push(slot);
+    }
+
+    fn form_batch(&mut self, batch: &mut ScheduledBatch) {
+        batch.clear();
+        self.store_contexts();
+        let approved = match self.rules.capacity {
+            CapacityPolicy::GuaranteedNoEvict => self.guarantee_no_evict(),
+            CapacityPolicy::MaxUtilization => self.maximise_utilization(batch),
+        };
+        self.run_micro_batch(&approved, batch);
+    }
+
+    fn complete(
+        &mut self,
+        batch: &ScheduledBatch,
+        _: &mut dyn FnMut(&ScheduledRequest) -> u32,
+        emit: &mut dyn FnMut(Emission),
+    ) {
+        let mut any_finished = false;
+        for entry in batch.requests.iter().filter(|entry| entry.samples) {
+            let job = self.jobs.get_mut(entry.slot);
+            let Some(is_finished) = job.take_token(entry) else { continue };
+            if is_finished {
+                any_finished = true;
+                self.release(entry.slot);
+                self.to_store.retain(|slot| *slot != entry.slot);
+            }
+            emit(Emission { id: entry.id, tokens: 1, is_finished });
+        }
+        if any_finished {
+            let jobs = &mut self.jobs;
+            self.active.retain(|&slot| {
+                let stays = !jobs.get(slot).is_finished;
+                if !stays {
+                    jobs.give_back(slot);
+                }
+                stays
+            });
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.active.is_empty()
+    }
+
+    fn running_requests(&self) -> usize {
+        self.active.iter().filter(|&&slot| self.jobs.get(slot).is_running).count()
+    }
+
+    fn waiting_requests(&self) -> usize {
+        self.active.len() - self.running_requests()
+    }
+
+    fn used_blocks(&self) -> u32 {
+        self.kv.used()
+    }
+
+    fn free_blocks(&self) -> u32 {
+        self.kv.available()
+    }
+
+    fn running_ids(&self) -> Vec<RequestId> {
+        let running = self.active.iter().filter(|&&slot| self.jobs.get(slot).is_running);
+        running.map(|&slot| self.jobs.get(slot).id).collect()
+    }
+
+    fn waiting_ids(&self) -> Vec<RequestId> {
+        let waiting = self.active.iter().filter(|&&slot| !self.jobs.get(slot).is_running);
+        waiting.map(|&slot| self.jobs.get(slot).id).collect()
+    }
+}

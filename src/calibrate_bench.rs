@@ -1,0 +1,160 @@
+//! `servesim calibrate bench`: kernels timed on this machine.
+
+use crate::output;
+use crate::progress::bar;
+use anyhow::{Result, bail};
+use calibrate::bench::ceilings::{ceilings, table};
+use calibrate::bench::plan::{ModelSlices, PlannedCall, plan};
+use calibrate::bench::run::{BenchReport, ROWS_FILE, bench, family_counts};
+use calibrate::bench::timer::Timer;
+use calibrate::bench::whole_step::whole_steps;
+use calibrate::profile::find_profile;
+use kernels::Device;
+use kernels::check::{Outcome, check_all};
+use kernels::device::Order;
+use sim::units::Span;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Arguments of `calibrate bench`.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Number of the GPU, from 0
+    #[arg(long, default_value_t = 0)]
+    gpu: u32,
+    /// Where times come from: `gpu`, `cpu` (the emulator: whether kernels work, not how fast they are), or
+    /// `recorded:` and a measurement file or a profile
+    #[arg(long, default_value = "gpu")]
+    device: String,
+    /// Time that measuring may take
+    #[arg(long, default_value = "10min")]
+    budget: String,
+    /// Models whose shapes are timed, each with tensor-parallel degrees, as in `llama-3.1-70b:2/4`
+    #[arg(long, value_delimiter = ',', value_name = "MODEL[:DEGREES]")]
+    models: Vec<String>,
+    /// Folder for the rows; a run that was stopped goes on in its folder
+    #[arg(long, value_name = "DIR", required_unless_present_any = ["check", "ceilings", "dry_run", "whole_step"])]
+    out: Option<PathBuf>,
+    /// Prints what would be timed, and times nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Checks every kernel against its reference on random inputs instead; exit code 1 when one is wrong
+    #[arg(long)]
+    check: bool,
+    /// With --check: only this kernel, such as decode or prefill
+    #[arg(long, value_name = "KERNEL", requires = "check")]
+    only: Option<String>,
+    /// Seed of those inputs; without it the time
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Prints what memory, matrix units and the kernels reach on a few large calls instead
+    #[arg(long)]
+    ceilings: bool,
+    /// Times whole steps of Llama-3.1-8B against what this profile predicts instead
+    #[arg(long, value_name = "PROFILE")]
+    whole_step: Option<String>,
+}
+
+/// Runs the command.
+pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    if arguments.check {
+        return check(arguments);
+    }
+    if arguments.ceilings {
+        let (found, failures) = ceilings(&device(arguments)?)?;
+        for failure in failures {
+            eprintln!("left out: {failure}");
+        }
+        output::print(&table(&found))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(profile) = &arguments.whole_step {
+        let steps = whole_steps(&device(arguments)?, &find_profile(profile)?)?;
+        output::print(&steps.table())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let models = match arguments.models.is_empty() {
+        true => ModelSlices::default_set(),
+        false => {
+            let parsed: Result<Vec<_>, String> =
+                arguments.models.iter().map(|text| ModelSlices::parse(text)).collect();
+            parsed.map_err(|message| anyhow::anyhow!("--models: {message}"))?
+        }
+    };
+    let budget = Span::parse(&arguments.budget).map_err(|message| anyhow::anyhow!("--budget: {message}"))?;
+    let budget = Duration::from_nanos(budget.0);
+    let calls = plan(&models)?;
+    if arguments.dry_run {
+        output::print(&planned(&calls))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let Some(folder) = &arguments.out else { bail!("--out: missing, give a folder for the rows") };
+    let timer = timer(arguments)?;
+    let bar = bar(calls.len() as u64, "calls");
+    let report = bench(&calls, &timer, folder, budget, |done, _| bar.set_position(done as u64))?;
+    bar.finish_and_clear();
+    if let Some(failure) = &report.first_failure {
+        eprintln!("a call failed and was left out: {failure}");
+    }
+    output::print(&written(&report, &timer, &folder.join(ROWS_FILE).display().to_string()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn device(arguments: &Arguments) -> Result<Device> {
+    Ok(match arguments.device.as_str() {
+        "gpu" => Device::cuda(arguments.gpu)?,
+        "cpu" => Device::emulated(Order::ALL[0])?,
+        other => bail!("--device: found `{other}`, expected gpu or cpu here"),
+    })
+}
+
+fn timer(arguments: &Arguments) -> Result<Timer> {
+    Ok(match arguments.device.split_once(':') {
+        None if arguments.device == "gpu" => Timer::gpu(arguments.gpu)?,
+        None if arguments.device == "cpu" => Timer::emulator()?,
+        Some(("recorded", name)) => Timer::recorded(name)?,
+        _ => bail!("--device: found `{}`, expected gpu, cpu or recorded:FILE", arguments.device),
+    })
+}
+
+/// Calls by family.
+fn planned(calls: &[PlannedCall]) -> String {
+    let mut text = String::new();
+    for (family, count) in family_counts(calls) {
+        text += &format!("{:<18} {count:>6} calls\n", family.name());
+    }
+    text + &format!("{:<18} {:>6} calls, most informative first\n", "all", calls.len())
+}
+
+fn written(report: &BenchReport, timer: &Timer, rows: &str) -> String {
+    let origin = timer.origin();
+    let mut text = format!("{}, {}\n", origin.gpu, origin.software);
+    for (family, count) in &report.families {
+        text += &format!("{family:<18} {count:>6} rows\n");
+    }
+    let BenchReport { planned, resumed, timed, left_out, .. } = report;
+    text += &format!("{timed} calls timed, {resumed} from before, {left_out} left out, of {planned}\n");
+    if report.out_of_time {
+        text += "the time was used up: the same command goes on\n";
+    }
+    text + &format!(
+        "next: servesim calibrate fit {rows} --name NAME --gpu GPU --base PROFILE --out FILE\n\
+         (collectives were not measured: --base names the profile whose figures for them stay)\n"
+    )
+}
+
+fn check(arguments: &Arguments) -> Result<ExitCode> {
+    let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |time| time.as_nanos() as u64);
+    let seed = arguments.seed.unwrap_or_else(clock);
+    let device = device(arguments)?;
+    output::print(&format!("{}, {}, seed {seed}\n", device.info.name, device.info.software))?;
+    let outcomes = check_all(&device, seed, arguments.only.as_deref(), |outcome| {
+        let verdict = if outcome.passed() { "ok   " } else { "WRONG" };
+        let Outcome { kernel, case, error, worst, tolerance, .. } = outcome;
+        println!("{verdict} {kernel:<18} {error:.1e} of {tolerance:.0e}, worst {worst:.1e}  {case}");
+    })?;
+    let wrong = outcomes.iter().filter(|outcome| !outcome.passed()).count();
+    output::print(&format!("{} cases, {wrong} wrong\n", outcomes.len()))?;
+    Ok(if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}

@@ -1,0 +1,103 @@
+//! `servesim fidelity`: predictions beside what real engines measured.
+
+use crate::output::{self, WholeFile};
+use anyhow::{Context, Result, bail};
+use calibrate::fidelity::{Residual, ResidualFit, catalogue_residuals, fidelity, fit_residuals};
+use sim::scenario::{Calibration, HostTimeSection};
+use sim::units::Span;
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Arguments of `fidelity`.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Folder with cases_index.csv: one row per published serving run, and the traces that rows name
+    dir: PathBuf,
+    /// Page whose figures are written anew; what stands before its line `## Figures` is kept
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// CSV file to write: every figure of every run beside its predictions
+    #[arg(long, value_name = "FILE")]
+    rows: Option<PathBuf>,
+    /// Fit host time and kernel scale of each engine to the training part first, and write them into this folder; takes
+    /// minutes. Without it the calibrations of the catalogue are used.
+    #[arg(long, value_name = "FOLDER")]
+    refit: Option<PathBuf>,
+}
+
+/// What the figures of the page start with; the text before it is written by hand.
+const FIGURES: &str = "## Figures\n";
+
+/// Runs the command.
+pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let mut residuals = catalogue_residuals()?;
+    let mut fits = BTreeMap::new();
+    if let Some(folder) = &arguments.refit {
+        std::fs::create_dir_all(folder).with_context(|| format!("{}: cannot be made", folder.display()))?;
+        fits = fit_residuals(&arguments.dir)?;
+        fits.retain(|_, fit| fit.residual != Residual::NONE);
+        residuals = fits.iter().map(|(name, fit)| (name.clone(), fit.residual)).collect();
+    }
+    let found = fidelity(&arguments.dir, residuals)?;
+    if let Some(folder) = &arguments.refit {
+        for (name, fit) in &fits {
+            let held_out = found.held_out_words(name);
+            write_calibration(folder, name, fit, &held_out)?;
+        }
+    }
+    let figures = found.figures();
+    if let Some(path) = &arguments.rows {
+        write_whole(path, &found.rows())?;
+    }
+    match &arguments.out {
+        None => output::print(&figures)?,
+        Some(path) => {
+            let page = match std::fs::read_to_string(path) {
+                Ok(page) => page,
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => FIGURES.to_string(),
+                Err(error) => {
+                    return Err(error).with_context(|| format!("{}: cannot be read", path.display()));
+                }
+            };
+            let Some((text, _)) = page.split_once(FIGURES) else {
+                bail!(
+                    "{}: has no line `{}`, after which the figures would go",
+                    path.display(),
+                    FIGURES.trim()
+                );
+            };
+            write_whole(path, &format!("{text}{FIGURES}{figures}"))?;
+            output::print(&format!("{}\n", path.display()))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn write_calibration(folder: &Path, engine: &str, fit: &ResidualFit, held_out: &str) -> Result<()> {
+    let name = engine.to_lowercase().replace(' ', "-");
+    let Residual { host, gpu, request_ns } = fit.residual;
+    let calibration = Calibration {
+        name: name.clone(),
+        engine: engine.to_string(),
+        host_time: HostTimeSection { base: Span(host.base_ns), per_request: Span(host.per_request_ns) },
+        decode_scale: gpu.decode_scale,
+        prefill_scale: gpu.prefill_scale,
+        prefill_launch: gpu.prefill_launch_ns.map(Span),
+        request_time: Span(request_ns),
+        fitted_on: format!(
+            "{} published serving runs of {engine}, the training half of reports/results/fidelity.md (pages by hash){}",
+            fit.runs,
+            if engine.starts_with("vLLM") { "" } else { ", under vLLM's scheduler" }
+        ),
+        held_out: held_out.to_string(),
+    };
+    write_whole(&folder.join(format!("{name}.yaml")), &calibration.to_yaml())
+}
+
+fn write_whole(path: &Path, text: &str) -> Result<()> {
+    let mut file = WholeFile::create(path)?;
+    file.write_all(text.as_bytes())?;
+    file.finish()
+}

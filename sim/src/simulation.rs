@@ -2,8 +2,8 @@
 //! tenants' gate lets pass, then step starts, each by replica index.
 //!
 //! Where the router looks at requests only, and neither an answer nor a gate brings a request, no replica can tell what
-//! the others do, and each runs by itself, on as many threads as there are ([`lanes`]). The results are the same to the
-//! byte.
+//! the others do, and each runs by itself, on as many threads as there are ([`lanes`]); not with drafts, whose acceptance
+//! is drawn by the number of the row. The results are the same to the byte.
 
 mod engines;
 mod gate;
@@ -77,6 +77,8 @@ pub struct Simulation {
     /// Replicas in which something happens at this instant.
     touched: Vec<usize>,
     finished: Vec<RequestId>,
+    /// Whether there are drafts, whose acceptance hangs on the numbers of the rows.
+    has_drafts: bool,
     /// Whether a row may serve one request after another: no request's identity hangs on it.
     may_fold: bool,
 }
@@ -179,6 +181,7 @@ impl Simulation {
             events: MinTree::new(specs.len(), SimTime::NEVER.0),
             touched: Vec::new(),
             finished: Vec::new(),
+            has_drafts: false,
             may_fold: paths.iter().all(|path| *path == StepPath::Aggregated) && !specs.iter().any(needs_rows),
             places,
             replicas,
@@ -203,6 +206,7 @@ impl Simulation {
 
     /// Says how draft tokens are accepted; without it none holds.
     pub fn speculate(mut self, draws: &AcceptanceDraws) -> Simulation {
+        self.has_drafts = true;
         for replica in &mut self.replicas {
             replica.speculate(draws.clone());
         }
@@ -218,6 +222,7 @@ impl Simulation {
         if let Router::Blind(router) = &self.router
             && !watches_steps
             && !answers_cross
+            && !self.has_drafts
             && self.replicas.len() > 1
         {
             let router = router.clone();

@@ -301,7 +301,7 @@ impl Simulation {
             let Some(arrival) = self.workload.next() else { return };
             observer.arrival(&arrival);
             match self.gate {
-                Some(_) => self.offer(arrival),
+                Some(_) => self.offer(&arrival),
                 None => self.accept(&arrival),
             }
             self.look_for_arrival();

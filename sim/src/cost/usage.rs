@@ -5,7 +5,7 @@ use super::{ASSUMED_ERROR, ProfiledCost, error_of_sum};
 use crate::error::Result;
 use crate::profile::{CostProfile, Dtype, Family, KernelFit, Operation};
 use crate::replica::{SampledStep, StepTotals};
-use crate::scenario::Pricing;
+use crate::scenario::{DraftPricing, Pricing};
 use crate::scheduler::SchedulerConfig;
 use crate::step::StepShape;
 use serde::Serialize;
@@ -246,7 +246,7 @@ impl UsageReport {
         for part in parts {
             let mut own = Usage::default();
             let Some(target) = part.pricing.profiled.as_deref() else { continue };
-            let drafters = part.pricing.drafting.iter().flat_map(|drafting| drafting.profiles());
+            let drafters = part.pricing.drafting.iter().flat_map(DraftPricing::profiles);
             let fitted: Vec<Fitted<'_>> =
                 std::iter::once(target).chain(drafters).map(|cost| (cost, cost.fits())).collect();
             for (weight, step) in replicas[part.engines.clone()].iter().flat_map(|r| r.samples.steps()) {

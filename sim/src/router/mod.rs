@@ -52,7 +52,7 @@ impl Router {
 
 /// A whole number below `count`, each equally likely to within 2^-64 of its share.
 fn below(random: &mut Pcg64, count: u64) -> u64 {
-    (u128::from(random.next_u64()) * u128::from(count) >> 64) as u64
+    ((u128::from(random.next_u64()) * u128::from(count)) >> 64) as u64
 }
 
 /// A number from 0 up to and without 1.

@@ -246,7 +246,7 @@ impl Scenario {
     /// The run to come, each group under its own cost model or the one that `cost` gives.
     fn simulation(
         &self,
-        cost: Option<&dyn Fn(&Group) -> Arc<dyn CostModel>>,
+        cost: Option<&CostOf<'_>>,
         path: StepPath,
         workload: WorkloadGenerator,
     ) -> Result<Simulation> {
@@ -342,6 +342,9 @@ impl Scenario {
         self.workload.skipped_rows()
     }
 }
+
+/// The cost model of a group.
+type CostOf<'a> = dyn Fn(&Group) -> Arc<dyn CostModel> + 'a;
 
 /// Requests up to which a report keeps their rows, 70 bytes each, and has exact percentiles.
 pub const MOST_ROWS: u64 = 1_000_000;

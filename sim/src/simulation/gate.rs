@@ -13,7 +13,7 @@ impl Simulation {
 
     /// Sends a request to the gate, or away. Where replicas differ, it must suit all of them, and its output is cut to
     /// what suits all.
-    pub(super) fn offer(&mut self, arrival: Arrival) {
+    pub(super) fn offer(&mut self, arrival: &Arrival) {
         let Some(gate) = &mut self.gate else { return };
         let (prompt_tokens, asked_tokens) = (arrival.prompt_tokens, arrival.output_tokens);
         let admissible = self.limits.iter().try_fold(asked_tokens, |output_tokens, config| {
@@ -21,7 +21,7 @@ impl Simulation {
         });
         let (at, origin) = (arrival.at, arrival.origin());
         let output_tokens = admissible.unwrap_or(asked_tokens);
-        let id = self.requests.add(self.requests.arrived, &arrival, gate.priority(&arrival), output_tokens);
+        let id = self.requests.add(self.requests.arrived, arrival, gate.priority(arrival), output_tokens);
         self.requests.table.tenant.push(arrival.tenant);
         self.requests.table.admitted.push(SimTime::NEVER);
         let may_wait = match admissible {
@@ -33,7 +33,7 @@ impl Simulation {
         };
         if may_wait {
             self.requests.present.change(at, 1, 0);
-            self.remember_origin(id, &arrival);
+            self.remember_origin(id, arrival);
         } else {
             self.requests.reject(id, at);
             self.workload.on_finish(at, origin, None);

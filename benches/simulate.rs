@@ -64,6 +64,25 @@ fn whole_runs(criterion: &mut Criterion) {
     }
 }
 
+/// Sixty-four replicas under 50 requests per second each, behind routers that do and do not look at them.
+fn fleets(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("64 replicas, 100,000 requests of 512/128 tokens");
+    for policy in ["round_robin", "least_outstanding_requests", "power_of_two", "vllm_dp"] {
+        let text = format!(
+            "model: llama-3.1-8b\nhardware: {{ gpu: h200 }}\ndeployment: {{ replicas: 64 }}\nrouter: {{ policy: {policy} }}\n\
+             cost: {{ linear: {{ base: 5ms, per_token: 20us, per_context_token: 40ns }} }}\n\
+             workload: {{ requests: 100_000, arrivals: {{ poisson: 3200/s }}, prompt: {{ constant: 512 }}, output: {{ constant: 128 }} }}\n"
+        );
+        let scenario = resolve(&text, Path::new("."));
+        let run = scenario.simulate(&mut ()).expect("the run keeps the laws");
+        let steps: u64 = run.replicas.iter().map(|replica| replica.steps).sum();
+        println!("{policy}: {} requests, {steps} steps, hash {:016x}", run.table.len(), hash_of_run(&run));
+        group.throughput(Throughput::Elements(100_000)).sample_size(10);
+        group.bench_function(policy, |bencher| bencher.iter(|| black_box(scenario.simulate(&mut ()))));
+    }
+    group.finish();
+}
+
 fn cost_queries(criterion: &mut Criterion) {
     let gpu = catalogue::find_gpu("h200").expect("it is in the catalogue");
     let model = catalogue::find_model("llama-3.1-8b").expect("it is in the catalogue");
@@ -179,5 +198,5 @@ fn trace_readers(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, whole_runs, cost_queries, block_pools, trace_readers);
+criterion_group!(benches, whole_runs, fleets, cost_queries, block_pools, trace_readers);
 criterion_main!(benches);

@@ -22,6 +22,7 @@ mod remote;
 #[cfg(not(feature = "object-store"))]
 #[path = "no_remote.rs"]
 mod remote;
+mod replica_table;
 mod report;
 mod rows;
 mod run_output;

@@ -1,5 +1,6 @@
 //! The report of a run as people read it.
 
+use crate::replica_table;
 use crate::tenant_table;
 use comfy_table::{CellAlignment, Table, TableStyle};
 use reports::numbers::{grouped, percent, short};
@@ -35,6 +36,7 @@ pub fn report(report: &Report) -> String {
     for (name, value) in usage(metrics) {
         let _ = writeln!(text, "{name:<13} {value}");
     }
+    text += &report.fleet.as_ref().map_or(String::new(), replica_table::text);
     let _ = writeln!(text, "{:<13} {}", "Step times", report.step_times);
     for (name, value) in report.usage.iter().flat_map(time_use).chain(report.error_band.iter().flat_map(band))
     {

@@ -268,7 +268,7 @@ fn every_ready_made_scenario_resolves_and_the_small_ones_run() {
         let message = String::from_utf8(output.stderr).unwrap();
         match name {
             // These take the path of a file that is not part of the program.
-            "azure-conversation" | "mooncake-conversation" => {
+            "azure-conversation" | "mooncake-conversation" | "prefix-routing" => {
                 assert_eq!(output.status.code(), Some(2));
                 assert!(
                     message.contains("workload.trace.path") && message.contains("no such file"),

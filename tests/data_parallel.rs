@@ -6,9 +6,10 @@ use sim::cost::{CostModel, LinearCost};
 use sim::document::Document;
 use sim::profile::Operation;
 use sim::replica::{DataParallel, StepPath, StepRecord};
+use sim::router::RouterConfig;
 use sim::scenario::Scenario;
 use sim::scheduler::{Policy, SchedulerConfig};
-use sim::simulation::{RunObserver, RunResult, Simulation};
+use sim::simulation::{EngineSpec, RunObserver, RunResult, Simulation};
 use sim::step::StepShape;
 use sim::units::SimTime;
 use sim::workload::{Arrival, WorkloadGenerator};
@@ -47,6 +48,20 @@ fn arrival(at: u64, prompt_tokens: u32, output_tokens: u32) -> Arrival {
     Arrival { at: SimTime(at), prompt_tokens, output_tokens, ..Arrival::default() }
 }
 
+/// Equal replicas of several engines each, behind a round-robin router.
+fn simulation(
+    replicas: usize,
+    engines: DataParallel,
+    config: SchedulerConfig,
+    cost: &Arc<dyn CostModel>,
+    workload: WorkloadGenerator,
+) -> Simulation {
+    let spec = EngineSpec { data_parallel: Some(engines), ..EngineSpec::new(config, cost) };
+    let specs = vec![spec; replicas];
+    let path = StepPath::best(&config);
+    Simulation::with_router(&specs, workload, path, &RouterConfig::RoundRobin(None), 0)
+}
+
 fn run(
     ranks: u32,
     is_lockstep: bool,
@@ -55,9 +70,7 @@ fn run(
     requests: Vec<Arrival>,
 ) -> RunResult {
     let workload = WorkloadGenerator::from_arrivals(requests);
-    let result = Simulation::new(1, config, cost, workload)
-        .data_parallel(DataParallel { ranks, is_lockstep }, cost)
-        .run(&mut ());
+    let result = simulation(1, DataParallel { ranks, is_lockstep }, config, cost, workload).run(&mut ());
     assert_eq!(result.check_laws(), Ok(()));
     result
 }
@@ -124,9 +137,9 @@ fn v47_every_rank_learns_the_tokens_of_all_and_of_the_largest() {
     let cost = linear();
     let requests = vec![arrival(0, 900, 2), arrival(0, 30, 2)];
     let mut groups = Groups::default();
-    Simulation::new(1, roomy(), &cost, WorkloadGenerator::from_arrivals(requests))
-        .data_parallel(DataParallel { ranks: 4, is_lockstep: true }, &cost)
-        .run(&mut groups);
+    let engines = DataParallel { ranks: 4, is_lockstep: true };
+    let workload = WorkloadGenerator::from_arrivals(requests);
+    simulation(1, engines, roomy(), &cost, workload).run(&mut groups);
     // Two ranks work, two compute a token of nothing; then all compute one token.
     assert_eq!(groups.0, [(932, 900, true), (932, 900, false), (4, 1, true), (4, 1, false)]);
 }
@@ -236,7 +249,7 @@ fn the_laws_hold_on_random_data_parallel_deployments_and_runs_repeat() {
                 per_context_token_ns: draw.below(3),
             });
             let workload = WorkloadGenerator::from_arrivals(arrivals(&mut draw));
-            Simulation::new(replicas, config, &cost, workload).data_parallel(engines, &cost).run(&mut ())
+            simulation(replicas as usize, engines, config, &cost, workload).run(&mut ())
         };
         let run = simulate();
         run.check_laws().unwrap_or_else(|law| panic!("seed {seed}: {law}"));
@@ -265,12 +278,10 @@ fn one_rank_is_one_engine() {
             // order.
             (0..).zip(&mut requests).for_each(|(at, request)| request.at = SimTime(at));
             let workload = WorkloadGenerator::from_arrivals(requests);
-            let simulation = Simulation::with_path(1, config, &cost, workload, StepPath::Plain);
-            let run = match engines {
-                Some(is_lockstep) => simulation.data_parallel(DataParallel { ranks: 1, is_lockstep }, &cost),
-                None => simulation,
-            };
-            run.run(&mut ()).table
+            let data_parallel = engines.map(|is_lockstep| DataParallel { ranks: 1, is_lockstep });
+            let spec = EngineSpec { data_parallel, ..EngineSpec::new(config, &cost) };
+            let router = RouterConfig::RoundRobin(None);
+            Simulation::with_router(&[spec], workload, StepPath::Plain, &router, 0).run(&mut ()).table
         };
         let plain = format!("{:?}", simulate(None));
         assert_eq!(plain, format!("{:?}", simulate(Some(true))), "seed {seed}");

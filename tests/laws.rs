@@ -69,6 +69,7 @@ pub fn arrivals(draw: &mut Draw) -> Vec<Arrival> {
                 prompt_tokens: shared + own,
                 output_tokens: draw.between(1, 50),
                 priority: draw.below(3) as i32,
+                session: own_id as u32 % 4,
                 runs: if draw.below(3) == 0 { Vec::new() } else { runs },
                 ..Arrival::default()
             }

@@ -27,6 +27,7 @@ mod perfetto;
 mod plan;
 mod real_traces;
 mod recordings;
+mod routers;
 mod speculation;
 mod sweep;
 mod techniques;

@@ -98,3 +98,34 @@ fn unlimited_memory_hits_every_leading_block_seen_before() {
         assert_eq!(percent, share_of_blocks, "{file}");
     }
 }
+
+/// The effect that prefix-aware routing is known for, on the conversation trace: requests of a conversation find what
+/// the turns before left, so more is hit and first tokens come sooner than in turn.
+#[test]
+fn prefix_aware_routing_beats_round_robin_on_the_mooncake_conversations() {
+    let Some(folder) = traces() else { return };
+    let text =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios/prefix-routing.yaml"))
+            .unwrap();
+    let run = |policy: &str| {
+        let mut document = Document::parse("prefix-routing.yaml", &text).unwrap();
+        for assignment in [
+            format!("router.policy={policy}"),
+            "workload.trace.path=mooncake-fast25/conversation_trace.jsonl.gz".to_string(),
+        ] {
+            document.set(&assignment).unwrap();
+        }
+        let scenario = Scenario::resolve("prefix-routing", &document, &folder).unwrap();
+        let run = scenario.simulate(&mut ()).unwrap();
+        let metrics = scenario.report(&run).metrics;
+        let ttft = metrics.ttft_ms.unwrap();
+        (metrics.prefix_cache.unwrap().hit_rate, ttft.mean, ttft.p90)
+    };
+    let turns = run("round_robin");
+    for policy in ["kv_aware", "cache_aware"] {
+        let aware = run(policy);
+        println!("{policy}: hit rate, mean and p90 of TTFT {aware:?}; round_robin {turns:?}");
+        assert!(aware.0 > 1.5 * turns.0, "{policy}: more is hit");
+        assert!(aware.1 < turns.1 && aware.2 < turns.2, "{policy}: first tokens come sooner");
+    }
+}

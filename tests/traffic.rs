@@ -38,7 +38,7 @@ struct Traffic {
     tenants: Option<TenantsSection>,
 }
 
-fn traffic(text: &str, seed: u64) -> (WorkloadGenerator, Option<Arc<Tenants>>) {
+pub fn traffic(text: &str, seed: u64) -> (WorkloadGenerator, Option<Arc<Tenants>>) {
     let document = Document::parse("s.yaml", text).unwrap();
     let file: Traffic = document.resolve().unwrap_or_else(|error| panic!("{error}\n{text}"));
     let locate = |key: &str, message: String| document.error(key, message);
@@ -118,7 +118,7 @@ fn random_tenants(draw: &mut Draw) -> String {
     )
 }
 
-fn random_traffic(draw: &mut Draw) -> String {
+pub fn random_traffic(draw: &mut Draw) -> String {
     let classes: Vec<String> = (0..1 + draw.below(3)).map(|number| random_class(draw, number)).collect();
     let workload = format!(
         "workload: {{requests: {}, duration: 2ms, classes: [{}]}}",

@@ -49,11 +49,10 @@ pub fn bounds(scenario: &Scenario) -> Option<Bounds> {
     let most_tokens = 1.0 + f64::from(scenario.engine.scheduler.draft_tokens);
     let decode_s =
         (output - 1.0).max(0.0) * decode_seconds_per_token(scenario, prompt + output / 2.0) / most_tokens;
-    let deployment = &scenario.file.deployment;
-    let engines = f64::from(deployment.replicas) * f64::from(deployment.data_parallel);
+    let pipelines = f64::from(scenario.engines()) * f64::from(scenario.file.deployment.pipeline_parallel);
     let busiest_s = prefill_s.max(decode_s).max(1e-9);
     Some(Bounds {
-        rate_per_s: engines * f64::from(deployment.pipeline_parallel) / busiest_s,
+        rate_per_s: pipelines / busiest_s,
         gap_ms: scenario.step_duration(&decode_shape(1, 1)).milliseconds() / most_tokens,
         output_tokens: output,
     })

@@ -51,6 +51,10 @@ impl Planner {
     pub fn load(name_or_path: &str, overrides: &[String]) -> Result<Planner> {
         let (document, folder) = Scenario::document(name_or_path, overrides)?;
         let file: ScenarioFile = document.resolve()?;
+        if !file.replica_groups.is_empty() {
+            let message = "a plan chooses equal replicas; leave the groups out, or simulate them";
+            return Err(document.error("replica_groups", message));
+        }
         let section = file.plan.clone().unwrap_or_default();
         let limits = latency_limits(&document, &section.goal, &file.slo)?;
         let deployments = deployments(&document, &section, &folder)?;
@@ -197,7 +201,7 @@ impl Planner {
         }
         let mut scenario = Scenario::resolve(&self.label, &document, &self.folder)?;
         if let Some(price) = self.prices.get(&scenario.gpu.name) {
-            scenario.file.hardware.price = Some(*price);
+            scenario.set_gpu_price(*price);
         }
         Ok(scenario)
     }

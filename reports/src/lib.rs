@@ -24,6 +24,7 @@ pub mod png;
 #[cfg(not(feature = "png"))]
 #[path = "no_png.rs"]
 pub mod png;
+pub mod replicas;
 pub mod rows;
 pub mod run_charts;
 pub mod run_folder;

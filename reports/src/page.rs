@@ -6,6 +6,7 @@ use crate::figures::{Figure, RunFigures};
 use crate::hardware::{self, Hardware};
 use crate::numbers::{duration_ms, grouped, percent, short};
 use crate::palette;
+use crate::replicas;
 use crate::run_charts::SloMarks;
 use crate::run_folder::RunFolder;
 use crate::style::STYLE;
@@ -118,6 +119,7 @@ pub fn run_page(
         @if let Err(why) = hardware { p.note { "Roofline and memory are left out: " (why) "." } }
         (figure_grid(&figures.hardware))
         div.card { (usage(run)) }
+        (replicas::section(run))
         h2 { "Over the run" }
         (figure_grid(&figures.run))
         @if !figures.curve.is_empty() {

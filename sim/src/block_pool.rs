@@ -25,6 +25,15 @@ struct Block {
     hash: Option<BlockHash>,
 }
 
+/// What an engine tells of its prefix cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KvEvent {
+    /// A block with this content was entered.
+    Stored(BlockHash),
+    /// A block with this content was given to something else.
+    Removed(BlockHash),
+}
+
 /// The blocks with their free queue and, with prefix caching, the map from content to blocks.
 #[derive(Debug)]
 struct PrefixCache {
@@ -32,6 +41,8 @@ struct PrefixCache {
     first_free: u32,
     last_free: u32,
     contents: ContentTable,
+    /// What happened since it was last told; only where someone listens.
+    events: Option<Vec<KvEvent>>,
 }
 
 /// A pool of KV blocks.
@@ -63,6 +74,7 @@ impl BlockPool {
             first_free: NONE,
             last_free: NONE,
             contents: ContentTable::new(),
+            events: None,
         };
         for block in 1..total_blocks {
             cache.push_last(block);
@@ -83,6 +95,18 @@ impl BlockPool {
     /// Blocks held by requests.
     pub fn used_blocks(&self) -> u32 {
         self.usable_blocks() - self.free_blocks
+    }
+
+    /// From now on keeps what happens to the content of blocks, for [`BlockPool::take_events`].
+    pub fn keep_events(&mut self) {
+        if let Some(cache) = &mut self.cache {
+            cache.events = Some(Vec::new());
+        }
+    }
+
+    /// What happened since the last call, in order.
+    pub fn take_events(&mut self) -> impl Iterator<Item = KvEvent> + '_ {
+        self.cache.iter_mut().filter_map(|cache| cache.events.as_mut()).flat_map(|events| events.drain(..))
     }
 
     /// Whether content is remembered.
@@ -147,6 +171,9 @@ impl BlockPool {
         entry.hash = Some(hash);
         entry.previous_same = last;
         entry.next_same = NONE;
+        if let Some(events) = &mut cache.events {
+            events.push(KvEvent::Stored(hash));
+        }
     }
 
     /// Gives back `count` blocks of one request, listed in `held` in the order of its tokens unless the pool only
@@ -229,6 +256,9 @@ impl PrefixCache {
         entry.hash = None;
         entry.previous_same = NONE;
         entry.next_same = NONE;
+        if let Some(events) = &mut self.events {
+            events.push(KvEvent::Removed(hash));
+        }
     }
 }
 

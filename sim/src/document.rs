@@ -15,7 +15,7 @@ use std::path::Path;
 pub use writer::to_yaml;
 
 /// A file of more bytes than this is not a scenario.
-const MAX_DOCUMENT_BYTES: u64 = 16 << 20;
+pub const MAX_DOCUMENT_BYTES: u64 = 16 << 20;
 
 /// One value of a document.
 #[derive(Debug, Clone, PartialEq)]

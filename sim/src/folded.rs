@@ -12,8 +12,6 @@ pub(crate) struct RequestFolder {
     limits: Limits,
     /// Requests that will arrive.
     expected: u64,
-    /// Which request each row holds, by order of arrival.
-    number_of: Vec<u64>,
     sums: FoldedSums,
     ttft: DurationCounts,
     tpot: DurationCounts,
@@ -47,7 +45,7 @@ pub struct FoldedSums {
     pub sojourn_ns: u128,
     /// First arrival of a finished one and last token of any.
     pub span: Option<(SimTime, SimTime)>,
-    /// Most rows in use at once.
+    /// Rows that there were room for.
     pub rows_max: u64,
 }
 
@@ -78,14 +76,14 @@ impl RequestFolder {
         RequestFolder { limits, expected, ..RequestFolder::default() }
     }
 
-    /// A request has been given row `id`.
-    pub fn arrive(&mut self, id: RequestId) {
-        if self.number_of.len() <= id.index() {
-            self.number_of.resize(id.index() + 1, 0);
-        }
-        self.number_of[id.index()] = self.sums.arrived;
-        self.sums.arrived += 1;
-        self.sums.rows_max = self.number_of.len() as u64;
+    /// So many requests have arrived.
+    pub fn arrive(&mut self, requests: u64) {
+        self.sums.arrived += requests;
+    }
+
+    /// So many rows were needed.
+    pub fn see_rows(&mut self, rows: u64) {
+        self.sums.rows_max += rows;
     }
 
     /// A request has been rejected, which is so long.
@@ -94,8 +92,8 @@ impl RequestFolder {
         self.sums.rejected_tokens_max = self.sums.rejected_tokens_max.max(tokens);
     }
 
-    /// A request has finished at `now`.
-    pub fn finish(&mut self, table: &RequestTable, id: RequestId, now: SimTime) {
+    /// Request number `number` of the run, counted from 0, has finished at `now`.
+    pub fn finish(&mut self, table: &RequestTable, id: RequestId, number: u64, now: SimTime) {
         let i = id.index();
         match table.check_finished(id, now) {
             Ok(sojourn) => self.sums.sojourn_ns += u128::from(sojourn.0),
@@ -115,7 +113,6 @@ impl RequestFolder {
         }
         let queue_ns = metrics::queue_ns(table, id);
         self.queue.add(queue_ns);
-        let number = self.number_of[i];
         if number < self.expected / 4 {
             self.early_queue.add(queue_ns);
         } else if number >= self.expected - self.expected / 4 {

@@ -12,6 +12,7 @@ mod evaluate;
 mod file;
 mod form;
 mod gpu;
+mod lists;
 mod names;
 mod operation;
 mod sample;
@@ -19,7 +20,7 @@ mod table;
 mod work;
 mod write;
 
-pub use curve::{Curve, Surface};
+pub use curve::{Curve, Surface, SurfaceRow};
 pub use evaluate::PrefillCost;
 pub use form::{ClosedForm, Estimate, HeldOutError, KernelFit, Provenance, log_features};
 pub use gpu::GpuLimits;
@@ -78,13 +79,18 @@ impl CostProfile {
     /// # Errors
     /// When the profile has no fit for the variant, or a figure of the call is not positive and finite.
     pub fn evaluate(&self, operation: &Operation) -> Result<Estimate> {
+        self.fit(operation).map_or_else(Err, |fit| self.evaluate_by(fit, operation))
+    }
+
+    /// The same by the fit that prices the operation ([`CostProfile::fit`]), found before.
+    pub fn evaluate_by(&self, fit: &KernelFit, operation: &Operation) -> Result<Estimate> {
         if operation.features().values().iter().any(|value| !(*value > 0.0 && value.is_finite())) {
             return Err(Error::new(format!(
                 "a {} call needs positive sizes, found {operation:?}",
                 operation.family().name()
             )));
         }
-        Ok(self.fit(operation)?.evaluate(operation, &self.gpu))
+        Ok(fit.evaluate(operation, &self.gpu))
     }
 }
 

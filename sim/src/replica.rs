@@ -9,9 +9,11 @@ mod delivery;
 mod either;
 mod lockstep;
 mod pipelined;
+mod samples;
 
 pub(crate) use either::EitherReplica;
 pub use either::{DataParallel, StepPath};
+pub use samples::{MOST_SAMPLES, SampledStep, StepSamples};
 
 use crate::cost::CostModel;
 use crate::durations::DurationCounts;
@@ -52,6 +54,8 @@ pub struct StepTotals {
     /// Steps of nothing, run because other data-parallel ranks had work or nobody had said yet that none was left
     /// (V-46); in no other sum.
     pub dummy_steps: u64,
+    /// Some of the steps; of data-parallel ranks that step together, of those in which it was the slowest.
+    pub samples: StepSamples,
     /// Drafts verified, and tokens that came several at once.
     pub speculation: SpeculationTotals,
 }
@@ -175,6 +179,11 @@ impl Replica {
         &self.scheduler
     }
 
+    /// The requests that finished with the step that ended last.
+    pub fn finished(&self) -> &[RequestId] {
+        &self.finished
+    }
+
     /// Sums over its steps so far.
     pub fn totals(&self) -> &StepTotals {
         &self.totals
@@ -220,6 +229,8 @@ impl Replica {
         self.step_end = now + duration;
         let held_blocks = self.scheduler.used_blocks();
         self.totals.record_step(&shape, duration, held_blocks);
+        let (waiting, running) = (self.scheduler.waiting_requests(), self.scheduler.running_requests());
+        self.totals.samples.offer(&shape, waiting, running);
         self.totals.ahead_block_ns += u128::from(self.scheduler.blocks_ahead()) * u128::from(duration.0);
         StepRecord {
             replica: self.index,

@@ -2,7 +2,7 @@
 
 use crate::folded::{FoldedRequests, FoldedSums};
 use crate::metrics::{self, Distribution, Limits};
-use crate::replica::StepPath;
+use crate::replica::{StepPath, StepTotals};
 use crate::request::{Outcome, RequestId, RequestTable};
 use crate::simulation::RunResult;
 use crate::speculation::SpeculationUse;
@@ -44,7 +44,7 @@ pub struct Goodput {
 /// Use of the KV cache.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct KvUse {
-    /// Blocks that requests can hold, per replica.
+    /// Blocks that requests can hold, per replica; of unequal ones, the most.
     pub usable_blocks: u32,
     /// Tokens per block.
     pub block_size: u32,
@@ -211,14 +211,16 @@ impl RequestFigures {
 fn kv_use(run: &RunResult, block_size: u32, span_ns: u64) -> KvUse {
     let block_ns: u128 = run.replicas.iter().map(|r| r.block_ns).sum();
     let ahead_block_ns: u128 = run.replicas.iter().map(|r| r.ahead_block_ns).sum();
-    let most = run.replicas.iter().map(|r| r.blocks_max).max().unwrap_or(0);
-    let all_block_ns = f64::from(run.usable_blocks) * span_ns as f64 * run.replicas.len() as f64;
-    let usable = f64::from(run.usable_blocks.max(1));
+    let count = run.replicas.len() as f64;
+    let share = |(r, usable): (&StepTotals, &u32)| f64::from(r.blocks_max) / f64::from((*usable).max(1));
+    let peak_share = run.replicas.iter().zip(&run.usable_blocks).map(share).fold(0.0, f64::max);
+    let all_blocks: u64 = run.usable_blocks.iter().map(|blocks| u64::from(*blocks)).sum();
+    let all_block_ns = all_blocks as f64 / count * span_ns as f64 * count;
     KvUse {
-        usable_blocks: run.usable_blocks,
+        usable_blocks: run.usable_blocks.iter().copied().max().unwrap_or(0),
         block_size,
         mean_share: if all_block_ns > 0.0 { block_ns as f64 / all_block_ns } else { 0.0 },
-        peak_share: f64::from(most) / usable,
+        peak_share,
         reserved_share: if block_ns > 0 { ahead_block_ns as f64 / block_ns as f64 } else { 0.0 },
     }
 }
@@ -230,7 +232,7 @@ fn prefix_use(run: &RunResult) -> PrefixUse {
 }
 
 fn step_use(run: &RunResult, span_ns: u64) -> StepUse {
-    let sum = |f: fn(&crate::replica::StepTotals) -> u64| run.replicas.iter().map(f).sum::<u64>();
+    let sum = |f: fn(&StepTotals) -> u64| run.replicas.iter().map(f).sum::<u64>();
     let steps = sum(|r| r.steps);
     let busy_ns = sum(|r| r.busy.0);
     let each = |amount: u64| amount as f64 / steps.max(1) as f64;

@@ -122,6 +122,43 @@ impl RequestTable {
         id
     }
 
+    /// The rows of several tables without tenants in one: `homes` says for each row which table has the next.
+    pub(crate) fn interleave(mut tables: Vec<RequestTable>, homes: &[u32]) -> RequestTable {
+        fn column<T: Copy>(
+            tables: &mut [RequestTable],
+            homes: &[u32],
+            column: fn(&mut RequestTable) -> &mut Vec<T>,
+        ) -> Vec<T> {
+            let parts: Vec<Vec<T>> = tables.iter_mut().map(|table| std::mem::take(column(table))).collect();
+            let mut next = vec![0usize; parts.len()];
+            let row = |home: &u32| {
+                let home = *home as usize;
+                next[home] += 1;
+                parts[home][next[home] - 1]
+            };
+            homes.iter().map(row).collect()
+        }
+        let all = &mut tables[..];
+        RequestTable {
+            arrival: column(all, homes, |table| &mut table.arrival),
+            prompt_tokens: column(all, homes, |table| &mut table.prompt_tokens),
+            output_tokens: column(all, homes, |table| &mut table.output_tokens),
+            priority: column(all, homes, |table| &mut table.priority),
+            replica: column(all, homes, |table| &mut table.replica),
+            first_scheduled: column(all, homes, |table| &mut table.first_scheduled),
+            first_token: column(all, homes, |table| &mut table.first_token),
+            last_token: column(all, homes, |table| &mut table.last_token),
+            max_gap_ns: column(all, homes, |table| &mut table.max_gap_ns),
+            generated_tokens: column(all, homes, |table| &mut table.generated_tokens),
+            preemptions: column(all, homes, |table| &mut table.preemptions),
+            cached_tokens: column(all, homes, |table| &mut table.cached_tokens),
+            outcome: column(all, homes, |table| &mut table.outcome),
+            tenant: Vec::new(),
+            admitted: Vec::new(),
+            unused: Vec::new(),
+        }
+    }
+
     /// Lets a later request have the row of one that has left.
     pub(crate) fn use_again(&mut self, id: RequestId) {
         self.unused.push(id);

@@ -1,22 +1,38 @@
 //! The loop: arrivals and step ends in order of time, and at one instant step ends first, then arrivals, then what the
 //! tenants' gate lets pass, then step starts, each by replica index.
+//!
+//! Where the router looks at requests only, and neither an answer nor a gate brings a request, no replica can tell what
+//! the others do, and each runs by itself, on as many threads as there are ([`lanes`]); not with drafts, whose acceptance
+//! is drawn by the number of the row. The results are the same to the byte.
+
+mod engines;
+mod gate;
+mod lanes;
+mod laws;
+mod requests;
 
 use crate::cost::{CostModel, UsageReport};
 use crate::durations::{CountedDurations, DurationCounts};
 use crate::folded::{FoldedRequests, RequestFolder};
 use crate::metrics::Limits;
-use crate::replica::{DataParallel, EitherReplica, StepPath, StepRecord, StepTotals};
-use crate::request::{Outcome, RequestId, RequestTable};
-use crate::scheduler::{NewRequest, SchedulerConfig};
+use crate::min_tree::MinTree;
+use crate::replica::{EitherReplica, StepPath, StepRecord, StepTotals};
+use crate::request::{RequestId, RequestTable};
+use crate::router::{Router, RouterConfig};
+use crate::scheduler::SchedulerConfig;
 use crate::speculation::AcceptanceDraws;
-use crate::tenants::{Gate, Held, TenantTotals, Tenants, check_rows as check_tenant_rows};
-use crate::units::{SimDuration, SimTime};
+use crate::tenants::{Gate, TenantTotals, Tenants};
+use crate::units::SimTime;
 use crate::workload::{Arrival, Origin, WorkloadGenerator};
+pub use engines::EngineSpec;
+use engines::Place;
+use requests::Requests;
 use std::sync::Arc;
 
 /// Watches a run.
 pub trait RunObserver {
-    /// Whether it watches steps. If it does not, replicas may run on to the next arrival without saying so.
+    /// Whether it watches steps. If it does not, replicas may run on to the next arrival without saying so, and
+    /// independent ones each by themselves.
     fn watches_steps(&self) -> bool {
         true
     }
@@ -38,42 +54,33 @@ impl RunObserver for () {
 
 /// A deployment under traffic.
 pub struct Simulation {
-    config: SchedulerConfig,
+    places: Vec<Place>,
+    /// The different settings among them.
+    limits: Vec<SchedulerConfig>,
     path: StepPath,
     replicas: Vec<EitherReplica>,
     workload: WorkloadGenerator,
-    table: RequestTable,
-    next_replica: usize,
-    /// When the next request arrives; never when none is known.
-    next_arrival: SimTime,
-    present: PresenceTotals,
-    arrived: u64,
+    router: Router,
+    requests: Requests,
     /// Whose answer each row is, where answers bring requests.
     origins: Vec<Origin>,
     /// Where requests pass before they are routed, with tenants.
     gate: Option<Box<Gate>>,
     /// Where rows are not kept: what becomes of them.
     folder: Option<RequestFolder>,
+    /// Requests sent to each engine.
+    routed: Vec<u64>,
+    /// When the next request arrives; never when none is known.
+    next_arrival: SimTime,
+    /// When something happens in each replica next.
+    events: MinTree,
+    /// Replicas in which something happens at this instant.
+    touched: Vec<usize>,
+    finished: Vec<RequestId>,
+    /// Whether there are drafts, whose acceptance hangs on the numbers of the rows.
+    has_drafts: bool,
     /// Whether a row may serve one request after another: no request's identity hangs on it.
     may_fold: bool,
-}
-
-/// How many requests were in the system, summed over time.
-#[derive(Debug, Default)]
-struct PresenceTotals {
-    requests: u64,
-    since: SimTime,
-    request_ns: u128,
-    left_requests: u64,
-}
-
-impl PresenceTotals {
-    fn change(&mut self, now: SimTime, arrived: u64, left: u64) {
-        self.request_ns += u128::from(self.requests) * u128::from((now - self.since).0);
-        self.since = now;
-        self.requests = self.requests + arrived - left;
-        self.left_requests += left;
-    }
 }
 
 /// What a run left behind.
@@ -83,12 +90,14 @@ pub struct RunResult {
     pub table: RequestTable,
     /// The requests where their rows were not kept.
     pub folded: Option<FoldedRequests>,
-    /// How the steps were computed; it changes nothing else.
+    /// How the steps were computed (of unequal replicas, the slowest way); it changes nothing else.
     pub path: StepPath,
     /// Sums over the steps, per engine: one for each replica, or for each data-parallel rank of each.
     pub replicas: Vec<StepTotals>,
-    /// KV blocks that requests can hold, per replica.
-    pub usable_blocks: u32,
+    /// Requests sent to each engine; those that it rejected are counted with the first of their replica.
+    pub routed: Vec<u64>,
+    /// KV blocks that requests can hold, per engine.
+    pub usable_blocks: Vec<u32>,
     /// Blocks still held at the end, over all replicas: zero when everything finished.
     pub held_blocks: u64,
     /// Gaps between tokens.
@@ -124,44 +133,59 @@ impl Simulation {
         workload: WorkloadGenerator,
         path: StepPath,
     ) -> Simulation {
-        let path = match path {
-            _ if cost.stages() > 1 => StepPath::Pipelined,
-            path if path == StepPath::best(&config) => path,
-            _ if config.async_scheduling => StepPath::Pipelined,
-            _ => StepPath::Plain,
-        };
+        let specs = vec![EngineSpec::new(config, cost); replicas as usize];
+        Simulation::with_router(&specs, workload, path, &RouterConfig::RoundRobin(None), 0)
+    }
+
+    /// Replicas that may differ, behind a router whose draws come from `seed`.
+    pub fn with_router(
+        specs: &[EngineSpec],
+        workload: WorkloadGenerator,
+        path: StepPath,
+        router: &RouterConfig,
+        seed: u64,
+    ) -> Simulation {
         let is_shared = workload.has_prefix_identity();
-        let replica = |index| EitherReplica::new(index, config, path, is_shared, Arc::clone(cost));
+        let paths: Vec<StepPath> = specs.iter().map(|spec| spec.path(path)).collect();
+        let places = Place::all(specs);
+        let replica = |((spec, path), place): ((&EngineSpec, &StepPath), &Place)| {
+            let (index, config) = (place.first_engine, spec.config);
+            match spec.data_parallel {
+                None => EitherReplica::new(index, config, *path, is_shared, Arc::clone(&spec.cost)),
+                Some(engines) => {
+                    EitherReplica::data_parallel(index, engines, config, *path, is_shared, &spec.cost)
+                }
+            }
+        };
+        let mut replicas: Vec<EitherReplica> = specs.iter().zip(&paths).zip(&places).map(replica).collect();
+        let block_size = specs.first().map_or(1, |spec| spec.config.block_size);
+        let mut router = Router::new(router, specs.len(), block_size, seed);
+        if router.informed().is_some_and(|router| router.hears_kv_events()) {
+            replicas.iter_mut().for_each(|replica| replica.each_shared_pool(&mut |pool| pool.keep_events()));
+        }
+        let needs_rows =
+            |spec: &EngineSpec| spec.data_parallel.is_some() || (spec.config.prefix_caching && is_shared);
+        let mut limits: Vec<SchedulerConfig> = specs.iter().map(|spec| spec.config).collect();
+        limits.dedup();
         Simulation {
-            config,
-            path,
-            replicas: (0..replicas).map(replica).collect(),
+            limits,
+            path: paths.iter().copied().max().unwrap_or(path),
             workload,
-            table: RequestTable::default(),
-            next_replica: 0,
-            next_arrival: SimTime::NEVER,
-            present: PresenceTotals::default(),
-            arrived: 0,
+            router,
+            requests: Requests::default(),
             origins: Vec::new(),
             gate: None,
             folder: None,
-            may_fold: path == StepPath::Aggregated && !(config.prefix_caching && is_shared),
+            routed: vec![0; specs.iter().map(|spec| spec.engines() as usize).sum()],
+            next_arrival: SimTime::NEVER,
+            events: MinTree::new(specs.len(), SimTime::NEVER.0),
+            touched: Vec::new(),
+            finished: Vec::new(),
+            has_drafts: false,
+            may_fold: paths.iter().all(|path| *path == StepPath::Aggregated) && !specs.iter().any(needs_rows),
+            places,
+            replicas,
         }
-    }
-
-    /// Puts several engines into each replica.
-    pub fn data_parallel(mut self, engines: DataParallel, cost: &Arc<dyn CostModel>) -> Simulation {
-        let is_shared = self.workload.has_prefix_identity();
-        let (config, path) = (self.config, self.path);
-        if engines.is_lockstep {
-            self.path = StepPath::Lockstep;
-        }
-        let replica = |index| {
-            EitherReplica::data_parallel(index * engines.ranks, engines, config, path, is_shared, cost)
-        };
-        self.replicas = (0..self.replicas.len() as u32).map(replica).collect();
-        self.may_fold = false;
-        self
     }
 
     /// Holds the requests to what these tenants may send.
@@ -172,14 +196,17 @@ impl Simulation {
 
     /// Lets the run keep no rows, where that is possible: its memory then does not grow with the requests, `expected`
     /// of which will arrive, and [`RunResult::folded`] holds their sums. Rows stay where requests share prompts or
-    /// have tenants, and on the plain path.
+    /// have tenants, where replicas have several engines, and on the plain path.
     pub fn fold_rows(mut self, limits: Limits, expected: u64) -> Simulation {
-        self.folder = (self.may_fold && self.gate.is_none()).then(|| RequestFolder::new(limits, expected));
+        let folds = self.may_fold && self.gate.is_none();
+        self.folder = folds.then(|| RequestFolder::new(limits, expected));
+        self.requests = Requests::new(folds);
         self
     }
 
     /// Says how draft tokens are accepted; without it none holds.
     pub fn speculate(mut self, draws: &AcceptanceDraws) -> Simulation {
+        self.has_drafts = true;
         for replica in &mut self.replicas {
             replica.speculate(draws.clone());
         }
@@ -188,77 +215,84 @@ impl Simulation {
 
     /// Runs until every request has left.
     pub fn run(mut self, observer: &mut dyn RunObserver) -> RunResult {
-        let mut now = SimTime::ZERO;
         let watches_steps = observer.watches_steps();
         // An answer of one replica may bring or let a request to another, so then they go step by step.
         let answers_cross =
             (self.workload.follows_answers() || self.gate.is_some()) && self.replicas.len() > 1;
-        let runs_ahead = !watches_steps && !answers_cross;
+        if let Router::Blind(router) = &self.router
+            && !watches_steps
+            && !answers_cross
+            && !self.has_drafts
+            && self.replicas.len() > 1
+        {
+            let router = router.clone();
+            return lanes::run(self, router, observer);
+        }
+        let needs_each_step = self.router.informed().is_some_and(|router| router.needs_each_step());
+        let runs_ahead = !watches_steps && !answers_cross && !needs_each_step;
+        let mut now = SimTime::ZERO;
         self.look_for_arrival();
-        while let Some(next) = self.next_event(now) {
+        while let Some(next) = self.next_event() {
+            self.read_replicas(next);
             now = next;
+            self.touched.clear();
+            self.events.all_first(now.0, &mut self.touched);
             self.end_steps(now);
             self.take_arrivals(now, observer);
             self.pass_gate(now);
-            let horizon = self.next_arrival.min(self.gate_at());
-            for replica in &mut self.replicas {
-                if runs_ahead {
-                    replica.start_steps(now, horizon, &mut self.table);
-                    continue;
-                }
-                replica.start_step(now, &mut self.table, &mut |step| {
-                    if watches_steps {
-                        observer.step(step);
-                    }
-                });
+            self.start_steps(now, runs_ahead, watches_steps.then_some(&mut *observer));
+            if let Some(folder) = self.folder.as_mut().filter(|_| self.requests.is_full()) {
+                self.requests.fold_into(folder);
             }
-            observer.progress(now, self.arrived, self.present.left_requests);
+            observer.progress(now, self.requests.arrived, self.requests.present.left_requests);
         }
         self.finish(now)
     }
 
-    fn next_event(&self, now: SimTime) -> Option<SimTime> {
-        let step_end =
-            self.replicas.iter().map(|replica| replica.next_at(now)).min().unwrap_or(SimTime::NEVER);
-        let next = self.next_arrival.min(step_end).min(self.gate_at());
+    fn next_event(&self) -> Option<SimTime> {
+        let next = self.next_arrival.min(SimTime(self.events.min())).min(self.gate_at());
         (next != SimTime::NEVER).then_some(next)
-    }
-
-    /// When the gate opens by itself.
-    fn gate_at(&self) -> SimTime {
-        self.gate.as_ref().map_or(SimTime::NEVER, |gate| gate.next_at())
     }
 
     fn look_for_arrival(&mut self) {
         self.next_arrival = self.workload.next_at().unwrap_or(SimTime::NEVER);
     }
 
+    /// The router reads what the replicas say of themselves, if that is due before anything happens at `next`.
+    fn read_replicas(&mut self, next: SimTime) {
+        let replicas = &self.replicas;
+        if let Some(router) = self.router.informed()
+            && router.next_reading() <= next
+        {
+            router.read(next, &|index| replicas[index].load());
+        }
+    }
+
     fn end_steps(&mut self, now: SimTime) {
         let follows_answers = self.workload.follows_answers();
-        for replica in &mut self.replicas {
-            let finished = replica.end_step(now, &mut self.table);
-            if finished == 0 {
-                continue;
+        self.finished.clear();
+        for &index in &self.touched {
+            self.requests.end_step(now, &mut self.replicas[index], &mut self.finished);
+        }
+        if self.finished.is_empty() {
+            return;
+        }
+        let table = &self.requests.table;
+        for &id in &self.finished {
+            let i = id.index();
+            if let Some(gate) = &mut self.gate {
+                let tokens = u64::from(table.prompt_tokens[i]) + u64::from(table.output_tokens[i]);
+                gate.finish(table.tenant[i], tokens);
             }
-            self.present.change(now, 0, finished as u64);
-            replica.each_finished(|id| {
-                let i = id.index();
-                if let Some(gate) = &mut self.gate {
-                    let tokens =
-                        u64::from(self.table.prompt_tokens[i]) + u64::from(self.table.output_tokens[i]);
-                    gate.finish(self.table.tenant[i], tokens);
-                }
-                if follows_answers {
-                    self.workload.on_finish(now, self.origins[i], Some(self.table.generated_tokens[i]));
-                }
-                if let Some(folder) = &mut self.folder {
-                    folder.finish(&self.table, id, now);
-                    self.table.use_again(id);
-                }
-            });
+            if let Some(router) = self.router.informed() {
+                router.finished(id);
+            }
             if follows_answers {
-                self.next_arrival = self.workload.next_at().unwrap_or(SimTime::NEVER);
+                self.workload.on_finish(now, self.origins[i], Some(table.generated_tokens[i]));
             }
+        }
+        if follows_answers {
+            self.look_for_arrival();
         }
     }
 
@@ -266,178 +300,108 @@ impl Simulation {
         while self.next_arrival == now {
             let Some(arrival) = self.workload.next() else { return };
             observer.arrival(&arrival);
-            self.accept(&arrival);
+            match self.gate {
+                Some(_) => self.offer(&arrival),
+                None => self.accept(&arrival),
+            }
             self.look_for_arrival();
         }
     }
 
-    /// Gives a request its row, and sends it to the gate, to a replica, or away.
+    /// Sends a request where the router says.
     fn accept(&mut self, arrival: &Arrival) {
-        let admissible = self.config.admissible_output_tokens(arrival.prompt_tokens, arrival.output_tokens);
-        let output_tokens = admissible.unwrap_or(arrival.output_tokens);
-        let priority = self.gate.as_ref().map_or(arrival.priority, |gate| gate.priority(arrival));
-        let id = self.table.push(arrival.at, arrival.prompt_tokens, output_tokens, priority, 0);
-        self.arrived += 1;
-        if let Some(folder) = &mut self.folder {
-            folder.arrive(id);
-        }
-        if self.workload.follows_answers() {
-            self.origins.resize(self.table.len(), arrival.origin());
-            self.origins[id.index()] = arrival.origin();
-        }
-        let Some(gate) = &mut self.gate else {
-            if admissible.is_err() {
-                self.reject(id, arrival);
-                return;
-            }
-            self.present.change(arrival.at, 1, 0);
-            self.route(id, output_tokens, arrival);
+        let number = self.requests.arrived;
+        let index = self.choose(arrival.at, number, arrival);
+        let (place, replica) = (&self.places[index], &mut self.replicas[index]);
+        let (engine, id) = self.requests.arrive(number, arrival, place, replica);
+        self.routed[engine as usize] += 1;
+        let Some(id) = id else {
+            self.workload.on_finish(arrival.at, arrival.origin(), None);
             return;
         };
-        self.table.tenant.push(arrival.tenant);
-        self.table.admitted.push(SimTime::NEVER);
-        if admissible.is_err() {
-            gate.refused(arrival.tenant);
-            self.reject(id, arrival);
-        } else if gate.offer(Held { id, arrival: arrival.clone(), output_tokens }) {
-            self.present.change(arrival.at, 1, 0);
-        } else {
-            self.reject(id, arrival);
+        self.remember_origin(id, arrival);
+        if let Some(router) = self.router.informed() {
+            router.sent(id);
+        }
+        self.touched.push(index);
+    }
+
+    fn remember_origin(&mut self, id: RequestId, arrival: &Arrival) {
+        if self.workload.follows_answers() {
+            self.origins.resize(self.requests.table.len(), arrival.origin());
+            self.origins[id.index()] = arrival.origin();
         }
     }
 
-    /// A request that could never run goes.
-    fn reject(&mut self, id: RequestId, arrival: &Arrival) {
-        self.table.outcome[id.index()] = Outcome::Rejected;
-        if let Some(folder) = &mut self.folder {
-            folder.reject(u64::from(arrival.prompt_tokens) + u64::from(arrival.output_tokens));
-            self.table.use_again(id);
+    /// The replica that the router chooses for request number `number`, which comes to it `now`.
+    fn choose(&mut self, now: SimTime, number: u64, arrival: &Arrival) -> usize {
+        let replicas = &self.replicas;
+        match &mut self.router {
+            Router::Blind(router) => router.route(number, arrival),
+            Router::Informed(router) => {
+                let load = |index: usize| replicas[index].load();
+                router.route(now, number, arrival, &self.requests.table, &load)
+            }
         }
-        self.present.left_requests += 1;
-        self.workload.on_finish(arrival.at, arrival.origin(), None);
     }
 
-    /// Routes what the gate lets pass, and turns away what it does not let wait.
-    fn pass_gate(&mut self, now: SimTime) {
-        let Some(gate) = &mut self.gate else { return };
-        let (mut admitted, mut throttled) = (Vec::new(), Vec::new());
-        gate.release(now, &mut admitted, &mut throttled);
-        for held in admitted {
-            self.table.admitted[held.id.index()] = now;
-            self.route(held.id, held.output_tokens, &held.arrival);
+    /// Starts steps where something happened.
+    fn start_steps(&mut self, now: SimTime, runs_ahead: bool, mut observer: Option<&mut dyn RunObserver>) {
+        self.touched.sort_unstable();
+        self.touched.dedup();
+        let reading = self.router.informed().map_or(SimTime::NEVER, |router| router.next_reading());
+        let horizon = self.next_arrival.min(self.gate_at()).min(reading);
+        for &index in &self.touched {
+            let (replica, table) = (&mut self.replicas[index], &mut self.requests.table);
+            if runs_ahead {
+                replica.start_steps(now, horizon, table);
+            } else {
+                replica.start_step(now, table, &mut |step| {
+                    if let Some(observer) = &mut observer {
+                        observer.step(step);
+                    }
+                });
+            }
+            self.events.set(index, replica.next_at(now).0);
+            if let Some(router) = self.router.informed()
+                && router.hears_kv_events()
+            {
+                replica.each_shared_pool(&mut |pool| {
+                    pool.take_events().for_each(|event| router.hear(now, index, event));
+                });
+            }
         }
-        if throttled.is_empty() {
-            return;
-        }
-        for held in throttled {
-            self.table.outcome[held.id.index()] = Outcome::Throttled;
-            self.present.change(now, 0, 1);
-            self.workload.on_finish(now, held.arrival.origin(), None);
-        }
-        self.look_for_arrival();
     }
 
-    /// Round robin: requests go to the replicas in turn.
-    fn route(&mut self, id: RequestId, output_tokens: u32, arrival: &Arrival) {
-        let index = self.next_replica;
-        self.next_replica = (index + 1) % self.replicas.len();
-        self.table.replica[id.index()] = self.replicas[index].enqueue(&NewRequest {
-            id,
-            arrival: arrival.at,
-            priority: self.table.priority[id.index()],
-            prompt_tokens: arrival.prompt_tokens,
-            output_tokens,
-            max_output_tokens: output_tokens,
-            runs: &arrival.runs,
-            output_run: arrival.output_run,
+    fn finish(self, now: SimTime) -> RunResult {
+        let mut requests = self.requests;
+        requests.present.change(now, 0, 0);
+        let request_ns = requests.present.request_ns;
+        let folded = self.folder.map(|mut folder| {
+            requests.finish_into(&mut folder);
+            folder.into_folded()
         });
-    }
-
-    fn finish(mut self, now: SimTime) -> RunResult {
-        self.present.change(now, 0, 0);
-        let totals = self.replicas.iter().flat_map(EitherReplica::totals).collect();
-        let held_blocks = self.replicas.iter().map(EitherReplica::held_blocks).sum();
-        let mut gaps = DurationCounts::default();
-        for replica in self.replicas {
-            gaps.merge(replica.into_gaps());
-        }
         RunResult {
-            table: if self.folder.is_some() { RequestTable::default() } else { self.table },
-            folded: self.folder.map(RequestFolder::into_folded),
+            table: if folded.is_some() { RequestTable::default() } else { requests.table },
+            folded,
             path: self.path,
-            replicas: totals,
-            usable_blocks: self.config.total_blocks.saturating_sub(1),
-            held_blocks,
-            token_gaps: gaps.into_sorted(),
+            replicas: self.replicas.iter().flat_map(EitherReplica::totals).collect(),
+            routed: self.routed,
+            usable_blocks: self.places.iter().flat_map(Place::usable_blocks).collect(),
+            held_blocks: self.replicas.iter().map(EitherReplica::held_blocks).sum(),
+            token_gaps: merged_gaps(self.replicas.into_iter()),
             end: now,
-            request_ns: self.present.request_ns,
+            request_ns,
             usage: None,
             tenants: self.gate.map(|gate| gate.into_totals()),
         }
     }
 }
 
-impl RunResult {
-    /// Checks the laws that every run obeys; the text says which one broke. A broken law is a defect of the simulator.
-    pub fn check_laws(&self) -> Result<(), String> {
-        let (sojourn_ns, started, tokens) = match &self.folded {
-            Some(folded) => check_folded(folded)?,
-            None => check_rows(&self.table, self.end)?,
-        };
-        if sojourn_ns != self.request_ns {
-            return Err(format!("Little: {sojourn_ns} request-ns in sojourns, {} counted", self.request_ns));
-        }
-        if self.held_blocks != 0 {
-            return Err(format!("KV accounting: {} blocks are still held at the end", self.held_blocks));
-        }
-        if let Some(tenants) = &self.tenants {
-            check_tenant_rows(tenants.as_ref().map_err(String::clone)?, &self.table)?;
-        }
-        let gaps = self.token_gaps.count();
-        let company: u64 = self.replicas.iter().map(|totals| totals.speculation.tokens_in_company).sum();
-        if gaps + started + company != tokens {
-            return Err(format!(
-                "conservation: {tokens} tokens, but {gaps} gaps, {started} first tokens and {company} in one step with others"
-            ));
-        }
-        let span = SimDuration((self.end - SimTime::ZERO).0);
-        match self.replicas.iter().position(|r| r.busy > span || r.blocks_max > self.usable_blocks) {
-            Some(replica) => Err(format!(
-                "replica {replica} was busy longer than the run, or held more blocks than it has"
-            )),
-            None => Ok(()),
-        }
+fn merged_gaps(replicas: impl Iterator<Item = EitherReplica>) -> CountedDurations {
+    let mut gaps = DurationCounts::default();
+    for replica in replicas {
+        gaps.merge(replica.into_gaps());
     }
-}
-
-/// Request-nanoseconds in the system, requests that started, and tokens; or the law that a request broke.
-fn check_rows(table: &RequestTable, end: SimTime) -> Result<(u128, u64, u64), String> {
-    let mut sojourn_ns: u128 = 0;
-    for id in table.ids() {
-        match table.outcome[id.index()] {
-            Outcome::Rejected | Outcome::Throttled => {}
-            Outcome::Unfinished => {
-                return Err(format!("conservation: request {} neither finished nor was rejected", id.0));
-            }
-            Outcome::Finished => sojourn_ns += u128::from(table.check_finished(id, end)?.0),
-        }
-    }
-    let tokens = table.generated_tokens.iter().map(|&n| u64::from(n)).sum();
-    let started = table.generated_tokens.iter().filter(|&&n| n > 0).count() as u64;
-    Ok((sojourn_ns, started, tokens))
-}
-
-/// The same where rows were not kept.
-fn check_folded(folded: &FoldedRequests) -> Result<(u128, u64, u64), String> {
-    let sums = &folded.sums;
-    if let Some(law) = &folded.broken_law {
-        return Err(law.clone());
-    }
-    if sums.arrived != sums.finished + sums.rejected {
-        return Err(format!(
-            "conservation: {} requests arrived, {} finished and {} were rejected",
-            sums.arrived, sums.finished, sums.rejected
-        ));
-    }
-    Ok((sums.sojourn_ns, sums.finished, sums.generated_tokens))
+    gaps.into_sorted()
 }

@@ -4,46 +4,18 @@
 use super::deployment::Case;
 use super::predict::Prediction;
 use super::runs::{EngineName, Metric};
-use sim::cost::{Bound, Pressure, Usage, UsageReport};
+use sim::cost::{Bound, UsageReport};
 use sim::model::{Part, WeightDtype};
-use sim::replica::StepRecord;
-use sim::simulation::RunObserver;
 
 /// A share of the time that counts as the main one.
 const LARGE_SHARE: f64 = 0.25;
 /// Predicted over measured throughput, or the inverse, from which a setting that is not stated is likelier than a term.
 const BEYOND_ANY_TERM: f64 = 2.5;
 
-/// Watches where the time of the steps goes.
-struct Meter<'a> {
-    case: &'a Case,
-    usage: Usage,
-}
-
-impl RunObserver for Meter<'_> {
-    fn step(&mut self, step: &StepRecord<'_>) {
-        let config = &self.case.scenario.engine.scheduler;
-        let pressure = Pressure {
-            is_waiting: step.waiting_requests > 0,
-            seats_full: step.running_requests >= config.max_num_seqs,
-            budget_full: step.shape.new_tokens() >= u64::from(config.max_num_batched_tokens),
-            hides_host: config.async_scheduling,
-        };
-        if let Some(profiled) = &self.case.scenario.pricing.profiled {
-            let host = self.case.scenario.pricing.model.host(&step.shape).seconds();
-            if step.sets_pace {
-                self.usage.see(std::iter::once((&**profiled, step.shape)), pressure, host);
-            }
-        }
-    }
-}
-
 /// Where the time of a case goes.
 pub fn usage(case: &Case) -> Option<UsageReport> {
-    let profiled = case.scenario.pricing.profiled.as_ref()?;
-    let mut meter = Meter { case, usage: Usage::default() };
-    case.scenario.simulate_with(&case.scenario.pricing.model, case.workload(0), &mut meter).ok()?;
-    meter.usage.report(profiled)
+    let cost = &case.scenario.pricing.model;
+    case.scenario.simulate_with(cost, case.workload(0), &mut ()).ok()?.usage
 }
 
 /// The term that explains the error of `metric`, with its evidence.

@@ -39,8 +39,7 @@ impl Planner {
                 f64::from(gpus) / f64::from(most.max(1)),
             ));
         }
-        let (budget, price) = (goal.budget?, scenario.gpu_price()?);
-        let usd_per_hour = price.0 * f64::from(gpus);
+        let (budget, usd_per_hour) = (goal.budget?, scenario.usd_per_hour()?);
         (usd_per_hour > budget.0).then(|| {
             (
                 format!("costs {usd_per_hour:.2} USD/h, {:.2} allowed", budget.0),

@@ -26,7 +26,7 @@ pub use linear::LinearCost;
 pub use pipeline::PipelineCost;
 pub use profiled::{ProfiledCost, Residual};
 pub use scaled::ScaledCost;
-pub use usage::{Bound, PhaseUsage, Pressure, SAMPLE_EVERY, StepKind, Usage, UsageReport};
+pub use usage::{Bound, PhaseUsage, StepKind, UsagePart, UsageReport};
 
 use crate::step::StepShape;
 use crate::units::SimDuration;

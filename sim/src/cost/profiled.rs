@@ -8,7 +8,9 @@ use super::graphs::CudaGraphs;
 use super::host::HostTime;
 use super::operators::{AttentionKernel, Operator, Rows, Work};
 use crate::error::Result;
-use crate::profile::{CostProfile, Curve, Estimate, Family, Operation, PrefillCost, Provenance, Surface};
+use crate::profile::{
+    CostProfile, Curve, Estimate, Family, KernelFit, Operation, PrefillCost, Provenance, Surface, SurfaceRow,
+};
 use crate::step::StepShape;
 use crate::units::SimDuration;
 
@@ -84,6 +86,12 @@ struct GroupCurves {
     once_seconds: f64,
 }
 
+impl GroupCurves {
+    fn seconds(&self, padded: PaddedRows) -> f64 {
+        self.once_seconds + self.all_tokens.seconds(padded.group) + self.largest_rank.seconds(padded.largest)
+    }
+}
+
 /// The rows that a step's products run on.
 #[derive(Debug, Clone, Copy)]
 struct PaddedRows {
@@ -154,6 +162,7 @@ impl ProfiledCost {
         let layers = operator.count as f64;
         let smallest = self.call(&operator.work, Sums::rows(1.0))?;
         self.estimate(&smallest)?;
+        let fit = self.fit_of(&operator.work);
         match operator.work {
             Work::PrefillAttention(kernel) => {
                 let cost = self.profile.prefill(smallest)?;
@@ -161,12 +170,12 @@ impl ProfiledCost {
             }
             Work::DecodeAttention(kernel) => {
                 let cost = Surface::tabulate(13, 21, |rows, mean| {
-                    self.seconds(&operator.work, Sums { rows, pairs: rows * mean, chunks: rows })
+                    self.seconds(&operator.work, fit, Sums { rows, pairs: rows * mean, chunks: rows })
                 });
                 self.decode_attention.push(Attention::new(cost, layers, &kernel));
             }
             work => {
-                let curve = Curve::tabulate(|rows| self.seconds(&work, Sums::rows(rows)));
+                let curve = Curve::tabulate(|rows| self.seconds(&work, fit, Sums::rows(rows)));
                 let sum = match (rows_of(&work), &mut self.group) {
                     (Rows::Once, Some(group)) => {
                         group.once_seconds += layers * curve.seconds(1);
@@ -202,9 +211,31 @@ impl ProfiledCost {
         call(work, &self.context, sums)
     }
 
+    /// The fit that prices all calls of `work`; none where more than one may, between GPUs.
+    fn fit_of(&self, work: &Work) -> Option<&KernelFit> {
+        let smallest = self.call(work, Sums::rows(1.0)).ok()?;
+        match smallest {
+            Operation::Collective { .. } => None,
+            operation => self.profile.fit(&operation).ok(),
+        }
+    }
+
+    /// The same for each operator.
+    pub(super) fn fits(&self) -> Vec<Option<&KernelFit>> {
+        self.operators.iter().map(|operator| self.fit_of(&operator.work)).collect()
+    }
+
+    /// Time of a call by the fit of its operator, where that is known.
+    pub(super) fn estimate_by(&self, fit: Option<&KernelFit>, operation: &Operation) -> Result<Estimate> {
+        match fit {
+            Some(fit) => self.profile.evaluate_by(fit, operation),
+            None => self.estimate(operation),
+        }
+    }
+
     /// Time of a call that has been tried before.
-    fn seconds(&self, work: &Work, sums: Sums) -> f64 {
-        let estimate = self.call(work, sums).and_then(|operation| self.estimate(&operation));
+    fn seconds(&self, work: &Work, fit: Option<&KernelFit>, sums: Sums) -> f64 {
+        let estimate = self.call(work, sums).and_then(|operation| self.estimate_by(fit, &operation));
         estimate.map_or(0.0, |estimate| estimate.seconds)
     }
 
@@ -216,9 +247,7 @@ impl ProfiledCost {
             + self.prefill_tokens.seconds(shape.prefill_tokens)
             + self.decode_requests.seconds(shape.decode_tokens());
         if let Some(group) = &self.group {
-            seconds += group.once_seconds
-                + group.all_tokens.seconds(padded.group)
-                + group.largest_rank.seconds(padded.largest);
+            seconds += group.seconds(padded);
         }
         if shape.prefill_tokens > 0 {
             for attention in &self.prefill_attention {
@@ -236,11 +265,15 @@ impl ProfiledCost {
                 seconds += attention.layers * once;
             }
         }
-        let seconds = seconds * self.kernel_scale(shape);
+        (seconds * self.kernel_scale(shape)).max(self.least_seconds(shape, padded))
+    }
+
+    /// The time that launching the kernels takes at least, where no graph does it; negative where one does.
+    fn least_seconds(&self, shape: &StepShape, padded: PaddedRows) -> f64 {
         match self.residual.prefill_launch_ns {
-            Some(ns) if shape.prefill_tokens > 0 => seconds.max(self.launches * ns as f64 * 1e-9),
-            _ if padded.from_graph => seconds,
-            _ => seconds.max(self.launches * LAUNCH_SECONDS),
+            Some(ns) if shape.prefill_tokens > 0 => self.launches * ns as f64 * 1e-9,
+            _ if padded.from_graph => f64::NEG_INFINITY,
+            _ => self.launches * LAUNCH_SECONDS,
         }
     }
 
@@ -269,11 +302,18 @@ impl ProfiledCost {
         flops / (self.profile.gpu.bfloat16_flops_per_second * COMPUTE_EFFICIENCY)
     }
 
-    /// The calls of the profile's kernels that make up a step, each with how often it runs; calls of nothing are left out.
+    /// The calls of the profile's kernels that make up a step, each with its operator, which says how often it runs;
+    /// calls of nothing are left out.
     pub fn calls(&self, shape: &StepShape) -> Result<Vec<(&Operator, Operation)>> {
+        let calls = self.numbered_calls(shape)?;
+        Ok(calls.into_iter().map(|(number, operation)| (&self.operators[number], operation)).collect())
+    }
+
+    /// The same, each with the number of its operator.
+    pub(super) fn numbered_calls(&self, shape: &StepShape) -> Result<Vec<(usize, Operation)>> {
         let padded = self.padded(shape);
         let mut calls = Vec::with_capacity(self.operators.len());
-        for operator in &self.operators {
+        for (number, operator) in self.operators.iter().enumerate() {
             let sums = match operator.work {
                 Work::PrefillAttention(kernel) => Sums::prefill(shape, kernel.window_tokens),
                 Work::DecodeAttention(kernel) => Sums::decode(shape, kernel.window_tokens),
@@ -288,10 +328,15 @@ impl ProfiledCost {
                 } as f64),
             };
             if sums.rows > 0.0 {
-                calls.push((operator, self.call(&operator.work, sums)?));
+                calls.push((number, self.call(&operator.work, sums)?));
             }
         }
         Ok(calls)
+    }
+
+    /// The model's operators.
+    pub(super) fn operators(&self) -> &[Operator] {
+        &self.operators
     }
 
     /// What the times of this model's operators rest on, in a line.
@@ -330,5 +375,89 @@ impl CostModel for ProfiledCost {
 
     fn host(&self, shape: &StepShape) -> SimDuration {
         self.host.of(shape)
+    }
+
+    /// Of a run only decode attention changes with the context; all else is priced once. It has no drafts.
+    fn decode_run(&self, first: &StepShape, each: &mut dyn FnMut(SimDuration) -> bool) {
+        let padded = self.padded(first);
+        let mut fixed = self.tokens.seconds(padded.tokens)
+            + self.sampled.seconds(first.sampled_positions())
+            + self.prefill_tokens.seconds(first.prefill_tokens)
+            + self.decode_requests.seconds(first.decode_tokens());
+        if let Some(group) = &self.group {
+            fixed += group.seconds(padded);
+        }
+        let (scale, least) = (self.kernel_scale(first), self.least_seconds(first, padded));
+        let host = self.host.of(first);
+        let rows = first.decode_requests as f64;
+        let mut lines: [Option<(&Attention<Surface>, SurfaceRow<'_>)>; MOST_LINES] = [None; MOST_LINES];
+        for (line, attention) in lines.iter_mut().zip(&self.decode_attention) {
+            *line = Some((attention, attention.cost.along(rows)));
+        }
+        let others = self.decode_attention.get(MOST_LINES..).unwrap_or(&[]);
+        let mut context = first.decode_context_tokens;
+        loop {
+            let mut seconds = fixed;
+            for (attention, line) in lines.iter().flatten() {
+                let pairs = windowed(context, first.decode_requests, attention.window_tokens);
+                seconds += attention.layers * line.at(pairs / rows);
+            }
+            for attention in others {
+                let pairs = windowed(context, first.decode_requests, attention.window_tokens);
+                seconds += attention.layers * attention.cost.at(rows, pairs / rows);
+            }
+            let duration = SimDuration(SimDuration::from_seconds((seconds * scale).max(least)).0.max(1));
+            if !each(duration + host) {
+                return;
+            }
+            context += first.decode_requests;
+        }
+    }
+}
+
+/// Kinds of decode attention whose place in the table is looked up once per run.
+const MOST_LINES: usize = 4;
+
+#[cfg(test)]
+mod tests {
+    use crate::document::Document;
+    use crate::scenario::Scenario;
+    use crate::step::StepShape;
+    use std::path::Path;
+
+    /// A run of decode steps costs to the nanosecond what its steps cost one by one: full, latent and windowed
+    /// attention, inside and outside captured graphs.
+    #[test]
+    fn decode_runs_are_sums_of_steps() {
+        for (model, tensor_parallel) in [("llama-3.1-8b", 1), ("gpt-oss-120b", 2), ("deepseek-v3", 8)] {
+            let text = format!(
+                "model: {model}\nhardware: {{ gpu: h200 }}\ndeployment: {{ tensor_parallel: {tensor_parallel} }}\n\
+                 engine: {{ max_num_seqs: 1024 }}\n\
+                 workload: {{ requests: 1, arrivals: {{ poisson: 1/s }}, prompt: {{ constant: 1 }}, output: {{ constant: 1 }} }}\n"
+            );
+            let document = Document::parse("run.yaml", &text).unwrap();
+            let scenario = Scenario::resolve("run.yaml", &document, Path::new(".")).unwrap();
+            assert!(scenario.pricing.profiled.is_some());
+            let mut outside_graphs = 0;
+            for (requests, context) in [(1, 1), (1, 900), (7, 15_000), (200, 90_000), (600, 3_000_000)] {
+                let mut shape = StepShape {
+                    decode_requests: requests,
+                    decode_context_tokens: context,
+                    sampled_requests: requests,
+                    ..StepShape::default()
+                };
+                let mut durations = Vec::new();
+                scenario.pricing.model.decode_run(&shape, &mut |duration| {
+                    durations.push(duration);
+                    durations.len() < 500
+                });
+                outside_graphs += u32::from(requests > 512);
+                for duration in durations {
+                    assert_eq!(duration, scenario.step_duration(&shape), "{model}: {shape:?}");
+                    shape.decode_context_tokens += requests;
+                }
+            }
+            assert!(outside_graphs > 0);
+        }
     }
 }

@@ -1,14 +1,16 @@
-//! Where the time of a run's steps went: by operator, by what bound it, and how sure it is. Looked at on every
-//! sixteenth step of a run, so that it costs little; shares, not sums, are meant to be read.
+//! Where the time of a run's steps went: by operator, by what bound it, and how sure it is. Looked at after the run, on
+//! the steps that each replica kept ([`StepSamples`](crate::replica::StepSamples)); shares, not sums, are meant to be read.
 
 use super::{ASSUMED_ERROR, ProfiledCost, error_of_sum};
-use crate::profile::{Dtype, Family, Operation};
+use crate::error::Result;
+use crate::profile::{CostProfile, Dtype, Family, KernelFit, Operation};
+use crate::replica::{SampledStep, StepTotals};
+use crate::scenario::{DraftPricing, Pricing};
+use crate::scheduler::SchedulerConfig;
 use crate::step::StepShape;
 use serde::Serialize;
 use std::collections::BTreeMap;
-
-/// One step in this many is looked at.
-pub const SAMPLE_EVERY: u64 = 16;
+use std::ops::Range;
 
 /// A call that takes more than this many times its data-sheet limit is bound by neither rate.
 const OVERHEAD_RATIO: f64 = 3.0;
@@ -49,8 +51,7 @@ struct Work {
 
 /// Sums over the sampled steps, in seconds unless they say otherwise.
 #[derive(Debug, Clone, Default)]
-pub struct Usage {
-    steps_seen: u64,
+struct Usage {
     total: f64,
     by_kind: BTreeMap<StepKind, Work>,
     by_bound: BTreeMap<Bound, f64>,
@@ -105,76 +106,85 @@ pub struct PhaseUsage {
     pub memory_bandwidth_utilization: f64,
 }
 
-/// What a step tells beyond its shape.
-#[derive(Debug, Clone, Copy)]
-pub struct Pressure {
-    /// Whether a request waited.
-    pub is_waiting: bool,
-    /// Whether all seats were taken.
-    pub seats_full: bool,
-    /// Whether the token budget was used up.
-    pub budget_full: bool,
-    /// Whether the engine's time on the CPU passes while the GPU works, as far as that takes (V-42b).
-    pub hides_host: bool,
+/// Engines that were priced by one profile.
+pub struct UsagePart<'a> {
+    /// Which of the run's.
+    pub engines: Range<usize>,
+    /// Their limits.
+    pub config: SchedulerConfig,
+    /// What priced them.
+    pub pricing: &'a Pricing,
 }
 
+/// A profile with the fits of its operators.
+type Fitted<'a> = (&'a ProfiledCost, Vec<Option<&'a KernelFit>>);
+
 impl Usage {
-    /// Counts a step; every [`SAMPLE_EVERY`]th is looked at.
-    /// `passes` are the target's and a drafter's.
-    pub fn see<'a>(
-        &mut self,
-        passes: impl Iterator<Item = (&'a ProfiledCost, StepShape)>,
-        pressure: Pressure,
-        host_seconds: f64,
-    ) {
-        let is_sampled = self.steps_seen.is_multiple_of(SAMPLE_EVERY);
-        self.steps_seen += 1;
-        if !is_sampled {
-            return;
-        }
+    /// Looks at a step that stands for `weight` others: the target's pass, and a drafter's.
+    fn see(&mut self, part: &UsagePart<'_>, fitted: &[Fitted<'_>], step: &SampledStep, weight: f64) {
+        let Some((target, _)) = fitted.first() else { return };
         let before = Work { seconds: self.total, operations: self.operations, bytes: self.bytes };
-        let mut has_prompt = None;
-        for (cost, shape) in passes {
-            // The first pass is the target's.
-            has_prompt.get_or_insert(shape.prefill_tokens > 0);
-            let Ok(calls) = cost.calls(&shape) else { return };
-            for (operator, operation) in calls {
-                let Ok(estimate) = cost.estimate(&operation) else { continue };
-                let seconds = estimate.seconds * operator.count as f64 * cost.kernel_scale(&shape);
-                self.add(operator.name, seconds, cost, &operation, operator.count as f64);
-                if !estimate.in_range() {
-                    self.outside += seconds;
-                    self.octaves_outside = self.octaves_outside.max(estimate.octaves_outside);
-                }
+        let drafting = part.pricing.drafting.iter().flat_map(|drafting| drafting.passes(&step.shape));
+        for (cost, shape) in std::iter::once((*target, step.shape)).chain(drafting) {
+            let fits = fitted.iter().find(|(known, _)| std::ptr::eq(*known, cost)).map(|(_, fits)| &fits[..]);
+            if self.see_pass(cost, fits.unwrap_or(&[]), &shape, weight).is_err() {
+                return;
             }
         }
-        let hidden_seconds = if pressure.hides_host { self.total - before.seconds } else { 0.0 };
+        // With asynchronous scheduling it passes while the GPU works, as far as that takes (V-42b).
+        let hidden_seconds = if part.config.async_scheduling { self.total - before.seconds } else { 0.0 };
+        let host_seconds = part.pricing.model.host(&step.shape).seconds() * weight;
         let host_seconds = (host_seconds - hidden_seconds).max(0.0);
         self.total += host_seconds;
         *self.by_bound.entry(Bound::Host).or_default() += host_seconds;
         *self.by_operator.entry("host").or_default() += host_seconds;
         let step_seconds = self.total - before.seconds;
-        let kind = if has_prompt == Some(true) { StepKind::Prefill } else { StepKind::Decode };
+        let kind = if step.shape.prefill_tokens > 0 { StepKind::Prefill } else { StepKind::Decode };
         let work = self.by_kind.entry(kind).or_default();
         work.seconds += step_seconds;
         work.operations += self.operations - before.operations;
         work.bytes += self.bytes - before.bytes;
-        if pressure.is_waiting && pressure.seats_full {
+        let budget_full = step.shape.new_tokens() >= u64::from(part.config.max_num_batched_tokens);
+        if step.waiting_requests > 0 && step.running_requests >= part.config.max_num_seqs {
             self.waiting_for_seats += step_seconds;
-        } else if pressure.is_waiting && !pressure.budget_full {
+        } else if step.waiting_requests > 0 && !budget_full {
             self.waiting_for_blocks += step_seconds;
         }
+    }
+
+    /// Looks at one pass of a step.
+    fn see_pass(
+        &mut self,
+        cost: &ProfiledCost,
+        fits: &[Option<&KernelFit>],
+        shape: &StepShape,
+        weight: f64,
+    ) -> Result<()> {
+        for (number, operation) in cost.numbered_calls(shape)? {
+            let (operator, fit) = (&cost.operators()[number], fits.get(number).copied().flatten());
+            let Ok(estimate) = cost.estimate_by(fit, &operation) else { continue };
+            let times = operator.count as f64 * weight;
+            let seconds = estimate.seconds * times * cost.kernel_scale(shape);
+            let fit = fit.or_else(|| cost.profile().fit(&operation).ok());
+            self.add(operator.name, seconds, cost.profile(), fit, &operation, times);
+            if !estimate.in_range() {
+                self.outside += seconds;
+                self.octaves_outside = self.octaves_outside.max(estimate.octaves_outside);
+            }
+        }
+        Ok(())
     }
 
     fn add(
         &mut self,
         name: &'static str,
         seconds: f64,
-        cost: &ProfiledCost,
+        profile: &CostProfile,
+        fit: Option<&KernelFit>,
         operation: &Operation,
         times: f64,
     ) {
-        let gpu = &cost.profile().gpu;
+        let gpu = &profile.gpu;
         let work = operation.work(gpu);
         let bound = match operation.family() {
             Family::AllReduce | Family::AllGather | Family::ReduceScatter | Family::AllToAll => {
@@ -196,48 +206,93 @@ impl Usage {
             self.operations += times * work.compute_seconds * gpu.flops_per_second(dtype);
             self.bytes += times * work.memory_seconds * gpu.bytes_per_second;
         }
-        let held_out = cost.profile().fit(operation).ok().and_then(|fit| fit.held_out);
+        let held_out = fit.and_then(|fit| fit.held_out);
         let error = held_out.map_or(ASSUMED_ERROR, |error| error.p90);
         *self.error_by_operator.entry(name).or_default() += seconds * error;
     }
 
-    /// The shares; none before anything was seen.
-    pub fn report(&self, cost: &ProfiledCost) -> Option<UsageReport> {
-        if self.total <= 0.0 {
-            return None;
+    /// Adds what was seen of other replicas. Rates of use are kept as seconds of a GPU that is used fully.
+    fn merge(&mut self, other: &Usage) {
+        self.total += other.total;
+        for (kind, work) in &other.by_kind {
+            let sum = self.by_kind.entry(*kind).or_default();
+            sum.seconds += work.seconds;
+            sum.operations += work.operations;
+            sum.bytes += work.bytes;
         }
+        for (bound, seconds) in &other.by_bound {
+            *self.by_bound.entry(*bound).or_default() += seconds;
+        }
+        for (operator, seconds) in &other.by_operator {
+            *self.by_operator.entry(operator).or_default() += seconds;
+        }
+        for (operator, seconds) in &other.error_by_operator {
+            *self.error_by_operator.entry(operator).or_default() += seconds;
+        }
+        self.operations += other.operations;
+        self.bytes += other.bytes;
+        self.outside += other.outside;
+        self.octaves_outside = self.octaves_outside.max(other.octaves_outside);
+        self.waiting_for_seats += other.waiting_for_seats;
+        self.waiting_for_blocks += other.waiting_for_blocks;
+    }
+}
+
+impl UsageReport {
+    /// The shares over the steps that `replicas` kept; none where no profile priced any.
+    pub fn of_run(replicas: &[StepTotals], parts: &[UsagePart<'_>]) -> Option<UsageReport> {
+        let mut all = Usage::default();
+        let mut sampled_steps = 0;
+        for part in parts {
+            let mut own = Usage::default();
+            let Some(target) = part.pricing.profiled.as_deref() else { continue };
+            let drafters = part.pricing.drafting.iter().flat_map(DraftPricing::profiles);
+            let fitted: Vec<Fitted<'_>> =
+                std::iter::once(target).chain(drafters).map(|cost| (cost, cost.fits())).collect();
+            for (weight, step) in replicas[part.engines.clone()].iter().flat_map(|r| r.samples.steps()) {
+                sampled_steps += 1;
+                own.see(part, &fitted, step, weight as f64);
+            }
+            let gpu = &target.profile().gpu;
+            own.operations /= gpu.bfloat16_flops_per_second;
+            own.bytes /= gpu.bytes_per_second;
+            for work in own.by_kind.values_mut() {
+                work.operations /= gpu.bfloat16_flops_per_second;
+                work.bytes /= gpu.bytes_per_second;
+            }
+            all.merge(&own);
+        }
+        (all.total > 0.0).then(|| all.report(sampled_steps))
+    }
+}
+
+impl Usage {
+    /// The shares.
+    fn report(&self, sampled_steps: u64) -> UsageReport {
         let share = |seconds: f64| seconds / self.total;
-        let gpu = &cost.profile().gpu;
         let mut by_bound: Vec<_> = self.by_bound.iter().map(|(bound, s)| (*bound, share(*s))).collect();
         by_bound.sort_by(|a, b| b.1.total_cmp(&a.1));
         let mut by_operator: Vec<_> =
             self.by_operator.iter().map(|(name, s)| ((*name).to_string(), share(*s))).collect();
         by_operator.sort_by(|a, b| b.1.total_cmp(&a.1));
-        let utilization = |operations: f64, bytes: f64, seconds: f64| {
-            (operations / seconds / gpu.bfloat16_flops_per_second, bytes / seconds / gpu.bytes_per_second)
+        let phase = |(steps, work): (&StepKind, &Work)| PhaseUsage {
+            steps: *steps,
+            time_share: share(work.seconds),
+            model_flops_utilization: work.operations / work.seconds.max(1e-12),
+            memory_bandwidth_utilization: work.bytes / work.seconds.max(1e-12),
         };
-        let phase = |(steps, work): (&StepKind, &Work)| {
-            let (flops, bandwidth) = utilization(work.operations, work.bytes, work.seconds.max(1e-12));
-            PhaseUsage {
-                steps: *steps,
-                time_share: share(work.seconds),
-                model_flops_utilization: flops,
-                memory_bandwidth_utilization: bandwidth,
-            }
-        };
-        let (flops, bandwidth) = utilization(self.operations, self.bytes, self.total);
-        Some(UsageReport {
-            sampled_steps: self.steps_seen.div_ceil(SAMPLE_EVERY),
+        UsageReport {
+            sampled_steps,
             by_bound,
             by_operator,
-            model_flops_utilization: flops,
-            memory_bandwidth_utilization: bandwidth,
+            model_flops_utilization: share(self.operations),
+            memory_bandwidth_utilization: share(self.bytes),
             phases: self.by_kind.iter().map(phase).collect(),
             outside_measured_range: share(self.outside),
             octaves_outside: self.octaves_outside,
             waiting_for_seats: share(self.waiting_for_seats),
             waiting_for_blocks: share(self.waiting_for_blocks),
             step_error_90: error_of_sum(self.error_by_operator.values().map(|error| share(*error))),
-        })
+        }
     }
 }

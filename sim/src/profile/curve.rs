@@ -64,6 +64,26 @@ pub struct Surface {
     values: Vec<f64>,
 }
 
+/// A row of a [`Surface`] between two rows of its grid.
+#[derive(Debug, Clone, Copy)]
+pub struct SurfaceRow<'a> {
+    columns: Scale,
+    low: &'a [f64],
+    high: &'a [f64],
+    fraction: f64,
+}
+
+impl SurfaceRow<'_> {
+    /// Value at `column`; the same as [`Surface::at`] gives.
+    pub fn at(&self, column: f64) -> f64 {
+        let (column, fraction) = self.columns.locate(column);
+        let (low, high) = (&self.low[column..column + 2], &self.high[column..column + 2]);
+        let low = low[0] + fraction * (low[1] - low[0]);
+        let high = high[0] + fraction * (high[1] - high[0]);
+        low + self.fraction * (high - low)
+    }
+}
+
 /// Values 1 to 2^octaves with `parts` per doubling.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Scale {
@@ -107,6 +127,14 @@ impl Surface {
             table.extend((0..columns.len()).map(|column| value(rows.value(row), columns.value(column))));
         }
         Surface { rows, columns, values: table }
+    }
+
+    /// The surface along one row, for many columns.
+    pub fn along(&self, row: f64) -> SurfaceRow<'_> {
+        let (row, fraction) = self.rows.locate(row);
+        let width = self.columns.len();
+        let (low, high) = self.values[row * width..(row + 2) * width].split_at(width);
+        SurfaceRow { columns: self.columns, low, high, fraction }
     }
 
     /// Value at (`row`, `column`).

@@ -3,10 +3,11 @@
 use super::check::{check_fit, check_profile};
 use super::form::{ClosedForm, HeldOutError, KernelFit, Provenance};
 use super::gpu::GpuLimits;
+use super::lists;
 use super::names::Family;
 use super::table::{Axis, MAX_AXES, ResidualTable};
 use super::{CostProfile, PROFILE_VERSION};
-use crate::document::Document;
+use crate::document::{Document, MAX_DOCUMENT_BYTES, read_text};
 use crate::error::Result;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -89,16 +90,23 @@ impl CostProfile {
     /// One error with file, line and key: not readable, not a profile, a figure that is not finite, negative or out
     /// of its range, unsorted knots, a missing family, or a fit that is faster than the data sheet allows.
     pub fn read(path: &Path) -> Result<CostProfile> {
-        CostProfile::from_document(&Document::read(path)?)
+        CostProfile::parse(&path.display().to_string(), &read_text(path, MAX_DOCUMENT_BYTES)?)
     }
 
     /// Parses and checks a profile; `label` stands for it in messages.
     pub fn parse(label: &str, text: &str) -> Result<CostProfile> {
-        CostProfile::from_document(&Document::parse(label, text)?)
+        match lists::lift(text) {
+            Some((text, lifted)) => CostProfile::from_document(&Document::parse(label, &text)?, Some(lifted)),
+            None => CostProfile::from_document(&Document::parse(label, text)?, None),
+        }
     }
 
-    fn from_document(document: &Document) -> Result<CostProfile> {
-        let file: FileProfile = document.resolve()?;
+    /// `lifted` are the lists that were taken out of the text; in their places stand their numbers.
+    fn from_document(document: &Document, lifted: Option<Vec<Vec<i32>>>) -> Result<CostProfile> {
+        let mut file: FileProfile = document.resolve()?;
+        if let Some(lifted) = lifted {
+            put_back(&mut file, lifted);
+        }
         if file.version != PROFILE_VERSION {
             return Err(document.error(
                 "version",
@@ -135,6 +143,15 @@ impl CostProfile {
         };
         check_profile(&profile).map_err(|(key, message)| document.error(&key, message))?;
         Ok(profile)
+    }
+}
+
+/// Puts the lists that were taken out of the text back into the tables.
+fn put_back(file: &mut FileProfile, mut lifted: Vec<Vec<i32>>) {
+    for table in file.families.values_mut().flatten().flat_map(|fit| &mut fit.tables) {
+        let list =
+            table.log_per_mille.first().and_then(|number| lifted.get_mut(usize::try_from(*number).ok()?));
+        table.log_per_mille = list.map(std::mem::take).unwrap_or_default();
     }
 }
 

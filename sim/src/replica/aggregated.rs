@@ -146,13 +146,16 @@ impl AggregatedReplica {
             return;
         }
         let first = self.batch.shape;
+        let mut shape = first;
+        let running = self.scheduler.running_requests();
         let oldest = self.scheduler.oldest_decoding_since();
         let (scheduler, totals) = (&mut self.scheduler, &mut self.totals);
         let (gaps, largest_gaps) = (&mut self.gaps, &mut self.largest_gaps);
         let mut start = now;
         self.cost.decode_run(&first, &mut |duration| {
             let held_blocks = scheduler.usable_blocks() - scheduler.free_blocks();
-            totals.record_step(&first, duration, held_blocks);
+            totals.record_step(&shape, duration, held_blocks);
+            totals.samples.offer(&shape, 0, running);
             self.step_end = start + duration;
             if self.step_end >= horizon || !scheduler.only_decodes_on() {
                 return false;
@@ -160,6 +163,7 @@ impl AggregatedReplica {
             gaps.add_many(duration.0, first.decode_requests);
             largest_gaps.push(scheduler.steps(), duration.0, oldest);
             start = self.step_end;
+            shape.decode_context_tokens += shape.decode_requests;
             scheduler.decode_on();
             true
         });
@@ -206,6 +210,8 @@ impl AggregatedReplica {
         self.step_end = now + duration;
         let free_blocks = self.scheduler.free_blocks();
         self.totals.record_step(&shape, duration, self.scheduler.usable_blocks() - free_blocks);
+        let (waiting, running) = (self.scheduler.waiting_requests(), self.scheduler.running_requests());
+        self.totals.samples.offer(&shape, waiting, running);
         StepRecord {
             replica: self.index,
             start: now,

@@ -190,6 +190,8 @@ impl AheadReplica {
         let previous_end = self.in_flight.back().map_or(now, |flight| flight.end.max(now));
         let free_blocks = self.scheduler.free_blocks();
         self.totals.record_step(&shape, end - previous_end, self.scheduler.usable_blocks() - free_blocks);
+        let (waiting, running) = (self.scheduler.waiting_requests(), self.scheduler.running_requests());
+        self.totals.samples.offer(&shape, waiting, running);
         let preempted_requests = batch.preempted.len() as u32;
         self.in_flight.push_back(Flight { batch, end });
         let flight = &self.in_flight[self.in_flight.len() - 1];

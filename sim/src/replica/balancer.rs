@@ -1,30 +1,18 @@
 //! The front end of several engines: which of them gets a request (V-49). It sees their load late.
 
+use crate::router::ReplicaLoad;
 use crate::units::SimTime;
 
 /// How often the engines' loads reach the front end (V-49).
 const SNAPSHOT_NS: u64 = 100_000_000;
 
-/// What an engine says of itself at the end of a step.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct EngineLoad {
-    /// Requests waiting.
-    pub waiting: u64,
-    /// Requests running.
-    pub running: u64,
-    /// KV blocks held.
-    pub used_blocks: u64,
-    /// KV blocks that requests can hold.
-    pub usable_blocks: u64,
-}
-
 /// vLLM's balancer between the data-parallel engines of one front end.
 #[derive(Debug, Clone)]
 pub struct Balancer {
     /// As each engine said last.
-    published: Vec<EngineLoad>,
+    published: Vec<ReplicaLoad>,
     /// As the front end believes: what was published at the last snapshot, and what it sent since.
-    believed: Vec<EngineLoad>,
+    believed: Vec<ReplicaLoad>,
     /// Requests sent to each engine that have not finished.
     in_flight: Vec<u64>,
     /// Snapshots up to now.
@@ -38,8 +26,8 @@ impl Balancer {
     pub fn new(engines: u32) -> Balancer {
         let engines = engines.max(1) as usize;
         Balancer {
-            published: vec![EngineLoad::default(); engines],
-            believed: vec![EngineLoad::default(); engines],
+            published: vec![ReplicaLoad::default(); engines],
+            believed: vec![ReplicaLoad::default(); engines],
             in_flight: vec![0; engines],
             snapshots: 0,
             start: 0,
@@ -47,7 +35,7 @@ impl Balancer {
     }
 
     /// An engine tells its load.
-    pub fn publish(&mut self, now: SimTime, engine: usize, load: EngineLoad) {
+    pub fn publish(&mut self, now: SimTime, engine: usize, load: ReplicaLoad) {
         self.take_snapshot(now);
         self.published[engine] = load;
     }
@@ -65,7 +53,7 @@ impl Balancer {
         let chosen = scan.min_by_key(|engine| self.score(*engine)).unwrap_or(0);
         self.start = (self.start + 1) % engines;
         self.in_flight[chosen] += 1;
-        self.believed[chosen].waiting += 1;
+        self.believed[chosen].waiting_requests += 1;
         chosen
     }
 
@@ -73,9 +61,10 @@ impl Balancer {
     fn score(&self, engine: usize) -> u128 {
         let load = &self.believed[engine];
         let blocks = u128::from(load.usable_blocks.max(1));
-        let requests = u128::from(self.in_flight[engine].max(load.waiting + load.running));
+        let present = u64::from(load.waiting_requests) + u64::from(load.running_requests);
+        let requests = u128::from(self.in_flight[engine].max(present));
         let over_half = (2 * u128::from(load.used_blocks)).saturating_sub(blocks);
-        requests * 2 * blocks + 6 * u128::from(load.waiting) * over_half
+        requests * 2 * blocks + 6 * u128::from(load.waiting_requests) * over_half
     }
 
     fn take_snapshot(&mut self, now: SimTime) {
@@ -93,8 +82,8 @@ mod tests {
 
     const MS: u64 = 1_000_000;
 
-    fn load(waiting: u64, running: u64, used_blocks: u64) -> EngineLoad {
-        EngineLoad { waiting, running, used_blocks, usable_blocks: 100 }
+    fn load(waiting_requests: u32, running_requests: u32, used_blocks: u32) -> ReplicaLoad {
+        ReplicaLoad { waiting_requests, running_requests, used_blocks, usable_blocks: 100 }
     }
 
     #[test]

@@ -3,8 +3,10 @@
 use super::balancer::Balancer;
 use super::either::EitherReplica;
 use super::{StepRecord, StepTotals};
+use crate::block_pool::BlockPool;
 use crate::durations::DurationCounts;
 use crate::request::{RequestId, RequestTable};
+use crate::router::ReplicaLoad;
 use crate::scheduler::NewRequest;
 use crate::speculation::AcceptanceDraws;
 use crate::units::SimTime;
@@ -47,12 +49,22 @@ impl Copies {
             }
             let finished = engine.end_step(now, table);
             if finished > 0 {
-                engine.each_finished(|id| self.finished.push(id));
+                engine.append_finished(&mut self.finished);
             }
             self.balancer.finish(number, finished);
             self.balancer.publish(now, number, engine.load());
         }
         self.finished.len()
+    }
+
+    /// What all engines together say of themselves.
+    pub fn load(&self) -> ReplicaLoad {
+        self.engines.iter().map(EitherReplica::load).sum()
+    }
+
+    /// Shows the pool of each engine whose requests share content.
+    pub fn each_shared_pool(&mut self, show: &mut dyn FnMut(&mut BlockPool)) {
+        self.engines.iter_mut().for_each(|engine| engine.each_shared_pool(show));
     }
 
     /// The requests that finished with the steps that ended last.

@@ -3,23 +3,24 @@
 
 use super::aggregated::AggregatedReplica;
 use super::ahead::AheadReplica;
-use super::balancer::EngineLoad;
 use super::copies::Copies;
 use super::lockstep::LockstepReplica;
 use super::pipelined::PipelinedReplica;
 use super::{Replica, StepRecord, StepTotals};
+use crate::block_pool::BlockPool;
 use crate::cost::CostModel;
 use crate::durations::DurationCounts;
 use crate::request::{RequestId, RequestTable};
+use crate::router::ReplicaLoad;
 use crate::scheduler::aggregated::AggregatedScheduler;
-use crate::scheduler::{NewRequest, Scheduler, SchedulerConfig};
+use crate::scheduler::{NewRequest, SchedulerConfig};
 use crate::speculation::AcceptanceDraws;
 use crate::units::SimTime;
 use serde::Serialize;
 use std::sync::Arc;
 
 /// How the steps of a run are computed. The results are equal; the time that it takes is not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StepPath {
     /// All decoding requests of a replica as one.
@@ -152,20 +153,15 @@ impl EitherReplica {
         }
     }
 
-    /// What the engine would say of itself to a front end; nothing for engines that have one already.
-    pub fn load(&self) -> EngineLoad {
-        let (waiting, running, used, free) = match self {
-            EitherReplica::Aggregated(replica) => aggregated_counts(&replica.scheduler),
-            EitherReplica::Ahead(replica) => aggregated_counts(&replica.scheduler),
-            EitherReplica::Plain(replica) => counts(&replica.scheduler),
-            EitherReplica::Pipelined(replica) => counts(&replica.scheduler),
-            EitherReplica::Lockstep(_) | EitherReplica::Copies(_) => (0, 0, 0, 0),
-        };
-        EngineLoad {
-            waiting: waiting as u64,
-            running: running as u64,
-            used_blocks: u64::from(used),
-            usable_blocks: u64::from(used) + u64::from(free),
+    /// What it says of itself to a router or a front end.
+    pub fn load(&self) -> ReplicaLoad {
+        match self {
+            EitherReplica::Aggregated(replica) => ReplicaLoad::of_aggregated(&replica.scheduler),
+            EitherReplica::Ahead(replica) => ReplicaLoad::of_aggregated(&replica.scheduler),
+            EitherReplica::Plain(replica) => ReplicaLoad::of(&replica.scheduler),
+            EitherReplica::Pipelined(replica) => ReplicaLoad::of(&replica.scheduler),
+            EitherReplica::Lockstep(replica) => replica.load(),
+            EitherReplica::Copies(copies) => copies.load(),
         }
     }
 
@@ -182,15 +178,27 @@ impl EitherReplica {
         }
     }
 
-    /// Tells which requests finished with the step that ended last.
-    pub fn each_finished(&self, mut tell: impl FnMut(RequestId)) {
+    /// Appends the requests that finished with the step that ended last.
+    pub fn append_finished(&self, finished: &mut Vec<RequestId>) {
         match self {
-            EitherReplica::Aggregated(replica) => replica.finished().iter().for_each(|d| tell(d.id)),
-            EitherReplica::Ahead(replica) => replica.finished().iter().for_each(|d| tell(d.id)),
-            EitherReplica::Plain(replica) => replica.finished.iter().for_each(|id| tell(*id)),
-            EitherReplica::Pipelined(replica) => replica.finished().iter().for_each(|id| tell(*id)),
-            EitherReplica::Lockstep(replica) => replica.finished().iter().for_each(|id| tell(*id)),
-            EitherReplica::Copies(copies) => copies.finished().iter().for_each(|id| tell(*id)),
+            EitherReplica::Aggregated(replica) => finished.extend(replica.finished().iter().map(|d| d.id)),
+            EitherReplica::Ahead(replica) => finished.extend(replica.finished().iter().map(|d| d.id)),
+            EitherReplica::Plain(replica) => finished.extend_from_slice(replica.finished()),
+            EitherReplica::Pipelined(replica) => finished.extend_from_slice(replica.finished()),
+            EitherReplica::Lockstep(replica) => finished.extend_from_slice(replica.finished()),
+            EitherReplica::Copies(copies) => finished.extend_from_slice(copies.finished()),
+        }
+    }
+
+    /// Shows the pools that tell of their content; none where requests share nothing.
+    pub fn each_shared_pool(&mut self, show: &mut dyn FnMut(&mut BlockPool)) {
+        match self {
+            EitherReplica::Aggregated(replica) => replica.scheduler.shared_pool().into_iter().for_each(show),
+            EitherReplica::Ahead(replica) => replica.scheduler.shared_pool().into_iter().for_each(show),
+            EitherReplica::Plain(replica) => replica.scheduler.pool_mut().into_iter().for_each(show),
+            EitherReplica::Pipelined(replica) => replica.scheduler.pool_mut().into_iter().for_each(show),
+            EitherReplica::Lockstep(replica) => replica.pools().for_each(show),
+            EitherReplica::Copies(copies) => copies.each_shared_pool(show),
         }
     }
 
@@ -276,16 +284,4 @@ impl EitherReplica {
             EitherReplica::Copies(copies) => copies.into_gaps(),
         }
     }
-}
-
-/// Waiting and running requests, used and free blocks.
-fn aggregated_counts(scheduler: &AggregatedScheduler) -> (usize, usize, u32, u32) {
-    let free = scheduler.free_blocks();
-    (scheduler.waiting_requests(), scheduler.running_requests(), scheduler.usable_blocks() - free, free)
-}
-
-/// The same of the scheduler that keeps each request by itself.
-fn counts(scheduler: &Scheduler) -> (usize, usize, u32, u32) {
-    let (used, free) = (scheduler.used_blocks(), scheduler.free_blocks());
-    (scheduler.waiting_requests(), scheduler.running_requests(), used, free)
 }

@@ -1,11 +1,13 @@
 //! The data-parallel ranks of a model with experts: schedulers with requests and KV caches of their own that step
 //! together, because the experts are spread over all of them (V-46, V-47).
 
-use super::balancer::{Balancer, EngineLoad};
+use super::balancer::Balancer;
 use super::{StepBatch, StepRecord, StepTotals};
+use crate::block_pool::BlockPool;
 use crate::cost::CostModel;
 use crate::durations::DurationCounts;
 use crate::request::{Outcome, RequestId, RequestTable};
+use crate::router::ReplicaLoad;
 use crate::scheduler::{NewRequest, Scheduler, SchedulerConfig};
 use crate::step::{ScheduledBatch, StepShape};
 use crate::units::{SimDuration, SimTime};
@@ -104,6 +106,16 @@ impl LockstepReplica {
         self.finished.len()
     }
 
+    /// What all ranks together say of themselves.
+    pub fn load(&self) -> ReplicaLoad {
+        self.ranks.iter().map(Rank::load).sum()
+    }
+
+    /// The KV blocks of each rank.
+    pub fn pools(&mut self) -> impl Iterator<Item = &mut BlockPool> {
+        self.ranks.iter_mut().filter_map(|rank| rank.scheduler.pool_mut())
+    }
+
     /// The requests that finished with the step that ended last.
     pub fn finished(&self) -> &[RequestId] {
         &self.finished
@@ -139,6 +151,11 @@ impl LockstepReplica {
                 continue;
             }
             rank.totals.record_step(&rank.shape, duration, held_blocks);
+            if number == slowest {
+                let (waiting, running) =
+                    (rank.scheduler.waiting_requests(), rank.scheduler.running_requests());
+                rank.totals.samples.offer(&rank.shape, waiting, running);
+            }
             watch(&StepRecord {
                 replica: self.first + number as u32,
                 start: now,
@@ -206,13 +223,7 @@ impl Rank {
         self.shape = if self.batch.requests.is_empty() { StepShape::DUMMY } else { self.batch.shape() };
     }
 
-    fn load(&self) -> EngineLoad {
-        let (used, free) = (self.scheduler.used_blocks(), self.scheduler.free_blocks());
-        EngineLoad {
-            waiting: self.scheduler.waiting_requests() as u64,
-            running: self.scheduler.running_requests() as u64,
-            used_blocks: u64::from(used),
-            usable_blocks: u64::from(used) + u64::from(free),
-        }
+    fn load(&self) -> ReplicaLoad {
+        ReplicaLoad::of(&self.scheduler)
     }
 }

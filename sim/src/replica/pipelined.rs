@@ -35,6 +35,7 @@ pub(crate) struct PipelinedReplica {
     stage_free: Vec<SimTime>,
     /// Nothing can be scheduled before a result or a request arrives.
     is_starved: bool,
+    /// Requests that finished with the step that ended last.
     finished: Vec<RequestId>,
     totals: StepTotals,
     pub(super) delivery: Delivery,
@@ -127,6 +128,8 @@ impl PipelinedReplica {
         let previous_end = self.in_flight.back().map_or(now, |flight| flight.end.max(now));
         let held_blocks = self.scheduler.used_blocks();
         self.totals.record_step(&shape, end - previous_end, held_blocks);
+        let (waiting, running) = (self.scheduler.waiting_requests(), self.scheduler.running_requests());
+        self.totals.samples.offer(&shape, waiting, running);
         let preempted_requests = batch.preempted.len() as u32;
         self.in_flight.push_back(Flight { batch, end });
         let flight = &self.in_flight[self.in_flight.len() - 1];

@@ -45,6 +45,11 @@ pub struct DraftPricing {
 }
 
 impl DraftPricing {
+    /// What prices the passes.
+    pub fn profiles(&self) -> impl Iterator<Item = &ProfiledCost> {
+        [&*self.first, &*self.later].into_iter()
+    }
+
     /// The passes after a step, each with its shape.
     pub fn passes(&self, step: &StepShape) -> impl Iterator<Item = (&ProfiledCost, StepShape)> {
         let step = *step;

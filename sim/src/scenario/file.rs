@@ -1,10 +1,12 @@
 //! The scenario as it is typed: strict sections, units in the text, defaults left open.
 
 use super::experts::{All2AllBackend, ExpertPlacement, ExpertRouting};
+use super::groups::ReplicaGroup;
 use super::plan::PlanSection;
 use super::preset::EnginePreset;
 use super::speculation::SpeculativeSection;
 use crate::metrics::Limits;
+use crate::router::RouterSection;
 use crate::scheduler::Policy;
 use crate::scheduler::engines::{CapacityPolicy, ChunkingPolicy, SchedulePolicy};
 use crate::tenants::TenantsSection;
@@ -27,6 +29,12 @@ pub struct ScenarioFile {
     /// How many copies, and how each is spread over GPUs.
     #[serde(default)]
     pub deployment: DeploymentSection,
+    /// Replicas that are not all alike, in place of `deployment.replicas`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub replica_groups: Vec<ReplicaGroup>,
+    /// How requests are spread over replicas.
+    #[serde(default)]
+    pub router: RouterSection,
     /// The serving engine and its settings.
     #[serde(default)]
     pub engine: EngineSection,

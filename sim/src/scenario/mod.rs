@@ -6,6 +6,7 @@ mod cost;
 mod engine;
 mod experts;
 mod file;
+mod groups;
 mod histogram;
 mod plan;
 mod preset;
@@ -20,25 +21,27 @@ pub use experts::{All2AllBackend, ExpertPlacement, ExpertRouting};
 pub use file::{
     CostSection, DeploymentSection, EngineSection, HardwareSection, HostTimeSection, ScenarioFile, SloSection,
 };
+pub use groups::{Group, ReplicaGroup};
 pub use plan::{PlanGoal, PlanSection, PlanSpace};
 pub use preset::{EnginePreset, Translation};
 pub use speculation::{Speculation, SpeculativeMethod, SpeculativeSection};
 pub use summary::{ErrorBand, Report, Resolved, is_saturated};
 
 use crate::catalogue;
-use crate::cost::{CostModel, Pressure, ProfiledCost, ScaledCost, Usage};
+use crate::cost::{CostModel, ScaledCost, UsagePart, UsageReport};
 use crate::document::{Document, to_yaml};
 use crate::error::{Error, Result};
 use crate::gpu::GpuSpec;
 use crate::metrics::Limits;
 use crate::model::ModelSpec;
-use crate::replica::{DataParallel, StepPath, StepRecord};
-use crate::scheduler::SchedulerConfig;
-use crate::simulation::{RunObserver, RunResult, Simulation};
+use crate::replica::{DataParallel, StepPath};
+use crate::router::{GroupSize, RouterConfig};
+use crate::scheduler::EngineRules;
+use crate::simulation::{EngineSpec, RunObserver, RunResult, Simulation};
 use crate::step::StepShape;
 use crate::tenants::Tenants;
-use crate::units::{HourlyPrice, Rate, SimDuration, SimTime};
-use crate::workload::{Arrival, WorkloadGenerator};
+use crate::units::{HourlyPrice, Rate, SimDuration};
+use crate::workload::WorkloadGenerator;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -50,7 +53,7 @@ pub struct Scenario {
     pub file: ScenarioFile,
     /// The model.
     pub model: ModelSpec,
-    /// The GPU.
+    /// The GPU; of several groups, the first one's, as are engine and pricing.
     pub gpu: GpuSpec,
     /// The engine.
     pub engine: Engine,
@@ -60,6 +63,10 @@ pub struct Scenario {
     pub tenants: Option<Arc<Tenants>>,
     /// Where step times come from.
     pub pricing: Pricing,
+    /// The replicas; one group where they are all alike.
+    pub groups: Vec<Group>,
+    /// How requests are spread over them.
+    pub router: RouterConfig,
     workload: WorkloadGenerator,
     folder: PathBuf,
     refusal: Option<Error>,
@@ -99,23 +106,14 @@ impl Scenario {
             move |e: Error| if e.place().is_some() { e } else { document.error(key, e.message()) }
         };
         let model = catalogue::find_model(&in_folder(folder, &file.model)).map_err(located("model"))?;
-        let gpu =
-            catalogue::find_gpu(&in_folder(folder, &file.hardware.gpu)).map_err(located("hardware.gpu"))?;
-        check_deployment(document, &file.deployment, &model)?;
-        engine::check_settings(document, &file)?;
-        experts::check(document, &file, &model)?;
-        let speculation = speculation::resolve(document, &file, &model, folder)?;
-        let mut engine = engine::resolve(document, &file, &model, &gpu, speculation)?;
-        let calibration = match &file.engine.calibration {
-            Some(name) => Some(Calibration::find(name, folder).map_err(located("engine.calibration"))?),
-            None => None,
-        };
-        if let (Some(calibration), None) = (&calibration, &file.engine.host_time) {
-            engine.host = calibration.host();
-        }
-        let pricing = cost::resolve(document, &file, &model, &gpu, &engine, calibration.as_ref(), folder)?;
+        let groups = groups::resolve(document, &file, &model, folder)?;
+        let Group { gpu, engine, pricing, .. } = groups[0].clone();
         let limits = Limits::from(&file.slo);
         let (workload, tenants) = Scenario::traffic(document, &file, folder)?;
+        let locate = |key: &str, message: String| document.error(key, message);
+        let sizes: Vec<GroupSize<'_>> = groups.iter().map(Group::size).collect();
+        let router = file.router.resolve(&sizes, &locate)?;
+        check_router(document, &file, &router, &workload, &engine)?;
         let refusal = refuse_to_simulate(document, &file, &model);
         Ok(Scenario {
             label: label.to_string(),
@@ -126,6 +124,8 @@ impl Scenario {
             limits,
             tenants,
             pricing,
+            groups,
+            router,
             workload,
             folder: folder.to_path_buf(),
             refusal,
@@ -153,51 +153,76 @@ impl Scenario {
         self.workload.request_limit()
     }
 
-    /// GPUs of the whole deployment.
-    pub fn gpus(&self) -> u32 {
-        let d = &self.file.deployment;
-        d.replicas * d.tensor_parallel * d.pipeline_parallel * d.data_parallel
+    /// Replicas of the whole deployment.
+    pub fn replicas(&self) -> u32 {
+        self.groups.iter().map(|group| group.replicas).sum()
     }
 
-    /// The price of one GPU: the scenario's, or the catalogue's.
+    /// Engines in each replica: its data-parallel ranks.
+    pub fn engines_per_replica(&self) -> u32 {
+        self.file.deployment.data_parallel
+    }
+
+    /// Engines of the whole deployment.
+    pub fn engines(&self) -> u32 {
+        self.replicas() * self.engines_per_replica()
+    }
+
+    /// GPUs of the whole deployment.
+    pub fn gpus(&self) -> u32 {
+        self.groups.iter().map(|group| group.replicas * group.gpus_per_replica).sum()
+    }
+
+    /// The price of one GPU, of the first group: the scenario's, or the catalogue's.
     pub fn gpu_price(&self) -> Option<HourlyPrice> {
-        self.file.hardware.price.or(self.gpu.price)
+        self.groups[0].price
+    }
+
+    /// Changes what every GPU costs.
+    pub fn set_gpu_price(&mut self, price: HourlyPrice) {
+        self.file.hardware.price = Some(price);
+        self.groups.iter_mut().for_each(|group| group.price = Some(price));
+    }
+
+    /// What all GPUs cost per hour; none where a price is missing.
+    pub fn usd_per_hour(&self) -> Option<f64> {
+        let of_group =
+            |group: &Group| Some(group.price?.0 * f64::from(group.replicas * group.gpus_per_replica));
+        self.groups.iter().map(of_group).sum()
     }
 
     /// Runs the scenario and checks the laws that every run obeys.
     pub fn simulate(&self, observer: &mut dyn RunObserver) -> Result<RunResult> {
-        self.simulate_on(StepPath::best(&self.engine.scheduler), observer)
+        self.simulate_on(self.best_path(), observer)
     }
 
     /// The same, for its report alone: of more than a million requests no rows are kept, where that is possible, so that
     /// memory does not grow with them; percentiles are then counted ([`crate::durations`]).
     pub fn simulate_for_report(&self, observer: &mut dyn RunObserver) -> Result<RunResult> {
-        let path = StepPath::best(&self.engine.scheduler);
-        self.metered(observer, |observer| {
-            let simulation = self.simulation(&self.pricing.model, path, self.workload.clone())?;
-            let simulation = match self.expected_requests() {
-                Some(expected) if expected > MOST_ROWS => simulation.fold_rows(self.limits, expected),
-                _ => simulation,
-            };
-            checked(simulation.run(observer))
-        })
+        let simulation = self.simulation(None, self.best_path(), self.workload.clone())?;
+        let simulation = match self.expected_requests() {
+            Some(expected) if expected > MOST_ROWS => simulation.fold_rows(self.limits, expected),
+            _ => simulation,
+        };
+        self.run(simulation, observer)
     }
 
     /// The same with rows and with the steps computed as `path` says, where the engine's settings allow it: for
     /// benchmarks and tests. The results are equal.
     pub fn simulate_on(&self, path: StepPath, observer: &mut dyn RunObserver) -> Result<RunResult> {
-        let simulation = || self.simulation(&self.pricing.model, path, self.workload.clone());
-        self.metered(observer, |observer| checked(simulation()?.run(observer)))
+        self.run(self.simulation(None, path, self.workload.clone())?, observer)
     }
 
-    /// The same deployment under another cost model and other requests: for comparisons with measured runs.
+    /// The same deployment, each of its engines under this cost model, and other requests: for comparisons with measured
+    /// runs.
     pub fn simulate_with(
         &self,
         cost: &Arc<dyn CostModel>,
         workload: WorkloadGenerator,
         observer: &mut dyn RunObserver,
     ) -> Result<RunResult> {
-        checked(self.simulation(cost, StepPath::best(&self.engine.scheduler), workload)?.run(observer))
+        let same = |_: &Group| Arc::clone(cost);
+        self.run(self.simulation(Some(&same), self.best_path(), workload)?, observer)
     }
 
     /// Why it can be planned but not simulated, when that is so.
@@ -207,27 +232,38 @@ impl Scenario {
 
     /// The same run with every step time scaled, in thousandths.
     pub fn simulate_scaled(&self, per_mille: u64) -> Result<RunResult> {
-        let inner = Arc::clone(&self.pricing.model);
-        let scaled: Arc<dyn CostModel> = Arc::new(ScaledCost { inner, per_mille });
-        self.simulate_with(&scaled, self.workload.clone(), &mut ())
+        let scaled = |group: &Group| -> Arc<dyn CostModel> {
+            Arc::new(ScaledCost { inner: Arc::clone(&group.pricing.model), per_mille })
+        };
+        checked(self.simulation(Some(&scaled), self.best_path(), self.workload.clone())?.run(&mut ()))
     }
 
+    /// The fastest path for the engines of the first group; the others take the fastest of their own.
+    fn best_path(&self) -> StepPath {
+        StepPath::best(&self.engine.scheduler)
+    }
+
+    /// The run to come, each group under its own cost model or the one that `cost` gives.
     fn simulation(
         &self,
-        cost: &Arc<dyn CostModel>,
+        cost: Option<&CostOf<'_>>,
         path: StepPath,
         workload: WorkloadGenerator,
     ) -> Result<Simulation> {
         if let Some(refusal) = &self.refusal {
             return Err(refusal.clone());
         }
-        let replicas = self.file.deployment.replicas;
-        let config = self.engine.scheduler;
-        let simulation = Simulation::with_path(replicas, config, cost, workload, path);
-        let simulation = match self.data_parallel() {
-            Some(copies) => simulation.data_parallel(copies, cost),
-            None => simulation,
+        let spec = |group: &Group| EngineSpec {
+            config: group.engine.scheduler,
+            cost: cost.map_or_else(|| Arc::clone(&group.pricing.model), |cost| cost(group)),
+            data_parallel: self.data_parallel(),
         };
+        let specs: Vec<EngineSpec> = self
+            .groups
+            .iter()
+            .flat_map(|group| std::iter::repeat_n(spec(group), group.replicas as usize))
+            .collect();
+        let simulation = Simulation::with_router(&specs, workload, path, &self.router, self.file.seed);
         let simulation = match &self.engine.speculation {
             Some(speculation) => simulation.speculate(&speculation.acceptance.draws(self.file.seed)),
             None => simulation,
@@ -241,18 +277,22 @@ impl Scenario {
         (ranks > 1).then(|| DataParallel { ranks, is_lockstep: self.model.has_experts() })
     }
 
-    /// Runs under a meter of where the time of the steps goes, when the cost model can tell.
-    fn metered(
-        &self,
-        observer: &mut dyn RunObserver,
-        run: impl FnOnce(&mut dyn RunObserver) -> Result<RunResult>,
-    ) -> Result<RunResult> {
-        let Some(profiled) = &self.pricing.profiled else { return run(observer) };
-        let config = &self.engine.scheduler;
-        let mut meter = Meter { observer, profiled, pricing: &self.pricing, config, usage: Usage::default() };
-        let mut result = run(&mut meter)?;
-        result.usage = meter.usage.report(profiled);
-        Ok(result)
+    /// Runs, checks the laws, and finds out where the time of the steps went, when the cost model can tell.
+    fn run(&self, simulation: Simulation, observer: &mut dyn RunObserver) -> Result<RunResult> {
+        let mut run = checked(simulation.run(observer))?;
+        run.usage = UsageReport::of_run(&run.replicas, &self.usage_parts());
+        Ok(run)
+    }
+
+    /// Which engines were priced by which profile.
+    fn usage_parts<'a>(&'a self) -> Vec<UsagePart<'a>> {
+        let mut first = 0;
+        let part = |group: &'a Group| {
+            let engines = first..first + (group.replicas * self.engines_per_replica()) as usize;
+            first = engines.end;
+            UsagePart { engines, config: group.engine.scheduler, pricing: &group.pricing }
+        };
+        self.groups.iter().map(part).collect()
     }
 
     /// What the run says.
@@ -303,40 +343,8 @@ impl Scenario {
     }
 }
 
-/// Watches where the time of the steps goes, and passes everything on.
-struct Meter<'a> {
-    observer: &'a mut dyn RunObserver,
-    profiled: &'a ProfiledCost,
-    pricing: &'a Pricing,
-    config: &'a SchedulerConfig,
-    usage: Usage,
-}
-
-impl RunObserver for Meter<'_> {
-    fn arrival(&mut self, arrival: &Arrival) {
-        self.observer.arrival(arrival);
-    }
-
-    fn step(&mut self, step: &StepRecord<'_>) {
-        let pressure = Pressure {
-            is_waiting: step.waiting_requests > 0,
-            seats_full: step.running_requests >= self.config.max_num_seqs,
-            budget_full: step.shape.new_tokens() >= u64::from(self.config.max_num_batched_tokens),
-            hides_host: self.config.async_scheduling,
-        };
-        let host_seconds = self.pricing.model.host(&step.shape).seconds();
-        let target = std::iter::once((self.profiled, step.shape));
-        let drafting = self.pricing.drafting.iter().flat_map(|drafting| drafting.passes(&step.shape));
-        if step.sets_pace {
-            self.usage.see(target.chain(drafting), pressure, host_seconds);
-        }
-        self.observer.step(step);
-    }
-
-    fn progress(&mut self, now: SimTime, arrived_requests: u64, left_requests: u64) {
-        self.observer.progress(now, arrived_requests, left_requests);
-    }
-}
+/// The cost model of a group.
+type CostOf<'a> = dyn Fn(&Group) -> Arc<dyn CostModel> + 'a;
 
 /// Requests up to which a report keeps their rows, 70 bytes each, and has exact percentiles.
 pub const MOST_ROWS: u64 = 1_000_000;
@@ -398,7 +406,7 @@ fn make_paths_absolute(value: &mut serde_json::Value, folder: &Path) {
 fn check_deployment(document: &Document, deployment: &DeploymentSection, model: &ModelSpec) -> Result<()> {
     let at = |key: &str, message: String| document.error(&format!("deployment.{key}"), message);
     let degrees = [
-        ("replicas", deployment.replicas, 100_000),
+        ("replicas", deployment.replicas, groups::MOST_REPLICAS),
         ("tensor_parallel", deployment.tensor_parallel, 1024),
         ("pipeline_parallel", deployment.pipeline_parallel, 1024),
         ("data_parallel", deployment.data_parallel, 1024),
@@ -427,6 +435,43 @@ fn check_deployment(document: &Document, deployment: &DeploymentSection, model: 
                 "found {}, expected 1, or tensor_parallel x data_parallel = {group}",
                 deployment.expert_parallel
             ),
+        ));
+    }
+    Ok(())
+}
+
+/// The router finds in requests and replicas what it goes by.
+fn check_router(
+    document: &Document,
+    file: &ScenarioFile,
+    router: &RouterConfig,
+    workload: &WorkloadGenerator,
+    engine: &Engine,
+) -> Result<()> {
+    let policy = file.router.policy.name();
+    let refuse = |message: String| Err(document.error("router.policy", format!("{policy} {message}")));
+    if router.needs_prefixes() && !workload.has_prefix_identity() {
+        return refuse(
+            "compares prompts, but this workload does not say which tokens are equal; use a trace with block \
+             identities (docs/traces.md), workload.shared_prefix, workload.sessions, or another policy"
+                .to_string(),
+        );
+    }
+    if router.needs_sessions() && !workload.has_sessions() {
+        return refuse(
+            "keeps sessions together, but this workload has none; use a workload with sessions, or another policy"
+                .to_string(),
+        );
+    }
+    if router.kv_events_delay().is_some() && !engine.scheduler.prefix_caching {
+        return refuse(
+            "goes by the blocks in the replicas' caches, but engine.enable_prefix_caching is off".to_string(),
+        );
+    }
+    if router.kv_events_delay().is_some() && engine.scheduler.rules != EngineRules::Vllm {
+        return refuse(format!(
+            "goes by what the replicas tell of their blocks, which only vLLM's do here, not {}",
+            engine.preset.name()
         ));
     }
     Ok(())

@@ -1,14 +1,16 @@
 //! What a scenario says of itself, and the report of its run with provenance and warnings.
 
 use super::preset::Limit;
-use super::{CostSection, DeploymentSection, Scenario, SloSection, Speculation};
+use super::{CostSection, DeploymentSection, ReplicaGroup, Scenario, SloSection, Speculation};
 use crate::cost::{ExpertLoad, UsageReport};
 use crate::error::Result;
+use crate::fleet::FleetUse;
 use crate::memory::MemoryPlan;
 use crate::metrics::{self, Distribution};
 use crate::model::Placement;
 use crate::report::Metrics;
 use crate::request::{Outcome, RequestId};
+use crate::router::RouterSection;
 use crate::scheduler::{EngineRules, Policy, SchedulerConfig};
 use crate::simulation::RunResult;
 use crate::tenants::{TenantsReport, TenantsSection};
@@ -22,6 +24,8 @@ pub struct Resolved<'a> {
     model: ResolvedModel,
     hardware: ResolvedHardware,
     deployment: &'a DeploymentSection,
+    replica_groups: &'a [ReplicaGroup],
+    router: &'a RouterSection,
     engine: ResolvedEngine<'a>,
     /// Where tokens do not spread evenly over the experts: what that means.
     experts: Option<ResolvedExpertLoad>,
@@ -180,6 +184,8 @@ impl<'a> Resolved<'a> {
                 price: scenario.gpu_price().map(|price| price.to_string()),
             },
             deployment: &file.deployment,
+            replica_groups: &file.replica_groups,
+            router: &file.router,
             engine: ResolvedEngine {
                 preset: engine.preset.name(),
                 block_size: s.block_size,
@@ -243,6 +249,8 @@ pub struct Report {
     pub step_times: String,
     /// What the run says.
     pub metrics: Metrics,
+    /// With more than one replica or rank: what each did.
+    pub fleet: Option<FleetUse>,
     /// With tenants: what it says of each.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tenants: Option<TenantsReport>,
@@ -313,8 +321,7 @@ impl Report {
             // Each tenant has its own SLO.
             metrics.goodput = tenants.goodput();
         }
-        let money = scenario.gpu_price().map(|price| {
-            let usd_per_hour = price.0 * f64::from(scenario.gpus());
+        let money = scenario.usd_per_hour().map(|usd_per_hour| {
             let tokens_per_s = metrics.throughput.output_tokens_per_s;
             let per_million = usd_per_hour / 3600.0 / tokens_per_s * 1e6;
             Money { usd_per_hour, usd_per_million_output_tokens: (tokens_per_s > 0.0).then_some(per_million) }
@@ -325,11 +332,12 @@ impl Report {
             model: scenario.model.name.clone(),
             gpu: scenario.gpu.name.clone(),
             gpus: scenario.gpus(),
-            replicas: scenario.file.deployment.replicas,
+            replicas: scenario.replicas(),
             engine: scenario.engine.preset.name(),
             seed: scenario.file.seed,
             step_times: scenario.pricing.provenance.clone(),
             warnings: warnings(scenario, run, &metrics),
+            fleet: FleetUse::of(scenario, run),
             metrics,
             tenants,
             money,
@@ -358,7 +366,7 @@ fn warnings(scenario: &Scenario, run: &RunResult, metrics: &Metrics) -> Vec<Stri
             counts.arrived,
             config.max_model_len,
             preset.key(Limit::Length),
-            u64::from(run.usable_blocks) * u64::from(config.block_size),
+            u64::from(metrics.kv.usable_blocks) * u64::from(config.block_size),
             whole_prompts(config),
         ));
     }

@@ -43,6 +43,11 @@ impl VllmScheduler {
         &self.pool
     }
 
+    /// The KV blocks, to listen to their events.
+    pub fn pool_mut(&mut self) -> &mut BlockPool {
+        &mut self.pool
+    }
+
     /// Requests admitted and not finished.
     pub fn running_requests(&self) -> usize {
         self.running.len()

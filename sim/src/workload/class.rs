@@ -292,6 +292,12 @@ impl Class {
         self.prefix.is_some() || self.sessions.is_some() || self.lengths.has_identity()
     }
 
+    /// Whether its requests belong to sessions.
+    pub(super) fn has_sessions(&self) -> bool {
+        let of_rows = |rows: &[TraceRow]| rows.iter().any(|row| row.session.is_some());
+        self.sessions.is_some() || matches!(&self.lengths, Lengths::Trace { rows, .. } if of_rows(rows))
+    }
+
     /// The longest prompt and output; none when unbounded.
     pub(super) fn longest(&self) -> Option<(u32, u32)> {
         if self.sessions.is_some() && !matches!(self.lengths, Lengths::Sessions { .. }) {

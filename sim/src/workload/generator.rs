@@ -217,6 +217,11 @@ impl WorkloadGenerator {
         self.classes.iter().any(Class::has_identity)
     }
 
+    /// Whether requests belong to sessions, so that a router can keep those together.
+    pub fn has_sessions(&self) -> bool {
+        self.classes.iter().any(Class::has_sessions)
+    }
+
     /// Malformed rows that were left out because of `on_error: skip`.
     pub fn skipped_rows(&self) -> u64 {
         self.classes.iter().map(|class| class.skipped_rows).sum()

@@ -80,6 +80,14 @@ impl KvStore {
         }
     }
 
+    /// The pool whose content requests share; none where they share nothing.
+    pub fn shared_pool(&mut self) -> Option<&mut BlockPool> {
+        match &mut self.kind {
+            Kind::Counting(_) | Kind::Own(_) => None,
+            Kind::Shared(cache) => Some(&mut cache.pool),
+        }
+    }
+
     /// Whether each request's blocks must be taken and filled one by one.
     pub fn has_content(&self) -> bool {
         matches!(self.kind, Kind::Shared(_))

@@ -15,6 +15,7 @@ mod list;
 mod own_cache;
 
 use super::{EngineRules, NewRequest, Policy, Refusal, SchedulerConfig};
+use crate::block_pool::BlockPool;
 use crate::request::RequestId;
 use crate::step::{Admission, ScheduledRequest, StepShape};
 use ahead::Flights;
@@ -154,6 +155,11 @@ impl AggregatedScheduler {
     /// Blocks that nobody holds.
     pub fn free_blocks(&self) -> u32 {
         self.kv.free_blocks()
+    }
+
+    /// The pool whose content requests share, to listen to its events; none where they share nothing.
+    pub fn shared_pool(&mut self) -> Option<&mut BlockPool> {
+        self.kv.shared_pool()
     }
 
     /// Requests admitted and not finished.

@@ -14,6 +14,7 @@ pub use tgi::{TgiRules, TgiScheduler};
 pub use trtllm::{CapacityPolicy, ChunkingPolicy, TrtLlmRules, TrtLlmScheduler};
 
 use super::{Emission, NewRequest, SchedulerConfig, VllmScheduler};
+use crate::block_pool::BlockPool;
 use crate::request::RequestId;
 use crate::step::{ScheduledBatch, ScheduledRequest};
 use serde::Serialize;
@@ -169,6 +170,14 @@ impl Scheduler {
         match self {
             Scheduler::Vllm(scheduler) => scheduler.pool().free_blocks(),
             Scheduler::Other(scheduler) => scheduler.free_blocks(),
+        }
+    }
+
+    /// The KV blocks, to listen to their events; none of engines that tell of none.
+    pub fn pool_mut(&mut self) -> Option<&mut BlockPool> {
+        match self {
+            Scheduler::Vllm(scheduler) => Some(scheduler.pool_mut()),
+            Scheduler::Other(_) => None,
         }
     }
 

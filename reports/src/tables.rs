@@ -47,9 +47,9 @@ macro_rules! table {
     }};
 }
 
-/// The table of requests: the fields of [`RequestRow`] as columns.
+/// The table of requests: the fields of [`RequestRow`] as columns, those of tenants where there are any.
 pub fn requests(rows: &[RequestRow]) -> Table {
-    table! { rows;
+    let mut table = table! { rows;
         Whole id = |row| Some(row.id.into()),
         Whole replica = |row| Some(row.replica.into()),
         Text outcome = |row| Some(row.outcome.name().to_string()),
@@ -66,7 +66,15 @@ pub fn requests(rows: &[RequestRow]) -> Table {
         Whole e2el_ns = |row| row.e2el_ns,
         Whole preemptions = |row| Some(row.preemptions.into()),
         Whole cached_tokens = |row| Some(row.cached_tokens.into()),
+    };
+    if rows.iter().any(|row| row.tenant.is_some()) {
+        let of_tenants = table! { rows;
+            Whole tenant = |row| row.tenant.map(u64::from),
+            Whole gate_ns = |row| row.gate_ns,
+        };
+        table.columns.extend(of_tenants.columns);
     }
+    table
 }
 
 /// The table of steps: the fields of [`StepRow`] as columns.

@@ -61,24 +61,26 @@ pub struct StepTotals {
 }
 
 impl StepTotals {
-    /// Counts what forming `batch` at `now` decided, and writes it to the requests.
-    fn record_decisions(&mut self, batch: &ScheduledBatch, now: SimTime, table: &mut RequestTable) {
-        for id in &batch.preempted {
+    /// Counts what forming a batch at `now` decided, and writes it to the requests.
+    fn record_decisions(
+        &mut self,
+        preempted: impl Iterator<Item = RequestId>,
+        admitted: &[Admission],
+        now: SimTime,
+        table: &mut RequestTable,
+    ) {
+        for id in preempted {
             table.preemptions[id.index()] += 1;
+            self.preemptions += 1;
         }
-        self.preemptions += batch.preempted.len() as u64;
-        for admission in &batch.admitted {
-            self.record_admission(admission);
+        for admission in admitted {
+            self.prefix_queried_tokens += u64::from(admission.known_tokens);
+            self.prefix_hit_tokens += u64::from(admission.cached_tokens);
             if admission.is_first {
                 table.first_scheduled[admission.id.index()] = now;
                 table.cached_tokens[admission.id.index()] = admission.cached_tokens;
             }
         }
-    }
-
-    fn record_admission(&mut self, admission: &Admission) {
-        self.prefix_queried_tokens += u64::from(admission.known_tokens);
-        self.prefix_hit_tokens += u64::from(admission.cached_tokens);
     }
 
     fn record_step(&mut self, shape: &StepShape, duration: SimDuration, held_blocks: u32) {
@@ -215,7 +217,12 @@ impl Replica {
                 return None;
             }
             self.scheduler.form_batch(&mut self.batch);
-            self.totals.record_decisions(&self.batch, now, table);
+            self.totals.record_decisions(
+                self.batch.preempted.iter().copied(),
+                &self.batch.admitted,
+                now,
+                table,
+            );
             if !self.batch.requests.is_empty() {
                 return Some(self.launch(now));
             }

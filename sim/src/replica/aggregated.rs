@@ -193,16 +193,9 @@ impl AggregatedReplica {
     fn record_decisions(&mut self, now: SimTime, steps_before: u64, table: &mut RequestTable) {
         for departure in &self.batch.preempted {
             record_decoded(table, departure, steps_before, self.last_step_end, &self.largest_gaps);
-            table.preemptions[departure.id.index()] += 1;
         }
-        self.totals.preemptions += self.batch.preempted.len() as u64;
-        for admission in &self.batch.admitted {
-            self.totals.record_admission(admission);
-            if admission.is_first {
-                table.first_scheduled[admission.id.index()] = now;
-                table.cached_tokens[admission.id.index()] = admission.cached_tokens;
-            }
-        }
+        let preempted = self.batch.preempted.iter().map(|departure| departure.id);
+        self.totals.record_decisions(preempted, &self.batch.admitted, now, table);
     }
 
     fn launch(&mut self, now: SimTime, duration: SimDuration) -> StepRecord<'_> {

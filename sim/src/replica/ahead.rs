@@ -169,16 +169,9 @@ impl AheadReplica {
     ) {
         for departure in &batch.preempted {
             record_decoded(table, departure, steps_before, self.last_step_end, &self.largest_gaps);
-            table.preemptions[departure.id.index()] += 1;
         }
-        self.totals.preemptions += batch.preempted.len() as u64;
-        for admission in &batch.admitted {
-            self.totals.record_admission(admission);
-            if admission.is_first {
-                table.first_scheduled[admission.id.index()] = now;
-                table.cached_tokens[admission.id.index()] = admission.cached_tokens;
-            }
-        }
+        let preempted = batch.preempted.iter().map(|departure| departure.id);
+        self.totals.record_decisions(preempted, &batch.admitted, now, table);
     }
 
     fn launch(&mut self, batch: AggregatedBatch, now: SimTime) -> StepRecord<'_> {

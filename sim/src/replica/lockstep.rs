@@ -218,7 +218,12 @@ impl Rank {
                 break;
             }
             self.scheduler.form_batch(&mut self.batch);
-            self.totals.record_decisions(&self.batch, now, table);
+            self.totals.record_decisions(
+                self.batch.preempted.iter().copied(),
+                &self.batch.admitted,
+                now,
+                table,
+            );
         }
         self.shape = if self.batch.requests.is_empty() { StepShape::DUMMY } else { self.batch.shape() };
     }

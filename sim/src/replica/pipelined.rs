@@ -104,7 +104,7 @@ impl PipelinedReplica {
             }
             let mut batch = self.spare.pop().unwrap_or_default();
             self.scheduler.form_batch(&mut batch);
-            self.totals.record_decisions(&batch, now, table);
+            self.totals.record_decisions(batch.preempted.iter().copied(), &batch.admitted, now, table);
             if !batch.requests.is_empty() {
                 return Some(self.launch(batch, now));
             }

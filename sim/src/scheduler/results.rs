@@ -53,7 +53,7 @@ impl VllmScheduler {
             emit(emission);
         }
         if any_finished {
-            self.remove_finished();
+            self.slots.remove_finished(&mut self.running, |sequence| sequence.is_finished);
         }
         if any_waiting_finished {
             self.remove_finished_waiting();
@@ -90,17 +90,6 @@ impl VllmScheduler {
             }
         }
         Emission { id: entry.id, tokens, is_finished }
-    }
-
-    fn remove_finished(&mut self) {
-        let slots = &mut self.slots;
-        self.running.retain(|&slot| {
-            let stays = !slots.get(slot).is_finished;
-            if !stays {
-                slots.give_back(slot);
-            }
-            stays
-        });
     }
 
     /// A preempted request may end with a token that was in flight.

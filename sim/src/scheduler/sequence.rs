@@ -78,6 +78,17 @@ impl<T: Default> Slots<T> {
         self.free.push(slot);
     }
 
+    /// Takes those that are finished out of `list` and their slots back; the others keep their order.
+    pub fn remove_finished(&mut self, list: &mut Vec<u32>, is_finished: impl Fn(&T) -> bool) {
+        list.retain(|&slot| {
+            let leaves = is_finished(self.get(slot));
+            if leaves {
+                self.give_back(slot);
+            }
+            !leaves
+        });
+    }
+
     pub fn get(&self, slot: u32) -> &T {
         &self.sequences[slot as usize]
     }

@@ -210,15 +210,8 @@ impl EngineScheduler for SglangScheduler {
             emit(Emission { id: entry.id, tokens: 1, is_finished });
         }
         if any_finished {
-            let jobs = &mut self.jobs;
             for list in [&mut self.running, &mut self.fresh] {
-                list.retain(|&slot| {
-                    let stays = !jobs.get(slot).is_finished;
-                    if !stays {
-                        jobs.give_back(slot);
-                    }
-                    stays
-                });
+                self.jobs.remove_finished(list, |job| job.is_finished);
             }
         }
         if self.is_idle() {

@@ -178,14 +178,7 @@ impl EngineScheduler for TgiScheduler {
             emit(Emission { id: entry.id, tokens: 1, is_finished });
         }
         if any_finished {
-            let jobs = &mut self.jobs;
-            self.running.retain(|&slot| {
-                let stays = !jobs.get(slot).is_finished;
-                if !stays {
-                    jobs.give_back(slot);
-                }
-                stays
-            });
+            self.jobs.remove_finished(&mut self.running, |job| job.is_finished);
         }
     }
 

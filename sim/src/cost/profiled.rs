@@ -239,6 +239,11 @@ impl ProfiledCost {
         estimate.map_or(0.0, |estimate| estimate.seconds)
     }
 
+    /// The deployment that its calls are made for.
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
     /// GPU time of a step, in seconds.
     pub fn gpu_seconds(&self, shape: &StepShape) -> f64 {
         let padded = self.padded(shape);

@@ -70,7 +70,7 @@ pub(super) fn resolve(
     folder: &Path,
 ) -> Result<Pricing> {
     let pricing = of_target(document, file, model, gpu, engine, calibration, folder)?;
-    with_drafts(document, file, pricing, model, gpu, engine, folder)
+    with_drafts(document, file, pricing, model, gpu, engine)
 }
 
 /// Adds what proposing drafts costs, if there are any, priced as the target is.
@@ -81,7 +81,6 @@ fn with_drafts(
     model: &ModelSpec,
     gpu: &GpuSpec,
     engine: &Engine,
-    folder: &Path,
 ) -> Result<Pricing> {
     let Some(speculation) = &engine.speculation else { return Ok(target) };
     let ranks = file.deployment.tensor_parallel;
@@ -93,7 +92,7 @@ fn with_drafts(
     match (&file.cost, &target.profiled, passes) {
         (CostSection::Linear { .. }, ..) | (_, _, None) => {}
         (_, Some(profiled), Some(passes)) => {
-            let routing = experts::resolve(document, file, model, folder)?.routing;
+            let routing = profiled.context().routing;
             let priced = |operators| {
                 let graphs = graphs(engine, ranks);
                 let context = Context { layout, kv: engine.kv, routing, load: None };

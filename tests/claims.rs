@@ -62,6 +62,20 @@ fn tpot_ms(report: &Report) -> f64 {
     report.metrics.tpot_ms.unwrap().p50
 }
 
+/// Long prompts in one step, and in chunks.
+const WHOLE_OR_CHUNKED: &[Side] = &[
+    Side {
+        what: "whole prompts",
+        scenario: "quickstart",
+        set: &["engine.enable_chunked_prefill=false", "engine.max_num_batched_tokens=16384", LONG_AND_SHORT],
+    },
+    Side {
+        what: "chunks of at most 1,024",
+        scenario: "quickstart",
+        set: &["engine.max_num_batched_tokens=1024", LONG_AND_SHORT],
+    },
+];
+
 const CLAIMS: &[Claim] = &[
     Claim {
         number: 1,
@@ -203,22 +217,7 @@ const CLAIMS: &[Claim] = &[
         claimed: "2-10x",
         measure: "ITL p99, ms",
         of: itl_p99_ms,
-        sides: &[
-            Side {
-                what: "whole prompts",
-                scenario: "quickstart",
-                set: &[
-                    "engine.enable_chunked_prefill=false",
-                    "engine.max_num_batched_tokens=16384",
-                    LONG_AND_SHORT,
-                ],
-            },
-            Side {
-                what: "chunks of at most 1,024",
-                scenario: "quickstart",
-                set: &["engine.max_num_batched_tokens=1024", LONG_AND_SHORT],
-            },
-        ],
+        sides: WHOLE_OR_CHUNKED,
     },
     Claim {
         number: 4,
@@ -226,22 +225,7 @@ const CLAIMS: &[Claim] = &[
         claimed: "2-10x",
         measure: "ITL max, ms",
         of: itl_max_ms,
-        sides: &[
-            Side {
-                what: "whole prompts",
-                scenario: "quickstart",
-                set: &[
-                    "engine.enable_chunked_prefill=false",
-                    "engine.max_num_batched_tokens=16384",
-                    LONG_AND_SHORT,
-                ],
-            },
-            Side {
-                what: "chunks of at most 1,024",
-                scenario: "quickstart",
-                set: &["engine.max_num_batched_tokens=1024", LONG_AND_SHORT],
-            },
-        ],
+        sides: WHOLE_OR_CHUNKED,
     },
     Claim {
         number: 5,

@@ -1,87 +1,13 @@
 //! The scheduler against vLLM 0.33.0's on 11 synchronous scenarios: queues, tokens, hits, preemptions, free blocks.
 
+use crate::recordings::vllm_033::Recording;
 use crate::recordings::{Entries, folder, names, read_gz};
 use serde::Deserialize;
-use sim::identity::TokenRun;
 use sim::replica::StepPath;
 use sim::request::RequestId;
 use sim::scheduler::aggregated::{AggregatedBatch, AggregatedScheduler};
-use sim::scheduler::{NewRequest, Policy, SchedulerConfig, VllmScheduler};
+use sim::scheduler::{NewRequest, SchedulerConfig, VllmScheduler};
 use sim::step::{Admission, ScheduledBatch, ScheduledRequest};
-use sim::units::SimTime;
-
-#[derive(Deserialize)]
-struct Recording {
-    config: Config,
-    requests: Vec<Request>,
-    steps: Vec<Step>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Config {
-    budget: u32,
-    #[serde(default = "sixteen")]
-    max_seqs: u32,
-    num_blocks: u32,
-    #[serde(default = "sixteen")]
-    bs: u32,
-    #[serde(default = "default_length")]
-    max_len: u32,
-    #[serde(default)]
-    thr: u32,
-    #[serde(default = "yes")]
-    prefix: bool,
-    #[serde(default)]
-    policy: Policy,
-}
-
-fn sixteen() -> u32 {
-    16
-}
-
-fn default_length() -> u32 {
-    8192
-}
-
-fn yes() -> bool {
-    true
-}
-
-impl Config {
-    fn scheduler(&self) -> SchedulerConfig {
-        SchedulerConfig {
-            policy: self.policy,
-            block_size: self.bs,
-            total_blocks: self.num_blocks,
-            max_num_seqs: self.max_seqs,
-            max_num_batched_tokens: self.budget,
-            max_model_len: self.max_len,
-            prefix_caching: self.prefix,
-            chunked_prefill: true,
-            long_prefill_token_threshold: self.thr,
-            long_prefill_cap_spares_single: true,
-            watermark_blocks: 0,
-            reserve_full_prompt: true,
-            async_scheduling: false,
-            draft_tokens: 0,
-            lookahead_tokens: 0,
-            rules: sim::scheduler::EngineRules::Vllm,
-        }
-    }
-}
-
-#[derive(Deserialize)]
-struct Request {
-    id: String,
-    arrive: u64,
-    segs: Vec<(u64, u32)>,
-    max_tokens: u32,
-    #[serde(default)]
-    stop_at: Option<u32>,
-    #[serde(default)]
-    prio: i32,
-}
 
 #[derive(Deserialize, PartialEq, Debug)]
 struct Step {
@@ -98,9 +24,6 @@ struct Step {
     #[serde(default)]
     finished_after: Vec<String>,
 }
-
-/// Generated token g is the same in all requests.
-const OUTPUT_RUN: u64 = u64::MAX;
 
 /// A scheduler of either kind with its batch.
 enum Either {
@@ -189,7 +112,7 @@ impl Either {
 }
 
 /// The recording's steps as the scheduler of that path takes them; none when it does not accept the settings.
-fn replay(recording: &Recording, path: StepPath) -> Option<Vec<Step>> {
+fn replay(recording: &Recording<Step>, path: StepPath) -> Option<Vec<Step>> {
     let config = recording.config.scheduler();
     if path == StepPath::Aggregated && StepPath::best(&config) != path {
         return None;
@@ -200,7 +123,7 @@ fn replay(recording: &Recording, path: StepPath) -> Option<Vec<Step>> {
     let mut next_arrival = 0;
     for iteration in 0.. {
         while let Some(request) = recording.requests.get(next_arrival).filter(|r| r.arrive == iteration) {
-            enqueue(&mut scheduler, &config, next_arrival, request);
+            request.enqueue(next_arrival, &config, |request| scheduler.enqueue(request));
             next_arrival += 1;
         }
         if scheduler.is_idle() && next_arrival == recording.requests.len() {
@@ -230,23 +153,6 @@ fn replay(recording: &Recording, path: StepPath) -> Option<Vec<Step>> {
     Some(steps)
 }
 
-fn enqueue(scheduler: &mut Either, config: &SchedulerConfig, index: usize, request: &Request) {
-    let runs: Vec<TokenRun> = request.segs.iter().map(|&(id, tokens)| TokenRun { id, tokens }).collect();
-    let prompt_tokens = runs.iter().map(|run| run.tokens).sum();
-    let asked = request.stop_at.map_or(request.max_tokens, |stop| stop.min(request.max_tokens));
-    let output_tokens = config.admissible_output_tokens(prompt_tokens, asked).expect("it was admitted there");
-    scheduler.enqueue(&NewRequest {
-        id: RequestId(index as u32),
-        arrival: SimTime(request.arrive),
-        priority: request.prio,
-        prompt_tokens,
-        output_tokens,
-        max_output_tokens: request.max_tokens,
-        runs: &runs,
-        output_run: Some(OUTPUT_RUN),
-    });
-}
-
 #[test]
 fn all_synchronous_recordings_agree_exactly() {
     let folder = folder("vllm-0.33");
@@ -254,7 +160,7 @@ fn all_synchronous_recordings_agree_exactly() {
     assert_eq!(names.len(), 11, "the recordings are all there");
     let mut aggregated = 0;
     for name in names {
-        let recording: Recording = serde_json::from_str(&read_gz(&folder.join(&name))).unwrap();
+        let recording: Recording<Step> = serde_json::from_str(&read_gz(&folder.join(&name))).unwrap();
         for path in [StepPath::Plain, StepPath::Aggregated] {
             let Some(seen) = replay(&recording, path) else { continue };
             for (seen, expected) in seen.iter().zip(&recording.steps) {

@@ -1,67 +1,13 @@
 //! The scheduler against vLLM 0.33.0's where more than one token is in the air: 11 asynchronous scenarios with two steps
 //! in flight, and 5 speculative ones.
 
+use crate::recordings::vllm_033::Recording;
 use crate::recordings::{Entries, folder, names, read_gz};
 use serde::Deserialize;
-use sim::identity::TokenRun;
 use sim::request::RequestId;
-use sim::scheduler::{NewRequest, Policy, SchedulerConfig, VllmScheduler};
+use sim::scheduler::VllmScheduler;
 use sim::step::{ScheduledBatch, ScheduledRequest};
-use sim::units::SimTime;
 use std::collections::VecDeque;
-
-#[derive(Deserialize)]
-struct Recording {
-    config: Config,
-    #[serde(default = "one")]
-    pipeline_depth: usize,
-    requests: Vec<Request>,
-    steps: Vec<Step>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Config {
-    budget: u32,
-    max_seqs: u32,
-    num_blocks: u32,
-    bs: u32,
-    max_len: u32,
-    thr: u32,
-    prefix: bool,
-    policy: Policy,
-    async_: bool,
-    spec_k: u32,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Config {
-            budget: 0,
-            max_seqs: 16,
-            num_blocks: 0,
-            bs: 16,
-            max_len: 8192,
-            thr: 0,
-            prefix: true,
-            policy: Policy::Fcfs,
-            async_: false,
-            spec_k: 0,
-        }
-    }
-}
-
-#[derive(Deserialize)]
-struct Request {
-    id: String,
-    arrive: u64,
-    segs: Vec<(u64, u32)>,
-    max_tokens: u32,
-    #[serde(default)]
-    stop_at: Option<u32>,
-    #[serde(default)]
-    prio: i32,
-}
 
 #[derive(Deserialize, PartialEq, Debug)]
 #[serde(deny_unknown_fields)]
@@ -86,11 +32,8 @@ struct Step {
     outputs_after: Entries,
 }
 
-/// Generated token g is the same in all requests.
-const OUTPUT_RUN: u64 = u64::MAX;
-
 struct Replay<'a> {
-    recording: &'a Recording,
+    recording: &'a Recording<Step>,
     scheduler: VllmScheduler,
     in_flight: VecDeque<(usize, ScheduledBatch)>,
     steps: Vec<Step>,
@@ -100,26 +43,8 @@ struct Replay<'a> {
 }
 
 impl<'a> Replay<'a> {
-    fn new(recording: &'a Recording) -> Replay<'a> {
-        let config = &recording.config;
-        let scheduler = VllmScheduler::new(SchedulerConfig {
-            policy: config.policy,
-            block_size: config.bs,
-            total_blocks: config.num_blocks,
-            max_num_seqs: config.max_seqs,
-            max_num_batched_tokens: config.budget,
-            max_model_len: config.max_len,
-            prefix_caching: config.prefix,
-            chunked_prefill: true,
-            long_prefill_token_threshold: config.thr,
-            long_prefill_cap_spares_single: true,
-            watermark_blocks: 0,
-            reserve_full_prompt: true,
-            async_scheduling: config.async_,
-            draft_tokens: config.spec_k,
-            lookahead_tokens: 0,
-            rules: sim::scheduler::EngineRules::Vllm,
-        });
+    fn new(recording: &'a Recording<Step>) -> Replay<'a> {
+        let scheduler = VllmScheduler::new(recording.config.scheduler());
         let requests = recording.requests.len();
         Replay {
             recording,
@@ -136,22 +61,8 @@ impl<'a> Replay<'a> {
     }
 
     fn enqueue(&mut self, index: usize) {
-        let request = &self.recording.requests[index];
-        let runs: Vec<TokenRun> = request.segs.iter().map(|&(id, tokens)| TokenRun { id, tokens }).collect();
-        let prompt_tokens = runs.iter().map(|run| run.tokens).sum();
-        let asked = request.stop_at.map_or(request.max_tokens, |stop| stop.min(request.max_tokens));
-        let output_tokens =
-            self.scheduler.admissible_output_tokens(prompt_tokens, asked).expect("admitted there");
-        self.scheduler.enqueue(&NewRequest {
-            id: RequestId(index as u32),
-            arrival: SimTime(request.arrive),
-            priority: request.prio,
-            prompt_tokens,
-            output_tokens,
-            max_output_tokens: request.max_tokens,
-            runs: &runs,
-            output_run: Some(OUTPUT_RUN),
-        });
+        let config = self.recording.config.scheduler();
+        self.recording.requests[index].enqueue(index, &config, |request| self.scheduler.enqueue(request));
     }
 
     fn schedule(&mut self, iteration: u64) -> bool {
@@ -195,7 +106,8 @@ impl<'a> Replay<'a> {
         let Some((_, batch)) = self.in_flight.pop_front() else { return };
         let mut accepted = Vec::new();
         let mut emissions = Vec::new();
-        let mut scheduler = std::mem::replace(&mut self.scheduler, VllmScheduler::new(tiny()));
+        let mut scheduler =
+            std::mem::replace(&mut self.scheduler, VllmScheduler::new(self.recording.config.scheduler()));
         scheduler.complete_with(
             &batch,
             |entry| {
@@ -246,33 +158,12 @@ impl<'a> Replay<'a> {
     }
 }
 
-fn tiny() -> SchedulerConfig {
-    SchedulerConfig {
-        policy: Policy::Fcfs,
-        block_size: 1,
-        total_blocks: 2,
-        max_num_seqs: 1,
-        max_num_batched_tokens: 1,
-        max_model_len: 1,
-        prefix_caching: false,
-        chunked_prefill: true,
-        long_prefill_token_threshold: 0,
-        long_prefill_cap_spares_single: true,
-        watermark_blocks: 0,
-        reserve_full_prompt: true,
-        async_scheduling: false,
-        draft_tokens: 0,
-        lookahead_tokens: 0,
-        rules: sim::scheduler::EngineRules::Vllm,
-    }
-}
-
 fn compare(version: &str, count: usize) {
     let folder = folder(version);
     let names = names(&folder);
     assert_eq!(names.len(), count, "the recordings are all there");
     for name in names {
-        let recording: Recording = serde_json::from_str(&read_gz(&folder.join(&name))).unwrap();
+        let recording: Recording<Step> = serde_json::from_str(&read_gz(&folder.join(&name))).unwrap();
         let seen = Replay::new(&recording).run();
         for (seen, expected) in seen.iter().zip(&recording.steps) {
             assert_eq!(seen, expected, "{name}");
@@ -289,8 +180,4 @@ fn all_asynchronous_recordings_agree_exactly() {
 #[test]
 fn all_speculative_recordings_agree_exactly() {
     compare("vllm-0.33-speculative", 5);
-}
-
-fn one() -> usize {
-    1
 }

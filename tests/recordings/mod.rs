@@ -1,5 +1,7 @@
 //! Reading the recordings under this folder.
 
+pub mod vllm_033;
+
 use serde::Deserialize;
 use std::io::Read;
 use std::path::{Path, PathBuf};

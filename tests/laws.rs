@@ -187,10 +187,10 @@ fn a_saturated_server_gives_one_token_per_seat_and_step() {
 }
 
 /// Steps of equal stages, for runs with several of them in flight.
-struct Staged {
-    stages: usize,
-    stage_ns: u64,
-    host_ns: u64,
+pub struct Staged {
+    pub stages: usize,
+    pub stage_ns: u64,
+    pub host_ns: u64,
 }
 
 impl CostModel for Staged {
@@ -227,6 +227,11 @@ fn the_laws_hold_with_several_steps_in_flight() {
 
 /// 64 requests at once, one seat each, no room for chunks: what a run takes with so many stages.
 fn saturated_end_ns(stages: usize, async_scheduling: bool, host_ns: u64) -> u64 {
+    end_ns(64, stages, async_scheduling, host_ns)
+}
+
+/// The same of so many requests.
+fn end_ns(requests: usize, stages: usize, async_scheduling: bool, host_ns: u64) -> u64 {
     let arrival = Arrival { prompt_tokens: 1, output_tokens: 1000, ..Arrival::default() };
     let config = SchedulerConfig {
         policy: Policy::Fcfs,
@@ -247,7 +252,7 @@ fn saturated_end_ns(stages: usize, async_scheduling: bool, host_ns: u64) -> u64 
         rules: sim::scheduler::EngineRules::Vllm,
     };
     let cost: Arc<dyn CostModel> = Arc::new(Staged { stages, stage_ns: 1000, host_ns });
-    let workload = WorkloadGenerator::from_arrivals(vec![arrival; 64]);
+    let workload = WorkloadGenerator::from_arrivals(vec![arrival; requests]);
     Simulation::new(1, config, &cost, workload).run(&mut ()).end.0
 }
 
@@ -265,4 +270,20 @@ fn v42_stages_and_asynchronous_scheduling_overlap() {
     within(saturated_end_ns(1, true, 400), 4000 * 1000);
     within(saturated_end_ns(1, true, 1500), 4000 * 1500);
     within(saturated_end_ns(4, false, 0), 4000 * 1000);
+    within(saturated_end_ns(4, true, 400), 4000 * 1000);
+    within(saturated_end_ns(4, true, 1500), 4000 * 1500);
+}
+
+/// V-8: a token comes of the one before it, so one request gets a token when a step has passed all stages, whatever is
+/// scheduled ahead; the others' steps fill the stages in between.
+#[test]
+fn v08_a_request_is_in_one_stage_at_a_time() {
+    for stages in [2, 3, 4] {
+        let step_ns = stages as u64 * 1000;
+        assert_eq!(end_ns(1, stages, true, 0), 1000 * step_ns);
+        assert_eq!(end_ns(1, stages, false, 0), 1000 * step_ns);
+        // Sixteen prompts fit into a step: as many steps under way as there are groups of them.
+        assert_eq!(end_ns(16, stages, true, 0), 1000 * step_ns);
+        assert_eq!(end_ns(32, stages, true, 0), 1000 * step_ns + 1000);
+    }
 }

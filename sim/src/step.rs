@@ -43,6 +43,8 @@ pub struct ScheduledBatch {
     pub preempted: Vec<RequestId>,
     /// Requests that entered the running set.
     pub admitted: Vec<Admission>,
+    /// Whether a request in it goes on from a token that a step in flight brings.
+    pub follows_in_flight: bool,
 }
 
 impl ScheduledBatch {
@@ -51,6 +53,7 @@ impl ScheduledBatch {
         self.requests.clear();
         self.preempted.clear();
         self.admitted.clear();
+        self.follows_in_flight = false;
     }
 
     /// The sums over the batch.

@@ -47,7 +47,7 @@ impl PipelinedReplica {
         let stages = cost.stages().max(1);
         PipelinedReplica {
             index,
-            scheduler: Scheduler::new(config),
+            scheduler: Scheduler::with_stages(config, stages),
             cost,
             depth: stages + usize::from(config.async_scheduling),
             in_flight: VecDeque::new(),
@@ -114,11 +114,17 @@ impl PipelinedReplica {
         None
     }
 
-    /// Sends a batch through the stages: each takes it when the stage before has handed it on and it is free.
+    /// Sends a batch through the stages: each takes it when the stage before has handed it on and it is free. The first
+    /// needs the tokens that the batch goes on from: those of the step as many batches before as there are stages (V-8).
     fn launch(&mut self, batch: ScheduledBatch, now: SimTime) -> StepRecord<'_> {
         let shape = batch.shape();
         self.host_free = now + self.cost.host(&shape);
         let mut ready = self.host_free;
+        if batch.follows_in_flight
+            && let Some(index) = self.in_flight.len().checked_sub(self.stage_free.len())
+        {
+            ready = ready.max(self.in_flight[index].end);
+        }
         for (stage, free) in self.stage_free.iter_mut().enumerate() {
             *free = ready.max(*free) + self.cost.stage(stage, &shape);
             ready = *free + self.cost.send(&shape);

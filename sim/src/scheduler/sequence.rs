@@ -25,6 +25,8 @@ pub(super) struct Sequence {
     pub in_flight: u32,
     /// With asynchronous scheduling the tokens that they may bring at most, else 0 (V-1).
     pub placeholders: u32,
+    /// The batch in which it may be scheduled again while a token of it is in flight (V-8).
+    pub next_batch: u64,
     /// Steps in flight whose tokens arrive after a preemption (V-16).
     pub stale_outputs: u32,
     /// Draft tokens offered for its next step (V-1).

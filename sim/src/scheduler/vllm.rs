@@ -18,6 +18,9 @@ pub struct VllmScheduler {
     pub(super) running: Vec<u32>,
     /// Cached blocks found for the request being admitted.
     found: Vec<BlockId>,
+    /// Pipeline stages, and the batches formed so far that were not empty.
+    stages: u64,
+    batches: u64,
 }
 
 impl VllmScheduler {
@@ -35,7 +38,15 @@ impl VllmScheduler {
             waiting: WaitingQueue::new(config.policy),
             running: Vec::new(),
             found: Vec::new(),
+            stages: 1,
+            batches: 0,
         }
+    }
+
+    /// The same for a model in so many pipeline stages, 1 or more: a request whose token is in flight is scheduled again
+    /// that many batches later (V-8).
+    pub fn with_stages(self, stages: usize) -> VllmScheduler {
+        VllmScheduler { stages: stages as u64, ..self }
     }
 
     /// The KV blocks.
@@ -93,6 +104,7 @@ impl VllmScheduler {
         sequence.computed_tokens = 0;
         sequence.in_flight = 0;
         sequence.placeholders = 0;
+        sequence.next_batch = 0;
         sequence.stale_outputs = 0;
         sequence.drafts = 0;
         sequence.is_finished = false;
@@ -120,6 +132,8 @@ impl VllmScheduler {
         }
         for entry in &batch.requests {
             let sequence = self.slots.get_mut(entry.slot);
+            batch.follows_in_flight |= sequence.placeholders > 0;
+            sequence.next_batch = self.batches + self.stages; // V-8
             sequence.computed_tokens += entry.tokens; // V-32
             sequence.entry = None;
             sequence.in_flight += u32::from(entry.samples);
@@ -129,6 +143,7 @@ impl VllmScheduler {
                 sequence.drafts = self.config.draft_tokens;
             }
         }
+        self.batches += u64::from(!batch.requests.is_empty());
     }
 
     /// Phase 1 (V-6 to V-13): the running requests in order; gives the token budget that is left.
@@ -138,7 +153,8 @@ impl VllmScheduler {
         while position < self.running.len() && left > 0 {
             let slot = self.running[position];
             let sequence = self.slots.get(slot);
-            if self.last_token_is_in_flight(sequence) {
+            let waits_for_its_token = sequence.placeholders > 0 && self.batches < sequence.next_batch; // V-8
+            if waits_for_its_token || self.last_token_is_in_flight(sequence) {
                 position += 1;
                 continue;
             }

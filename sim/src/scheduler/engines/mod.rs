@@ -81,8 +81,15 @@ pub enum Scheduler {
 impl Scheduler {
     /// An engine with nothing to do.
     pub fn new(config: SchedulerConfig) -> Scheduler {
+        Scheduler::with_stages(config, 1)
+    }
+
+    /// The same for a model in so many pipeline stages, 1 or more; above 1 of vLLM alone.
+    pub fn with_stages(config: SchedulerConfig, stages: usize) -> Scheduler {
         let other: Box<dyn EngineScheduler> = match config.rules {
-            EngineRules::Vllm => return Scheduler::Vllm(Box::new(VllmScheduler::new(config))),
+            EngineRules::Vllm => {
+                return Scheduler::Vllm(Box::new(VllmScheduler::new(config).with_stages(stages)));
+            }
             EngineRules::Sglang(rules) => Box::new(SglangScheduler::new(config, rules)),
             EngineRules::TrtLlm(rules) => Box::new(TrtLlmScheduler::new(config, rules)),
             EngineRules::Tgi(rules) => Box::new(TgiScheduler::new(config, rules)),

@@ -74,6 +74,7 @@ fn config(prefix_caching: bool, async_scheduling: bool) -> SchedulerConfig {
         async_scheduling,
         draft_tokens: 0,
         lookahead_tokens: 0,
+        drops_last_hit: false,
         rules: sim::scheduler::EngineRules::Vllm,
     }
 }

@@ -36,6 +36,7 @@ fn roomy() -> SchedulerConfig {
         async_scheduling: false,
         draft_tokens: 0,
         lookahead_tokens: 0,
+        drops_last_hit: false,
         rules: sim::scheduler::EngineRules::Vllm,
     }
 }

@@ -44,6 +44,7 @@ fn config(rules: EngineRules, block_size: u32) -> SchedulerConfig {
         async_scheduling: false,
         draft_tokens: 0,
         lookahead_tokens: 0,
+        drops_last_hit: false,
         rules,
     }
 }

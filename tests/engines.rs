@@ -191,6 +191,7 @@ fn side_by_side(rules: EngineRules, change: impl Fn(&mut SchedulerConfig)) -> Ru
         async_scheduling: false,
         draft_tokens: 0,
         lookahead_tokens: 0,
+        drops_last_hit: false,
         rules,
     };
     change(&mut config);

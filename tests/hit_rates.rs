@@ -304,6 +304,7 @@ fn engine_hit_percent(requests: &[Request], rules: EngineRules, block_size: u32,
         async_scheduling: false,
         draft_tokens: 0,
         lookahead_tokens: 0,
+        drops_last_hit: false,
         rules,
     };
     let cost: Arc<dyn CostModel> =

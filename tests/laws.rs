@@ -47,6 +47,7 @@ pub fn config(draw: &mut Draw) -> SchedulerConfig {
         async_scheduling: false,
         draft_tokens: 0,
         lookahead_tokens: 0,
+        drops_last_hit: false,
         rules: sim::scheduler::EngineRules::Vllm,
     }
 }
@@ -249,6 +250,7 @@ fn end_ns(requests: usize, stages: usize, async_scheduling: bool, host_ns: u64) 
         async_scheduling,
         draft_tokens: 0,
         lookahead_tokens: 0,
+        drops_last_hit: false,
         rules: sim::scheduler::EngineRules::Vllm,
     };
     let cost: Arc<dyn CostModel> = Arc::new(Staged { stages, stage_ns: 1000, host_ns });

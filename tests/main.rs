@@ -29,6 +29,7 @@ mod real_traces;
 mod recordings;
 mod routers;
 mod speculation;
+mod speculation_rules;
 mod sweep;
 mod techniques;
 mod tokens;

@@ -251,6 +251,7 @@ fn tiny_config(blocks: u32, setting: u32) -> SchedulerConfig {
         async_scheduling: false,
         draft_tokens: 0,
         lookahead_tokens: 0,
+        drops_last_hit: false,
         rules: sim::scheduler::EngineRules::Vllm,
     }
 }

@@ -354,7 +354,7 @@ fn bad_settings_are_named() {
             "engine.speculative_config.method=medusa --set engine.speculative_config.draft_vocab_size=null --set engine.async_scheduling=true",
             "engine.async_scheduling",
         ),
-        ("deployment.pipeline_parallel=2", "deployment.pipeline_parallel"),
+        ("deployment.pipeline_parallel=2 --set engine.preset=vllm@0.26", "deployment.pipeline_parallel"),
         ("model=gpt-oss-20b", "no config.json of the head"),
     ];
     for (settings, expected) in pairs {

@@ -124,6 +124,7 @@ fn config(engine: &Engine) -> SchedulerConfig {
         async_scheduling: false,
         draft_tokens: 0,
         lookahead_tokens: 0,
+        drops_last_hit: false,
         rules: sim::scheduler::EngineRules::Vllm,
     }
 }

@@ -73,6 +73,7 @@ impl Config {
             async_scheduling: self.async_,
             draft_tokens: self.spec_k,
             lookahead_tokens: 0,
+            drops_last_hit: false,
             rules: EngineRules::Vllm,
         }
     }

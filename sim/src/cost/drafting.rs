@@ -253,16 +253,35 @@ pub struct SpeculativeCost {
 const LOOK_UP_REQUEST_NS: u64 = 5_000;
 const LOOK_UP_TOKEN_NS: u64 = 3;
 
-impl CostModel for SpeculativeCost {
-    fn step(&self, shape: &StepShape) -> SimDuration {
-        let mut time = self.target.step(shape);
-        if let Some((first, later)) = &self.passes {
-            time += first.step(&self.schedule.first(shape));
-            for n in 1..=self.schedule.later_passes {
-                time += later.step(&self.schedule.later(shape, n));
-            }
+impl SpeculativeCost {
+    /// Time of the drafter's passes after a step.
+    fn passes(&self, shape: &StepShape) -> SimDuration {
+        let Some((first, later)) = &self.passes else { return SimDuration::ZERO };
+        let mut time = first.step(&self.schedule.first(shape));
+        for n in 1..=self.schedule.later_passes {
+            time += later.step(&self.schedule.later(shape, n));
         }
         time
+    }
+}
+
+impl CostModel for SpeculativeCost {
+    fn step(&self, shape: &StepShape) -> SimDuration {
+        self.target.step(shape) + self.passes(shape)
+    }
+
+    fn stages(&self) -> usize {
+        self.target.stages()
+    }
+
+    /// The drafter stands on the last stage.
+    fn stage(&self, stage: usize, shape: &StepShape) -> SimDuration {
+        let time = self.target.stage(stage, shape);
+        if stage + 1 == self.stages() { time + self.passes(shape) } else { time }
+    }
+
+    fn send(&self, shape: &StepShape) -> SimDuration {
+        self.target.send(shape)
     }
 
     fn host(&self, shape: &StepShape) -> SimDuration {

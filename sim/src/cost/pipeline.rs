@@ -15,15 +15,20 @@ pub struct PipelineCost {
 }
 
 impl PipelineCost {
-    /// Stages that hand `hidden_size` 16-bit values per token, and as many of the residual, to the next. Nobody measured
-    /// the hand-over for the profiles: it takes the data sheet's link rate with the efficiency and latency that
-    /// `datasheet` assumes.
-    pub fn new(stages: Vec<Arc<dyn CostModel>>, hidden_size: u32, gpu: &GpuSpec) -> PipelineCost {
+    /// Stages that hand `hidden_size` 16-bit values per token, as many of the residual, and `carried_states` more times as
+    /// many for a drafter on the last stage to the next. Nobody measured the hand-over for the profiles: it takes the data
+    /// sheet's link rate with the efficiency and latency that `datasheet` assumes.
+    pub fn new(
+        stages: Vec<Arc<dyn CostModel>>,
+        hidden_size: u32,
+        carried_states: u32,
+        gpu: &GpuSpec,
+    ) -> PipelineCost {
         let link =
             gpu.interconnect.peer_links.as_ref().map_or(gpu.interconnect.pcie.0, |links| links.bandwidth.0);
         PipelineCost {
             stages,
-            bytes_per_token: 2.0 * 2.0 * f64::from(hidden_size),
+            bytes_per_token: 2.0 * f64::from(2 + carried_states) * f64::from(hidden_size),
             link_bytes_per_s: link * LINK_EFFICIENCY,
         }
     }

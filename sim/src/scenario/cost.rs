@@ -167,7 +167,7 @@ fn of_target(
             expert_load,
         }),
         CostSection::Datasheet => Ok(Pricing {
-            model: staged(file, model, gpu, |layers| {
+            model: staged(file, model, gpu, engine, |layers| {
                 let operators = operators(model, &engine.weights, engine.kv, &layout, layers);
                 let cost = DatasheetCost::new(operators, gpu, layout, load.clone());
                 Ok(Arc::new(cost) as Arc<dyn CostModel>)
@@ -202,7 +202,9 @@ fn of_target(
             let cost = Arc::new(priced(model.all_layers())?);
             let model: Arc<dyn CostModel> = match file.deployment.pipeline_parallel {
                 1 => cost.clone(),
-                _ => staged(file, model, gpu, |layers| Ok(Arc::new(priced(layers)?) as Arc<dyn CostModel>))?,
+                _ => staged(file, model, gpu, engine, |layers| {
+                    Ok(Arc::new(priced(layers)?) as Arc<dyn CostModel>)
+                })?,
             };
             let host = match (&file.engine.host_time, calibration) {
                 (Some(_), None) => "host time given".to_string(),
@@ -229,6 +231,7 @@ fn staged(
     file: &ScenarioFile,
     model: &ModelSpec,
     gpu: &GpuSpec,
+    engine: &Engine,
     stage: impl Fn(Range<u32>) -> Result<Arc<dyn CostModel>>,
 ) -> Result<Arc<dyn CostModel>> {
     let pipeline = file.deployment.pipeline_parallel;
@@ -237,7 +240,8 @@ fn staged(
     }
     let layers = Parallelism { pipeline, ..Parallelism::SINGLE }.stages(model.layers());
     let stages = layers.into_iter().map(stage).collect::<Result<Vec<_>>>()?;
-    Ok(Arc::new(PipelineCost::new(stages, model.hidden_size, gpu)))
+    let carried_states = engine.speculation.as_ref().map_or(0, |speculation| speculation.carried_states());
+    Ok(Arc::new(PipelineCost::new(stages, model.hidden_size, carried_states, gpu)))
 }
 
 /// The data-parallel ranks of a model with experts exchange tokens over the links between GPUs; nothing is known of

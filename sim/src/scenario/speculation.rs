@@ -4,6 +4,7 @@
 use super::acceptance::{self, AcceptanceSection};
 use super::file::ScenarioFile;
 use super::in_folder;
+use super::preset::EnginePreset;
 use crate::catalogue;
 use crate::cost::drafting::{DraftSchedule, Drafter, HeadDrafter};
 use crate::document::Document;
@@ -31,6 +32,9 @@ pub struct SpeculativeSection {
     /// Tokens that an EAGLE-3 head chooses from; without it the model's whole vocabulary.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub draft_vocab_size: Option<u32>,
+    /// Whether an EAGLE-type drafter leaves prefix hits whole; without it the last block of a hit is computed again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disable_eagle_block_drop: Option<bool>,
     /// How often drafts hold.
     pub acceptance: AcceptanceSection,
 }
@@ -59,6 +63,11 @@ impl SpeculativeMethod {
         !matches!(self, SpeculativeMethod::Medusa | SpeculativeMethod::Ngram)
     }
 
+    /// Whether its drafter reads the target's hidden states of every token, also of those before the first new one.
+    fn reads_hidden_states(self) -> bool {
+        matches!(self, SpeculativeMethod::Eagle | SpeculativeMethod::Eagle3 | SpeculativeMethod::Mtp)
+    }
+
     /// As scenarios write it.
     pub fn name(self) -> &'static str {
         match self {
@@ -83,6 +92,8 @@ pub struct Speculation {
     pub in_parallel: bool,
     /// The layers that propose them.
     pub drafter: Drafter,
+    /// Whether the last block of a prefix hit is computed again for them (V-29).
+    pub drops_last_hit: bool,
     /// How often they hold.
     pub acceptance: Acceptance,
     /// Where that is from, in words.
@@ -90,6 +101,12 @@ pub struct Speculation {
 }
 
 impl Speculation {
+    /// Hidden states that pipeline stages hand on for the drafter on the last one: EAGLE-3's from a low and a middle layer.
+    /// The high one and those of the last layer are there already.
+    pub fn carried_states(&self) -> u32 {
+        if self.method == SpeculativeMethod::Eagle3 { 2 } else { 0 }
+    }
+
     /// The passes that propose the tokens of a step.
     pub fn schedule(&self) -> DraftSchedule {
         match self.method {
@@ -127,6 +144,8 @@ pub(super) fn resolve(
         drafts,
         in_parallel: section.parallel_drafting.unwrap_or(false),
         drafter,
+        drops_last_hit: section.method.reads_hidden_states()
+            && section.disable_eagle_block_drop != Some(true),
         acceptance,
         acceptance_source,
     }))
@@ -134,13 +153,25 @@ pub(super) fn resolve(
 
 /// Settings that do not go together on the engine.
 fn check_combination(document: &Document, file: &ScenarioFile, section: &SpeculativeSection) -> Result<()> {
-    use SpeculativeMethod::{DraftModel, Eagle, Eagle3};
+    use SpeculativeMethod::{DraftModel, Eagle, Eagle3, Mtp};
     let method = section.method;
     let refuse = |key: &str, message: String| Err::<(), Error>(document.error(key, message));
-    if file.deployment.pipeline_parallel > 1 {
-        let message = "found pipeline stages beside engine.speculative_config, which are not simulated together; leave \
-                       one of them out";
-        return refuse("deployment.pipeline_parallel", message.into());
+    let is_staged = file.deployment.pipeline_parallel > 1;
+    let preset = file.engine.preset;
+    if is_staged && (method != Eagle3 || preset != EnginePreset::Vllm033) {
+        let message = format!(
+            "found {} stages beside the method {} on {}: the engine runs drafts over pipeline stages from EAGLE-3 heads \
+             alone, and in 0.26 not yet; use eagle3 and vllm@0.33, or 1 stage",
+            file.deployment.pipeline_parallel,
+            method.name(),
+            preset.name()
+        );
+        return refuse("deployment.pipeline_parallel", message);
+    }
+    if is_staged && section.parallel_drafting == Some(true) {
+        let message = "found true beside pipeline stages, for which the engine's newer model runner is needed, which does \
+                       not draft in parallel; leave it out, or use 1 stage";
+        return refuse(&format!("{SECTION}.parallel_drafting"), message.into());
     }
     let own = |key: &str, is_set: bool, methods: &[SpeculativeMethod]| {
         if !is_set || methods.contains(&method) {
@@ -154,6 +185,7 @@ fn check_combination(document: &Document, file: &ScenarioFile, section: &Specula
     own("model", section.model.is_some(), &[DraftModel, Eagle, Eagle3])?;
     own("parallel_drafting", section.parallel_drafting.is_some(), &[DraftModel, Eagle, Eagle3])?;
     own("draft_vocab_size", section.draft_vocab_size.is_some(), &[Eagle3])?;
+    own("disable_eagle_block_drop", section.disable_eagle_block_drop.is_some(), &[Eagle, Eagle3, Mtp])?;
     if file.engine.async_scheduling == Some(true) && !method.can_run_ahead() {
         let message = format!(
             "found true beside the method {}: the engine schedules ahead only with draft_model, eagle, eagle3 and mtp; \

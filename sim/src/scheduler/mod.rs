@@ -67,6 +67,9 @@ pub struct SchedulerConfig {
     pub draft_tokens: u32,
     /// KV slots kept beyond them for a drafter that has KV of its own (V-51).
     pub lookahead_tokens: u32,
+    /// Whether the last block of a prefix hit is computed again, as drafters need that read the target's hidden states
+    /// (V-29).
+    pub drops_last_hit: bool,
     /// Whose rules decide the steps.
     pub rules: EngineRules,
 }

@@ -301,7 +301,8 @@ impl VllmScheduler {
             && batch.requests.iter().all(|entry| !entry.is_prefill || entry.drafts == drafts)
     }
 
-    /// Finds the cached leading blocks of a waiting request, at most `known - 1` tokens of it (V-28).
+    /// Finds the cached leading blocks of a waiting request, at most `known - 1` tokens of it (V-28), less the last of
+    /// them where a drafter needs its hidden states (V-29).
     fn look_up_prefix(&mut self, slot: u32) -> u32 {
         self.found.clear();
         if !self.config.prefix_caching {
@@ -311,6 +312,9 @@ impl VllmScheduler {
         sequence.identity.extend(sequence.known_tokens, self.config.block_size);
         let most = ((sequence.known_tokens - 1) / self.config.block_size) as usize;
         self.pool.find_prefix(&sequence.identity.hashes()[..most], &mut self.found);
+        if self.config.drops_last_hit {
+            self.found.pop();
+        }
         self.found.len() as u32 * self.config.block_size
     }
 

@@ -97,6 +97,7 @@ fn scheduler(model: &ModelSpec, max_model_len: Option<u32>, block_size: Option<u
         async_scheduling: false,
         draft_tokens: 0,
         lookahead_tokens: 0,
+        drops_last_hit: false,
         rules: EngineRules::Vllm,
     }
 }
@@ -135,6 +136,7 @@ fn vllm(
                 .unwrap_or_else(|| speculation.is_none_or(|s| s.method.can_run_ahead())),
             draft_tokens: speculation.map_or(0, |speculation| speculation.drafts),
             lookahead_tokens: speculation.map_or(0, lookahead_tokens),
+            drops_last_hit: speculation.is_some_and(|speculation| speculation.drops_last_hit),
             ..scheduler(model, section.max_model_len, section.block_size)
         },
         step_key: "max_num_batched_tokens",

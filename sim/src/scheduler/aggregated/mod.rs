@@ -117,6 +117,7 @@ impl AggregatedScheduler {
             async_scheduling: _,
             draft_tokens,
             lookahead_tokens,
+            drops_last_hit,
             rules,
         } = *config;
         rules == EngineRules::Vllm
@@ -127,6 +128,7 @@ impl AggregatedScheduler {
             && long_prefill_token_threshold == 0
             && draft_tokens == 0
             && lookahead_tokens == 0
+            && !drops_last_hit
     }
 
     /// An engine with nothing to do; its settings are [accepted](AggregatedScheduler::accepts). `is_shared` says whether

@@ -26,6 +26,7 @@ fn idle() -> SglangScheduler {
         async_scheduling: false,
         draft_tokens: 0,
         lookahead_tokens: 0,
+        drops_last_hit: false,
         rules: EngineRules::Sglang(rules),
     };
     assert_eq!(config.admissible_output_tokens(100_000, 1), Err(Refusal::LongerThanModel));

@@ -1,9 +1,9 @@
 //! The roofline of the GPU's data sheet over the model's operators: what the hardware could do at best, times assumed
 //! efficiencies. Nothing here is measured; a measured profile takes its place where there is one.
 
-use super::CostModel;
 use super::ExpertLoad;
 use super::operators::{AttentionKernel, Experts, Gemm, Layout, Operator, Rows, Transfer, Work};
+use super::{CostModel, price_run};
 use crate::gpu::GpuSpec;
 use crate::model::WeightDtype;
 use crate::step::StepShape;
@@ -233,12 +233,15 @@ impl CostModel for DatasheetCost {
         duration(self.context_free_seconds(shape) + self.decode_context_seconds(shape))
     }
 
-    fn decode_run(&self, first: &StepShape, each: &mut dyn FnMut(SimDuration) -> bool) {
+    fn decode_run(&self, first: &StepShape, wanted: usize, each: &mut dyn FnMut(&[SimDuration]) -> usize) {
         let context_free_seconds = self.context_free_seconds(first);
-        let mut shape = *first;
-        while each(duration(context_free_seconds + self.decode_context_seconds(&shape))) {
-            shape.decode_context_tokens += shape.decode_requests;
-        }
+        price_run(first, wanted, each, |context_tokens, times| {
+            let mut shape = StepShape { decode_context_tokens: context_tokens, ..*first };
+            for time in times {
+                *time = duration(context_free_seconds + self.decode_context_seconds(&shape));
+                shape.decode_context_tokens += shape.decode_requests;
+            }
+        });
     }
 }
 
@@ -299,10 +302,11 @@ mod tests {
                     ..StepShape::default()
                 };
                 let mut durations = Vec::new();
-                cost.decode_run(&shape, &mut |duration| {
-                    durations.push(duration);
-                    durations.len() < 500
+                cost.decode_run(&shape, 7, &mut |some| {
+                    durations.extend_from_slice(some);
+                    500 - durations.len().min(500)
                 });
+                assert_eq!(durations.len(), 500);
                 for duration in durations {
                     assert_eq!(duration, cost.step(&shape), "{}: {shape:?}", entry.name);
                     shape.decode_context_tokens += requests;

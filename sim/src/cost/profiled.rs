@@ -1,12 +1,12 @@
 //! Step times from a fitted profile: each operator of the model is tabulated once as a function of a sum of the step,
 //! and the operators that share a sum are added up, so that a query is a handful of look-ups.
 
-use super::CostModel;
 use super::calls::{Context, Sums, call, rows_of, windowed};
 use super::datasheet::COMPUTE_EFFICIENCY;
 use super::graphs::CudaGraphs;
 use super::host::HostTime;
 use super::operators::{AttentionKernel, Operator, Rows, Work};
+use super::{CostModel, price_run};
 use crate::error::Result;
 use crate::profile::{
     CostProfile, Curve, Estimate, Family, KernelFit, Operation, PrefillCost, Provenance, Surface, SurfaceRow,
@@ -382,8 +382,8 @@ impl CostModel for ProfiledCost {
         self.host.of(shape)
     }
 
-    /// Of a run only decode attention changes with the context; all else is priced once. It has no drafts.
-    fn decode_run(&self, first: &StepShape, each: &mut dyn FnMut(SimDuration) -> bool) {
+    /// Of a run only decode attention changes with the context; all else is priced once.
+    fn decode_run(&self, first: &StepShape, wanted: usize, each: &mut dyn FnMut(&[SimDuration]) -> usize) {
         let padded = self.padded(first);
         let mut fixed = self.tokens.seconds(padded.tokens)
             + self.sampled.seconds(first.sampled_positions())
@@ -393,30 +393,27 @@ impl CostModel for ProfiledCost {
             fixed += group.seconds(padded);
         }
         let (scale, least) = (self.kernel_scale(first), self.least_seconds(first, padded));
-        let host = self.host.of(first);
         let rows = first.decode_requests as f64;
         let mut lines: [Option<(&Attention<Surface>, SurfaceRow<'_>)>; MOST_LINES] = [None; MOST_LINES];
         for (line, attention) in lines.iter_mut().zip(&self.decode_attention) {
             *line = Some((attention, attention.cost.along(rows)));
         }
         let others = self.decode_attention.get(MOST_LINES..).unwrap_or(&[]);
-        let mut context = first.decode_context_tokens;
-        loop {
-            let mut seconds = fixed;
-            for (attention, line) in lines.iter().flatten() {
-                let pairs = windowed(context, first.decode_requests, attention.window_tokens);
-                seconds += attention.layers * line.at(pairs / rows);
+        price_run(first, wanted, each, |mut context, times| {
+            for time in times {
+                let mut seconds = fixed;
+                for (attention, line) in lines.iter().flatten() {
+                    let pairs = windowed(context, first.decode_requests, attention.window_tokens);
+                    seconds += attention.layers * line.at(pairs / rows);
+                }
+                for attention in others {
+                    let pairs = windowed(context, first.decode_requests, attention.window_tokens);
+                    seconds += attention.layers * attention.cost.at(rows, pairs / rows);
+                }
+                *time = SimDuration(SimDuration::from_seconds((seconds * scale).max(least)).0.max(1));
+                context += first.decode_requests;
             }
-            for attention in others {
-                let pairs = windowed(context, first.decode_requests, attention.window_tokens);
-                seconds += attention.layers * attention.cost.at(rows, pairs / rows);
-            }
-            let duration = SimDuration(SimDuration::from_seconds((seconds * scale).max(least)).0.max(1));
-            if !each(duration + host) {
-                return;
-            }
-            context += first.decode_requests;
-        }
+        });
     }
 }
 
@@ -452,10 +449,12 @@ mod tests {
                     ..StepShape::default()
                 };
                 let mut durations = Vec::new();
-                scenario.pricing.model.decode_run(&shape, &mut |duration| {
-                    durations.push(duration);
-                    durations.len() < 500
+                let host = scenario.pricing.model.host(&shape);
+                scenario.pricing.model.decode_run(&shape, 7, &mut |some| {
+                    durations.extend(some.iter().map(|gpu| *gpu + host));
+                    500 - durations.len().min(500)
                 });
+                assert_eq!(durations.len(), 500);
                 outside_graphs += u32::from(requests > 512);
                 for duration in durations {
                     assert_eq!(duration, scenario.step_duration(&shape), "{model}: {shape:?}");

@@ -1,7 +1,9 @@
 //! A replica with asynchronous scheduling whose decoding requests are one: up to two steps in flight (V-42a, V-42b). It
 //! gives exactly what [`PipelinedReplica`](super::pipelined::PipelinedReplica) gives with one stage.
 
-use super::aggregated::{LargestGaps, record_decoded};
+use super::aggregated::record_decoded;
+use super::decode_run::{DecodeRun, FIRST_WANTED, steps_until};
+use super::largest_gaps::LargestGaps;
 use super::{StepBatch, StepRecord, StepTotals};
 use crate::cost::CostModel;
 use crate::durations::DurationCounts;
@@ -149,6 +151,9 @@ impl AheadReplica {
     pub fn start_steps(&mut self, now: SimTime, horizon: SimTime, table: &mut RequestTable) {
         let mut now = now;
         loop {
+            if self.scheduler.is_decoding_on() {
+                now = self.run_decoding(now, horizon);
+            }
             while self.start_step(now, table).is_some() {}
             let next = self.next_at(now);
             let ends_first = self.in_flight.front().is_some_and(|flight| flight.end == next);
@@ -158,6 +163,62 @@ impl AheadReplica {
             now = next;
             self.end_step(now, table);
         }
+    }
+
+    /// One step is in flight, and more of the same requests follow as long as they stay the same: starts and ends them
+    /// up to `horizon`. Each is scheduled when the one before the one before has ended and the CPU is free, and starts on
+    /// the GPU when the one before ends. Gives the time of the last end.
+    fn run_decoding(&mut self, now: SimTime, horizon: SimTime) -> SimTime {
+        let (first, scheduler) = (self.scheduler.next_decode_shape(), &mut self.scheduler);
+        let Some(mut end) = self.in_flight.front().map(|flight| flight.end) else { return now };
+        let (first_step, oldest) = (scheduler.steps(), scheduler.oldest_decoding_since());
+        let running = scheduler.running_requests();
+        let mut run = DecodeRun::new(first, running, &mut self.totals, &mut self.gaps);
+        let host = self.cost.host(&first);
+        let (mut now, mut host_free, mut last_step_end) = (now, self.host_free, self.last_step_end);
+        let mut second_end = None;
+        self.cost.decode_run(&first, FIRST_WANTED, &mut |times| {
+            let until_finish = scheduler.steps_to_finish(times.len());
+            for (number, time) in times.iter().enumerate() {
+                let start = now.max(host_free);
+                if start >= horizon || !scheduler.can_decode_on() {
+                    return 0;
+                }
+                scheduler.decode_on();
+                host_free = start + host;
+                let next_end = host_free.max(end) + *time;
+                run.start(next_end - end, scheduler.usable_blocks() - scheduler.free_blocks());
+                if end >= horizon {
+                    second_end = Some(next_end);
+                    return 0;
+                }
+                run.end(end - last_step_end);
+                (now, last_step_end, end) = (end, end, next_end);
+                if number + 1 == until_finish {
+                    return 0;
+                }
+            }
+            steps_until(horizon, now, end - now)
+        });
+        self.host_free = host_free;
+        self.last_step_end = last_step_end;
+        self.gpu_free = second_end.unwrap_or(end);
+        scheduler.fly_on(first_step, second_end.is_some());
+        let mut shape = run.shape;
+        run.tell(first_step, oldest, &mut self.largest_gaps);
+        if let Some(second_end) = second_end {
+            let mut batch = self.spare.pop().unwrap_or_default();
+            batch.prefills.clear();
+            self.in_flight.push_back(Flight { batch, end: second_end });
+        }
+        for flight in self.in_flight.iter_mut().rev() {
+            shape.decode_context_tokens -= shape.decode_requests;
+            flight.batch.shape = shape;
+        }
+        if let Some(flight) = self.in_flight.front_mut() {
+            flight.end = end;
+        }
+        now
     }
 
     fn record_decisions(
@@ -177,7 +238,7 @@ impl AheadReplica {
     fn launch(&mut self, batch: AggregatedBatch, now: SimTime) -> StepRecord<'_> {
         let shape = batch.shape;
         self.host_free = now + self.cost.host(&shape);
-        self.gpu_free = self.host_free.max(self.gpu_free) + self.cost.stage(0, &shape);
+        self.gpu_free = self.host_free.max(self.gpu_free) + self.cost.step(&shape);
         let end = self.gpu_free;
         // Steps overlap: each counts for the time by which it moves the end of all work on.
         let previous_end = self.in_flight.back().map_or(now, |flight| flight.end.max(now));

@@ -258,15 +258,11 @@ impl AggregatedScheduler {
         batch.prefills.clear();
         batch.preempted.clear();
         batch.admitted.clear();
-        batch.shape = StepShape::default();
         if self.config.async_scheduling {
             self.settle_latest();
         }
         self.grow_decoding(batch);
-        let requests = u64::from(self.decoding.requests());
-        batch.shape.decode_requests = requests;
-        batch.shape.decode_context_tokens = self.decoding.computed_tokens() + requests;
-        batch.shape.sampled_requests = requests;
+        batch.shape = self.next_decode_shape();
         let mut left = self.config.max_num_batched_tokens - self.decoding.requests();
         if let Some(slot) = self.partial {
             left -= self.continue_partial(slot, left, batch);
@@ -446,15 +442,33 @@ impl AggregatedScheduler {
         });
     }
 
-    /// After a step that only decoded, with nothing waiting: whether the next one only decodes, and nobody leaves before.
-    pub fn only_decodes_on(&self) -> bool {
-        !self.decoding.has_finished() && self.decoding.crossing_requests() <= self.kv.free_blocks()
+    /// After a step that only decoded, with nothing waiting: after how many further ones a request has all its tokens,
+    /// `most` if after none of so many.
+    pub fn steps_to_finish(&self, most: usize) -> usize {
+        self.decoding.steps_to_finish(most)
     }
 
-    /// Completes such a step and forms the next, whose decoding requests have one more token of context each.
+    /// Whether the next step has blocks for all decoding requests.
+    pub fn can_decode_on(&self) -> bool {
+        self.decoding.crossing_requests() <= self.kv.free_blocks()
+    }
+
+    /// Completes a step that only decoded and forms the next of the same requests, each with one more token of context;
+    /// with asynchronous scheduling, only forms it.
     pub fn decode_on(&mut self) {
         self.allocate_decoding();
         self.decoding.advance();
+    }
+
+    /// The next step of the decoding requests alone.
+    pub fn next_decode_shape(&self) -> StepShape {
+        let requests = u64::from(self.decoding.requests());
+        StepShape {
+            decode_requests: requests,
+            decode_context_tokens: self.decoding.computed_tokens() + requests,
+            sampled_requests: requests,
+            ..StepShape::default()
+        }
     }
 
     /// Applies a step's results: each request that sampled has one more known token; those that are complete leave, and

@@ -128,25 +128,26 @@ impl AggregatedReplica {
         let (scheduler, first) = (&mut self.scheduler, self.batch.shape);
         let (first_step, oldest) = (scheduler.steps(), scheduler.oldest_decoding_since());
         let running = scheduler.running_requests();
-        let mut run = DecodeRun::new(first, running, &mut self.totals, &mut self.gaps);
+        let held_blocks = scheduler.usable_blocks() - scheduler.free_blocks();
+        let mut run = DecodeRun::new(first, held_blocks, running, &mut self.totals, &mut self.gaps);
         let host = self.cost.host(&first);
-        let (mut start, mut end) = (now, now);
+        let (mut start, mut end, mut new_blocks) = (now, now, 0);
         self.cost.decode_run(&first, FIRST_WANTED, &mut |times| {
             let until_finish = scheduler.steps_to_finish(times.len());
             for (number, time) in times.iter().enumerate() {
                 let duration = *time + host;
-                run.start(duration, scheduler.usable_blocks() - scheduler.free_blocks());
+                run.start(duration, new_blocks);
                 end = start + duration;
-                if end >= horizon || number == until_finish || !scheduler.can_decode_on() {
+                if end >= horizon || number == until_finish {
                     return 0;
                 }
+                let Some(blocks) = scheduler.decode_on() else { return 0 };
                 run.end(duration);
-                start = end;
-                scheduler.decode_on();
+                (start, new_blocks) = (end, blocks);
             }
             steps_until(horizon, start, end - now)
         });
-        run.tell(first_step, oldest, &mut self.largest_gaps);
+        run.finish(first_step, oldest, &mut self.largest_gaps);
         self.step_end = end;
         self.last_step_end = start;
     }

@@ -13,29 +13,44 @@ pub(super) const FIRST_WANTED: usize = 8;
 /// Adds up such steps.
 pub(super) struct DecodeRun<'a> {
     /// The step that starts next.
-    pub shape: StepShape,
+    shape: StepShape,
+    held_blocks: u32,
     running_requests: usize,
     totals: &'a mut StepTotals,
     gaps: &'a mut DurationCounts,
     largest_gap_ns: u64,
+    started_steps: u64,
     ended_steps: u64,
 }
 
 impl<'a> DecodeRun<'a> {
-    /// A run whose first step is `first`, with nobody waiting.
+    /// A run whose first step is `first`, with nobody waiting; so many blocks are held before it.
     pub fn new(
         first: StepShape,
+        held_blocks: u32,
         running_requests: usize,
         totals: &'a mut StepTotals,
         gaps: &'a mut DurationCounts,
     ) -> DecodeRun<'a> {
-        DecodeRun { shape: first, running_requests, totals, gaps, largest_gap_ns: 0, ended_steps: 0 }
+        DecodeRun {
+            shape: first,
+            held_blocks,
+            running_requests,
+            totals,
+            gaps,
+            largest_gap_ns: 0,
+            started_steps: 0,
+            ended_steps: 0,
+        }
     }
 
-    /// Records the next step as it starts.
+    /// Records the next step as it starts, with so many blocks more than the one before.
     #[inline]
-    pub fn start(&mut self, duration: SimDuration, held_blocks: u32) {
-        self.totals.record_step(&self.shape, duration, held_blocks);
+    pub fn start(&mut self, duration: SimDuration, new_blocks: u32) {
+        self.held_blocks += new_blocks;
+        self.started_steps += 1;
+        self.totals.busy += duration;
+        self.totals.block_ns += u128::from(self.held_blocks) * u128::from(duration.0);
         self.totals.samples.offer(&self.shape, 0, self.running_requests);
         self.shape.decode_context_tokens += self.shape.decode_requests;
     }
@@ -48,12 +63,22 @@ impl<'a> DecodeRun<'a> {
         self.ended_steps += 1;
     }
 
-    /// Tells of its largest gap; `first_step` is the number of the first step that ended, and `oldest` as in
-    /// [`LargestGaps::push`]. One entry does for all: no request began to decode between these steps.
-    pub fn tell(self, first_step: u64, oldest: u64, largest_gaps: &mut LargestGaps) {
+    /// Adds what its steps have in common; gives the shape of the step after the last. `first_step` is the number of the
+    /// first that ended, and `oldest` as in [`LargestGaps::push`]: one entry does for all, for no request began to decode
+    /// between them.
+    pub fn finish(self, first_step: u64, oldest: u64, largest_gaps: &mut LargestGaps) -> StepShape {
+        let (totals, started) = (self.totals, self.started_steps);
+        if started > 0 {
+            totals.steps += started;
+            totals.batch_requests += started * self.shape.batch_requests();
+            totals.batch_requests_max = totals.batch_requests_max.max(self.shape.batch_requests());
+            totals.computed_tokens += started * self.shape.new_tokens();
+            totals.blocks_max = totals.blocks_max.max(self.held_blocks);
+        }
         if self.ended_steps > 0 {
             largest_gaps.push(first_step + self.ended_steps - 1, self.largest_gap_ns, oldest);
         }
+        self.shape
     }
 }
 

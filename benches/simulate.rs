@@ -100,9 +100,9 @@ fn cost_queries(criterion: &mut Criterion) {
     };
     let run_ns = |steps: usize| {
         let mut durations = Vec::with_capacity(steps);
-        cost.decode_run(&shape, &mut |duration| {
-            durations.push(duration.0);
-            durations.len() < steps
+        cost.decode_run(&shape, steps, &mut |times| {
+            durations.extend(times.iter().map(|time| time.0));
+            steps - durations.len()
         });
         durations
     };

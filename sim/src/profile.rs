@@ -2,7 +2,7 @@
 //! the error on points that the fit never saw.
 //!
 //! A profile is a YAML file made by the `calibrate` crate. [`CostProfile::evaluate`] prices one kernel call from its
-//! shape; [`CostProfile::gemm_curve`] and its siblings tabulate an operator once, so that a step costs a few
+//! shape; [`CostProfile::gemm_curve`] and its siblings keep an operator's times in a table, so that a step costs a few
 //! look-ups. docs/cost-model.md describes the forms.
 
 mod check;
@@ -13,6 +13,7 @@ mod file;
 mod form;
 mod gpu;
 mod lists;
+pub(crate) mod memo;
 mod names;
 mod operation;
 mod sample;

@@ -1,11 +1,12 @@
 //! The roofline of the GPU's data sheet over the model's operators: what the hardware could do at best, times assumed
 //! efficiencies. Nothing here is measured; a measured profile takes its place where there is one.
 
-use super::CostModel;
 use super::ExpertLoad;
 use super::operators::{AttentionKernel, Experts, Gemm, Layout, Operator, Rows, Transfer, Work};
+use super::{CostModel, PRICED_AT_ONCE, price_run};
 use crate::gpu::GpuSpec;
 use crate::model::WeightDtype;
+use crate::profile::memo::Memo;
 use crate::step::StepShape;
 use crate::units::SimDuration;
 use std::sync::Arc;
@@ -21,6 +22,9 @@ pub const OPERATOR_FLOOR_S: f64 = 2e-6;
 /// Latency of an all-reduce, in seconds. Assumed.
 pub const ALL_REDUCE_LATENCY_S: f64 = 8e-6;
 
+/// Most decoding requests of which the time that does not depend on contexts is kept.
+const MOST_KEPT: u64 = 1024;
+
 /// Prices operators by the data sheet's limits.
 #[derive(Debug, Clone)]
 pub struct DatasheetCost {
@@ -29,6 +33,8 @@ pub struct DatasheetCost {
     weight_bytes: Vec<f64>,
     /// The operators that depend on the contexts of decoding requests, and how often each runs.
     decode_attention: Vec<(f64, AttentionKernel)>,
+    /// The others in a step that only decodes, by its requests.
+    decode_alone: Arc<Memo>,
     memory_bytes_per_s: f64,
     link_bytes_per_s: f64,
     layout: Layout,
@@ -60,6 +66,7 @@ impl DatasheetCost {
             weight_bytes: operators.iter().map(|operator| weight_bytes(&operator.work)).collect(),
             decode_attention: operators.iter().filter_map(decode_attention).collect(),
             operators,
+            decode_alone: Arc::new(Memo::new(MOST_KEPT as usize + 1)),
             memory_bytes_per_s: gpu.memory_bandwidth.0 * MEMORY_EFFICIENCY,
             link_bytes_per_s: link * LINK_EFFICIENCY,
             layout,
@@ -147,6 +154,20 @@ impl DatasheetCost {
 
     /// The operators whose time does not depend on the contexts of decoding requests.
     fn context_free_seconds(&self, shape: &StepShape) -> f64 {
+        let requests = shape.decode_requests;
+        let alone = StepShape {
+            decode_requests: requests,
+            decode_context_tokens: shape.decode_context_tokens,
+            sampled_requests: requests,
+            ..StepShape::default()
+        };
+        if *shape == alone && requests <= MOST_KEPT {
+            return self.decode_alone.get(requests as usize, || self.sum_context_free(shape));
+        }
+        self.sum_context_free(shape)
+    }
+
+    fn sum_context_free(&self, shape: &StepShape) -> f64 {
         let is_free = |&index: &usize| !matches!(self.operators[index].work, Work::DecodeAttention(_));
         (0..self.operators.len()).filter(is_free).map(|index| self.seconds(index, shape)).sum()
     }
@@ -159,9 +180,8 @@ impl DatasheetCost {
         self.decode_attention.iter().map(seconds).sum()
     }
 
-    #[inline]
     fn roofline(&self, operations: f64, operations_per_s: f64, bytes: f64) -> f64 {
-        OPERATOR_FLOOR_S.max(operations / operations_per_s).max(bytes / self.memory_bytes_per_s)
+        roofline(operations, operations_per_s, bytes, self.memory_bytes_per_s)
     }
 
     fn rate(&self, dtype: WeightDtype) -> f64 {
@@ -209,22 +229,38 @@ impl DatasheetCost {
         self.attention(kernel, pairs, context, shape.prefill_tokens as f64)
     }
 
-    #[inline]
     fn decode_attention(&self, kernel: &AttentionKernel, shape: &StepShape) -> f64 {
-        if shape.decode_requests == 0 {
-            return 0.0;
-        }
-        let context = windowed(shape.decode_context_tokens, shape.decode_requests, kernel);
-        let drafts = windowed(shape.draft_attention_pairs, shape.draft_tokens, kernel);
-        self.attention(kernel, context + drafts, context, shape.decode_tokens() as f64)
+        self.decode_attention_of(kernel, shape)(shape.decode_context_tokens)
     }
 
+    /// The same as a function of the sum of the contexts.
     #[inline]
+    fn decode_attention_of(&self, kernel: &AttentionKernel, shape: &StepShape) -> impl Fn(u64) -> f64 {
+        let requests = shape.decode_requests;
+        let drafts = windowed(shape.draft_attention_pairs, shape.draft_tokens, kernel);
+        let most = kernel.window_tokens.map_or(u64::MAX, |window| requests.saturating_mul(window));
+        let attention = self.attention_of(kernel, shape.decode_tokens() as f64);
+        move |context| {
+            let context = context.min(most) as f64;
+            if requests == 0 { 0.0 } else { attention(context + drafts, context) }
+        }
+    }
+
     fn attention(&self, kernel: &AttentionKernel, pairs: f64, context: f64, tokens: f64) -> f64 {
-        let operations = pairs * (kernel.heads * kernel.flops_per_pair_and_head) as f64;
-        let cache = context * kernel.kv_bits_per_token as f64 / 8.0;
+        self.attention_of(kernel, tokens)(pairs, context)
+    }
+
+    /// Attention of so many tokens, as a function of its pairs and of the contexts that it reads.
+    #[inline]
+    fn attention_of(&self, kernel: &AttentionKernel, tokens: f64) -> impl Fn(f64, f64) -> f64 {
+        let operations_per_pair = (kernel.heads * kernel.flops_per_pair_and_head) as f64;
+        let kv_bits_per_token = kernel.kv_bits_per_token as f64;
         let activations = 2.0 * tokens * kernel.io_elements_per_token as f64;
-        self.roofline(operations, self.bf16_per_s, cache + activations)
+        let (operations_per_s, bytes_per_s) = (self.bf16_per_s, self.memory_bytes_per_s);
+        move |pairs, context| {
+            let bytes = context * kv_bits_per_token / 8.0 + activations;
+            roofline(pairs * operations_per_pair, operations_per_s, bytes, bytes_per_s)
+        }
     }
 }
 
@@ -233,13 +269,27 @@ impl CostModel for DatasheetCost {
         duration(self.context_free_seconds(shape) + self.decode_context_seconds(shape))
     }
 
-    fn decode_run(&self, first: &StepShape, each: &mut dyn FnMut(SimDuration) -> bool) {
+    fn decode_run(&self, first: &StepShape, wanted: usize, each: &mut dyn FnMut(&[SimDuration]) -> usize) {
         let context_free_seconds = self.context_free_seconds(first);
-        let mut shape = *first;
-        while each(duration(context_free_seconds + self.decode_context_seconds(&shape))) {
-            shape.decode_context_tokens += shape.decode_requests;
-        }
+        price_run(first, wanted, each, |first_context, times| {
+            let mut seconds = [0.0; PRICED_AT_ONCE];
+            let contexts = || (0..).map(|step| first_context + step * first.decode_requests);
+            for &(count, ref kernel) in &self.decode_attention {
+                let attention = self.decode_attention_of(kernel, first);
+                for (seconds, context) in seconds.iter_mut().zip(contexts()).take(times.len()) {
+                    *seconds += count * attention(context);
+                }
+            }
+            for (time, seconds) in times.iter_mut().zip(seconds) {
+                *time = duration(context_free_seconds + seconds);
+            }
+        });
     }
+}
+
+#[inline]
+fn roofline(operations: f64, operations_per_s: f64, bytes: f64, bytes_per_s: f64) -> f64 {
+    OPERATOR_FLOOR_S.max(operations / operations_per_s).max(bytes / bytes_per_s)
 }
 
 fn duration(seconds: f64) -> SimDuration {
@@ -299,10 +349,11 @@ mod tests {
                     ..StepShape::default()
                 };
                 let mut durations = Vec::new();
-                cost.decode_run(&shape, &mut |duration| {
-                    durations.push(duration);
-                    durations.len() < 500
+                cost.decode_run(&shape, 7, &mut |some| {
+                    durations.extend_from_slice(some);
+                    500 - durations.len().min(500)
                 });
+                assert_eq!(durations.len(), 500);
                 for duration in durations {
                     assert_eq!(duration, cost.step(&shape), "{}: {shape:?}", entry.name);
                     shape.decode_context_tokens += requests;

@@ -51,18 +51,44 @@ pub trait CostModel: Send + Sync {
         SimDuration::ZERO
     }
 
-    /// Time of the engine on the CPU for the same step.
+    /// Time of the engine on the CPU for the same step. Without drafts it does not depend on contexts.
     fn host(&self, _shape: &StepShape) -> SimDuration {
         SimDuration::ZERO
     }
 
-    /// Durations of consecutive steps of decoding requests alone, of which `first` is the first and each later one has
-    /// one more token of context per request: each is given to `each`, until that says no. Equal to asking
-    /// [`CostModel::step`] and [`CostModel::host`] for each; a model may share among them what their contexts do not change.
-    fn decode_run(&self, first: &StepShape, each: &mut dyn FnMut(SimDuration) -> bool) {
+    /// Times on the GPU of consecutive steps of decoding requests alone, without drafts, of which `first` is the first and
+    /// each later one has one more token of context per request: the next `wanted` of them, or some of those, are given
+    /// to `each`, which says how many more it wants; none ends the run. Equal to asking [`CostModel::step`] for each; a
+    /// model may share among them what their contexts do not change.
+    fn decode_run(&self, first: &StepShape, wanted: usize, each: &mut dyn FnMut(&[SimDuration]) -> usize) {
         let mut shape = *first;
-        while each(self.step(&shape) + self.host(&shape)) {
-            shape.decode_context_tokens += shape.decode_requests;
-        }
+        price_run(first, wanted, each, |context_tokens, times| {
+            shape.decode_context_tokens = context_tokens;
+            for time in times {
+                *time = self.step(&shape);
+                shape.decode_context_tokens += shape.decode_requests;
+            }
+        });
+    }
+}
+
+/// Steps of a run that are priced at once.
+const PRICED_AT_ONCE: usize = 32;
+
+/// Prices a run of decode steps some at a time: `price` is given the sum of the contexts in the first of them.
+#[inline]
+fn price_run(
+    first: &StepShape,
+    mut wanted: usize,
+    each: &mut dyn FnMut(&[SimDuration]) -> usize,
+    mut price: impl FnMut(u64, &mut [SimDuration]),
+) {
+    let mut times = [SimDuration::ZERO; PRICED_AT_ONCE];
+    let mut context_tokens = first.decode_context_tokens;
+    while wanted > 0 {
+        let times = &mut times[..wanted.min(PRICED_AT_ONCE)];
+        price(context_tokens, times);
+        context_tokens += first.decode_requests * times.len() as u64;
+        wanted = each(times);
     }
 }

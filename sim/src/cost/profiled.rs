@@ -1,18 +1,19 @@
-//! Step times from a fitted profile: each operator of the model is tabulated once as a function of a sum of the step,
-//! and the operators that share a sum are added up, so that a query is a handful of look-ups.
+//! Step times from a fitted profile: each operator of the model is a function of a sum of the step, kept in a table, and
+//! the operators that share a sum are added up, so that a query is a handful of look-ups.
 
-use super::CostModel;
 use super::calls::{Context, Sums, call, rows_of, windowed};
 use super::datasheet::COMPUTE_EFFICIENCY;
 use super::graphs::CudaGraphs;
 use super::host::HostTime;
 use super::operators::{AttentionKernel, Operator, Rows, Work};
+use super::{CostModel, price_run};
 use crate::error::Result;
 use crate::profile::{
     CostProfile, Curve, Estimate, Family, KernelFit, Operation, PrefillCost, Provenance, Surface, SurfaceRow,
 };
 use crate::step::StepShape;
 use crate::units::SimDuration;
+use std::sync::Arc;
 
 /// Kernels that one operator launches on average when the step does not run from a graph. Assumed.
 const LAUNCHES_PER_OPERATOR: f64 = 1.2;
@@ -43,7 +44,7 @@ impl<T> Attention<T> {
 /// Prices steps by a profile.
 #[derive(Debug, Clone)]
 pub struct ProfiledCost {
-    profile: CostProfile,
+    profile: Arc<CostProfile>,
     operators: Vec<Operator>,
     context: Context,
     /// Functions of the padded tokens, the sampled requests, the prompt tokens and the decoding requests.
@@ -105,12 +106,12 @@ struct PaddedRows {
 }
 
 impl ProfiledCost {
-    /// Tabulates `operators` by `profile`.
+    /// Prices `operators` by `profile`.
     ///
     /// # Errors
     /// When the profile has no kernel for one of them; the message names it and what the profile has.
     pub fn new(
-        profile: CostProfile,
+        profile: impl Into<Arc<CostProfile>>,
         operators: Vec<Operator>,
         context: Context,
         graphs: CudaGraphs,
@@ -127,7 +128,7 @@ impl ProfiledCost {
             decode_attention: Vec::new(),
             launches: operators.iter().map(|operator| operator.count as f64).sum::<f64>()
                 * LAUNCHES_PER_OPERATOR,
-            profile,
+            profile: profile.into(),
             operators: Vec::new(),
             context,
             graphs,
@@ -162,23 +163,22 @@ impl ProfiledCost {
         let layers = operator.count as f64;
         let smallest = self.call(&operator.work, Sums::rows(1.0))?;
         self.estimate(&smallest)?;
-        let fit = self.fit_of(&operator.work);
+        let pricer = self.pricer(&operator.work);
         match operator.work {
             Work::PrefillAttention(kernel) => {
                 let cost = self.profile.prefill(smallest)?;
                 self.prefill_attention.push(Attention::new(cost, layers, &kernel));
             }
             Work::DecodeAttention(kernel) => {
-                let cost = Surface::tabulate(13, 21, |rows, mean| {
-                    self.seconds(&operator.work, fit, Sums { rows, pairs: rows * mean, chunks: rows })
+                let cost = Surface::new(13, 21, move |rows, mean| {
+                    pricer.seconds(Sums { rows, pairs: rows * mean, chunks: rows })
                 });
                 self.decode_attention.push(Attention::new(cost, layers, &kernel));
             }
             work => {
-                let curve = Curve::tabulate(|rows| self.seconds(&work, fit, Sums::rows(rows)));
                 let sum = match (rows_of(&work), &mut self.group) {
                     (Rows::Once, Some(group)) => {
-                        group.once_seconds += layers * curve.seconds(1);
+                        group.once_seconds += layers * pricer.seconds(Sums::rows(1.0));
                         return Ok(());
                     }
                     (Rows::GroupTokens, Some(group)) => &mut group.all_tokens,
@@ -191,7 +191,7 @@ impl ProfiledCost {
                         &mut self.tokens
                     }
                 };
-                sum.add(&curve, layers);
+                sum.add(layers, move |rows| pricer.seconds(Sums::rows(rows)));
             }
         }
         Ok(())
@@ -199,11 +199,15 @@ impl ProfiledCost {
 
     /// Time of one call. The engine takes the faster of its own all-reduce and NCCL.
     pub fn estimate(&self, operation: &Operation) -> Result<Estimate> {
-        match operation {
-            Operation::Collective { family: Family::AllReduce, bytes, ranks, .. } => {
-                self.profile.all_reduce(*bytes, *ranks)
-            }
-            operation => self.profile.evaluate(operation),
+        estimate_by(&self.profile, None, operation)
+    }
+
+    fn pricer(&self, work: &Work) -> Pricer {
+        Pricer {
+            work: *work,
+            fit: self.fit_of(work).cloned(),
+            profile: Arc::clone(&self.profile),
+            context: self.context.clone(),
         }
     }
 
@@ -227,16 +231,7 @@ impl ProfiledCost {
 
     /// Time of a call by the fit of its operator, where that is known.
     pub(super) fn estimate_by(&self, fit: Option<&KernelFit>, operation: &Operation) -> Result<Estimate> {
-        match fit {
-            Some(fit) => self.profile.evaluate_by(fit, operation),
-            None => self.estimate(operation),
-        }
-    }
-
-    /// Time of a call that has been tried before.
-    fn seconds(&self, work: &Work, fit: Option<&KernelFit>, sums: Sums) -> f64 {
-        let estimate = self.call(work, sums).and_then(|operation| self.estimate_by(fit, &operation));
-        estimate.map_or(0.0, |estimate| estimate.seconds)
+        estimate_by(&self.profile, fit, operation)
     }
 
     /// The deployment that its calls are made for.
@@ -311,11 +306,11 @@ impl ProfiledCost {
     /// calls of nothing are left out.
     pub fn calls(&self, shape: &StepShape) -> Result<Vec<(&Operator, Operation)>> {
         let calls = self.numbered_calls(shape)?;
-        Ok(calls.into_iter().map(|(number, operation)| (&self.operators[number], operation)).collect())
+        Ok(calls.into_iter().map(|(number, _, operation)| (&self.operators[number], operation)).collect())
     }
 
-    /// The same, each with the number of its operator.
-    pub(super) fn numbered_calls(&self, shape: &StepShape) -> Result<Vec<(usize, Operation)>> {
+    /// The same, each with the number of its operator, and with its rows where the call depends on nothing else of the step.
+    pub(super) fn numbered_calls(&self, shape: &StepShape) -> Result<Vec<(usize, Option<f64>, Operation)>> {
         let padded = self.padded(shape);
         let mut calls = Vec::with_capacity(self.operators.len());
         for (number, operator) in self.operators.iter().enumerate() {
@@ -333,7 +328,10 @@ impl ProfiledCost {
                 } as f64),
             };
             if sums.rows > 0.0 {
-                calls.push((number, self.call(&operator.work, sums)?));
+                let is_attention =
+                    matches!(operator.work, Work::PrefillAttention(_) | Work::DecodeAttention(_));
+                let rows = (!is_attention).then_some(sums.rows);
+                calls.push((number, rows, self.call(&operator.work, sums)?));
             }
         }
         Ok(calls)
@@ -368,8 +366,35 @@ impl ProfiledCost {
     }
 
     /// The profile behind it.
-    pub fn profile(&self) -> &CostProfile {
+    pub fn profile(&self) -> &Arc<CostProfile> {
         &self.profile
+    }
+}
+
+/// Prices the calls of one operator, whose smallest has been tried.
+struct Pricer {
+    work: Work,
+    fit: Option<KernelFit>,
+    profile: Arc<CostProfile>,
+    context: Context,
+}
+
+impl Pricer {
+    fn seconds(&self, sums: Sums) -> f64 {
+        let operation = call(&self.work, &self.context, sums);
+        let estimate = operation.and_then(|call| estimate_by(&self.profile, self.fit.as_ref(), &call));
+        estimate.map_or(0.0, |estimate| estimate.seconds)
+    }
+}
+
+/// Time of a call by the fit of its operator, where that is known.
+fn estimate_by(profile: &CostProfile, fit: Option<&KernelFit>, operation: &Operation) -> Result<Estimate> {
+    match (fit, operation) {
+        (Some(fit), _) => profile.evaluate_by(fit, operation),
+        (None, Operation::Collective { family: Family::AllReduce, bytes, ranks, .. }) => {
+            profile.all_reduce(*bytes, *ranks)
+        }
+        (None, operation) => profile.evaluate(operation),
     }
 }
 
@@ -382,8 +407,8 @@ impl CostModel for ProfiledCost {
         self.host.of(shape)
     }
 
-    /// Of a run only decode attention changes with the context; all else is priced once. It has no drafts.
-    fn decode_run(&self, first: &StepShape, each: &mut dyn FnMut(SimDuration) -> bool) {
+    /// Of a run only decode attention changes with the context; all else is priced once.
+    fn decode_run(&self, first: &StepShape, wanted: usize, each: &mut dyn FnMut(&[SimDuration]) -> usize) {
         let padded = self.padded(first);
         let mut fixed = self.tokens.seconds(padded.tokens)
             + self.sampled.seconds(first.sampled_positions())
@@ -393,30 +418,28 @@ impl CostModel for ProfiledCost {
             fixed += group.seconds(padded);
         }
         let (scale, least) = (self.kernel_scale(first), self.least_seconds(first, padded));
-        let host = self.host.of(first);
         let rows = first.decode_requests as f64;
-        let mut lines: [Option<(&Attention<Surface>, SurfaceRow<'_>)>; MOST_LINES] = [None; MOST_LINES];
+        let mut lines: [Option<(&Attention<Surface>, SurfaceRow<'_>)>; MOST_LINES] =
+            [const { None }; MOST_LINES];
         for (line, attention) in lines.iter_mut().zip(&self.decode_attention) {
             *line = Some((attention, attention.cost.along(rows)));
         }
         let others = self.decode_attention.get(MOST_LINES..).unwrap_or(&[]);
-        let mut context = first.decode_context_tokens;
-        loop {
-            let mut seconds = fixed;
-            for (attention, line) in lines.iter().flatten() {
-                let pairs = windowed(context, first.decode_requests, attention.window_tokens);
-                seconds += attention.layers * line.at(pairs / rows);
+        price_run(first, wanted, each, |mut context, times| {
+            for time in times {
+                let mut seconds = fixed;
+                for (attention, line) in lines.iter_mut().flatten() {
+                    let pairs = windowed(context, first.decode_requests, attention.window_tokens);
+                    seconds += attention.layers * line.at(pairs / rows);
+                }
+                for attention in others {
+                    let pairs = windowed(context, first.decode_requests, attention.window_tokens);
+                    seconds += attention.layers * attention.cost.at(rows, pairs / rows);
+                }
+                *time = SimDuration(SimDuration::from_seconds((seconds * scale).max(least)).0.max(1));
+                context += first.decode_requests;
             }
-            for attention in others {
-                let pairs = windowed(context, first.decode_requests, attention.window_tokens);
-                seconds += attention.layers * attention.cost.at(rows, pairs / rows);
-            }
-            let duration = SimDuration(SimDuration::from_seconds((seconds * scale).max(least)).0.max(1));
-            if !each(duration + host) {
-                return;
-            }
-            context += first.decode_requests;
-        }
+        });
     }
 }
 
@@ -452,10 +475,12 @@ mod tests {
                     ..StepShape::default()
                 };
                 let mut durations = Vec::new();
-                scenario.pricing.model.decode_run(&shape, &mut |duration| {
-                    durations.push(duration);
-                    durations.len() < 500
+                let host = scenario.pricing.model.host(&shape);
+                scenario.pricing.model.decode_run(&shape, 7, &mut |some| {
+                    durations.extend(some.iter().map(|gpu| *gpu + host));
+                    500 - durations.len().min(500)
                 });
+                assert_eq!(durations.len(), 500);
                 outside_graphs += u32::from(requests > 512);
                 for duration in durations {
                     assert_eq!(duration, scenario.step_duration(&shape), "{model}: {shape:?}");

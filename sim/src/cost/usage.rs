@@ -3,11 +3,12 @@
 
 use super::{ASSUMED_ERROR, ProfiledCost, error_of_sum};
 use crate::error::Result;
-use crate::profile::{CostProfile, Dtype, Family, KernelFit, Operation};
+use crate::profile::{CostProfile, Dtype, Estimate, Family, KernelFit, Operation};
 use crate::replica::{SampledStep, StepTotals};
 use crate::scenario::{DraftPricing, Pricing};
 use crate::scheduler::SchedulerConfig;
 use crate::step::StepShape;
+use rustc_hash::FxHashMap;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -116,18 +117,42 @@ pub struct UsagePart<'a> {
     pub pricing: &'a Pricing,
 }
 
-/// A profile with the fits of its operators.
-type Fitted<'a> = (&'a ProfiledCost, Vec<Option<&'a KernelFit>>);
+/// A profile with the fits of its operators, and what calls cost that depend on their rows alone: many steps have the same.
+struct Fitted<'a> {
+    cost: &'a ProfiledCost,
+    fits: Vec<Option<&'a KernelFit>>,
+    /// By number of the operator and the bits of the rows.
+    known: FxHashMap<(usize, u64), Option<Estimate>>,
+}
+
+impl<'a> Fitted<'a> {
+    fn new(cost: &'a ProfiledCost) -> Fitted<'a> {
+        Fitted { cost, fits: cost.fits(), known: FxHashMap::default() }
+    }
+
+    fn estimate(&mut self, number: usize, rows: Option<f64>, operation: &Operation) -> Option<Estimate> {
+        let fit = self.fits.get(number).copied().flatten();
+        let estimate = || self.cost.estimate_by(fit, operation).ok();
+        match rows {
+            Some(rows) => *self.known.entry((number, rows.to_bits())).or_insert_with(estimate),
+            None => estimate(),
+        }
+    }
+}
 
 impl Usage {
     /// Looks at a step that stands for `weight` others: the target's pass, and a drafter's.
-    fn see(&mut self, part: &UsagePart<'_>, fitted: &[Fitted<'_>], step: &SampledStep, weight: f64) {
-        let Some((target, _)) = fitted.first() else { return };
+    fn see(&mut self, part: &UsagePart<'_>, fitted: &mut [Fitted<'_>], step: &SampledStep, weight: f64) {
         let before = Work { seconds: self.total, operations: self.operations, bytes: self.bytes };
-        let drafting = part.pricing.drafting.iter().flat_map(|drafting| drafting.passes(&step.shape));
-        for (cost, shape) in std::iter::once((*target, step.shape)).chain(drafting) {
-            let fits = fitted.iter().find(|(known, _)| std::ptr::eq(*known, cost)).map(|(_, fits)| &fits[..]);
-            if self.see_pass(cost, fits.unwrap_or(&[]), &shape, weight).is_err() {
+        let [target, drafters @ ..] = fitted else { return };
+        if self.see_pass(target, &step.shape, weight).is_err() {
+            return;
+        }
+        for (cost, shape) in part.pricing.drafting.iter().flat_map(|drafting| drafting.passes(&step.shape)) {
+            let Some(drafter) = drafters.iter_mut().find(|known| std::ptr::eq(known.cost, cost)) else {
+                return;
+            };
+            if self.see_pass(drafter, &shape, weight).is_err() {
                 return;
             }
         }
@@ -153,16 +178,11 @@ impl Usage {
     }
 
     /// Looks at one pass of a step.
-    fn see_pass(
-        &mut self,
-        cost: &ProfiledCost,
-        fits: &[Option<&KernelFit>],
-        shape: &StepShape,
-        weight: f64,
-    ) -> Result<()> {
-        for (number, operation) in cost.numbered_calls(shape)? {
-            let (operator, fit) = (&cost.operators()[number], fits.get(number).copied().flatten());
-            let Ok(estimate) = cost.estimate_by(fit, &operation) else { continue };
+    fn see_pass(&mut self, fitted: &mut Fitted<'_>, shape: &StepShape, weight: f64) -> Result<()> {
+        let cost = fitted.cost;
+        for (number, rows, operation) in cost.numbered_calls(shape)? {
+            let Some(estimate) = fitted.estimate(number, rows, &operation) else { continue };
+            let (operator, fit) = (&cost.operators()[number], fitted.fits.get(number).copied().flatten());
             let times = operator.count as f64 * weight;
             let seconds = estimate.seconds * times * cost.kernel_scale(shape);
             let fit = fit.or_else(|| cost.profile().fit(&operation).ok());
@@ -247,11 +267,11 @@ impl UsageReport {
             let mut own = Usage::default();
             let Some(target) = part.pricing.profiled.as_deref() else { continue };
             let drafters = part.pricing.drafting.iter().flat_map(DraftPricing::profiles);
-            let fitted: Vec<Fitted<'_>> =
-                std::iter::once(target).chain(drafters).map(|cost| (cost, cost.fits())).collect();
+            let mut fitted: Vec<Fitted<'_>> =
+                std::iter::once(target).chain(drafters).map(Fitted::new).collect();
             for (weight, step) in replicas[part.engines.clone()].iter().flat_map(|r| r.samples.steps()) {
                 sampled_steps += 1;
-                own.see(part, &fitted, step, weight as f64);
+                own.see(part, &mut fitted, step, weight as f64);
             }
             let gpu = &target.profile().gpu;
             own.operations /= gpu.bfloat16_flops_per_second;

@@ -115,32 +115,19 @@ impl CostProfile {
 
     /// [`gemm`](CostProfile::gemm) of one weight as a function of the token count.
     pub fn gemm_curve(&self, n: u32, k: u32, dtype: Dtype) -> Result<Curve> {
-        self.curve(|m| Operation::Gemm { m, n, k, dtype })
-    }
-
-    /// [`moe`](CostProfile::moe) of one layer as a function of the token count.
-    pub fn moe_curve(&self, experts: Experts, dtype: Dtype, routing: Routing) -> Result<Curve> {
-        self.curve(|tokens| Operation::Moe { tokens, experts, dtype, routing, touched: None })
-    }
-
-    /// [`all_reduce`](CostProfile::all_reduce) of `bytes_per_token` as a function of the token count.
-    pub fn all_reduce_curve(&self, bytes_per_token: f64, ranks: u32) -> Result<Curve> {
-        self.all_reduce(bytes_per_token, ranks)?;
-        Ok(Curve::tabulate(|tokens| {
-            self.all_reduce(tokens * bytes_per_token, ranks).map_or(0.0, |estimate| estimate.seconds)
-        }))
+        self.curve(move |m| Operation::Gemm { m, n, k, dtype })
     }
 
     /// Any operation as a function of its token count.
-    pub fn curve(&self, operation: impl Fn(f64) -> Operation) -> Result<Curve> {
+    pub fn curve(&self, operation: impl Fn(f64) -> Operation + Send + Sync + 'static) -> Result<Curve> {
         self.evaluate(&operation(1.0))?;
-        let fit = self.fit(&operation(1.0))?;
-        Ok(Curve::tabulate(|tokens| fit.evaluate(&operation(tokens), &self.gpu).seconds))
+        let (fit, gpu) = (self.fit(&operation(1.0))?.clone(), self.gpu.clone());
+        Ok(Curve::new(move |tokens| fit.evaluate(&operation(tokens), &gpu).seconds))
     }
 
     /// Decode attention as a function of (sequences, mean context).
     pub fn decode_surface(&self, heads: Heads, cache: Dtype) -> Result<Surface> {
-        let operation = |sequences: f64, mean: f64| Operation::AttentionDecode {
+        let operation = move |sequences: f64, mean: f64| Operation::AttentionDecode {
             sequences,
             context: sequences * mean,
             heads,
@@ -161,18 +148,19 @@ impl CostProfile {
     /// When `template` is another operation, or the profile has no fit for it.
     pub fn prefill(&self, template: Operation) -> Result<PrefillCost> {
         // A causal call without context whose last query visits `longest` keys.
-        let at = |tokens: f64, longest: f64| {
+        let at = move |tokens: f64, longest: f64| {
             with_sums(&template, tokens, tokens * (longest + 1.0) / 2.0, tokens / longest)
         };
         let Some(first) = at(1.0, 1.0) else {
             return Err(Error::new(format!("{} is no prefill attention", template.family().name())));
         };
         self.evaluate(&first)?;
-        let fit = self.fit(&first)?;
-        let correction = Surface::tabulate(TOKEN_OCTAVES, LENGTH_OCTAVES, |tokens, longest| {
+        let fit = self.fit(&first)?.clone();
+        let form = fit.form;
+        let correction = Surface::new(TOKEN_OCTAVES, LENGTH_OCTAVES, move |tokens, longest| {
             at(tokens, longest).map_or(1.0, |operation| fit.correction(&operation))
         });
-        Ok(PrefillCost { template, form: fit.form, gpu: self.gpu.clone(), correction })
+        Ok(PrefillCost { template, form, gpu: self.gpu.clone(), correction })
     }
 
     /// Any operation as a function of two sums, each from one to a power of two.
@@ -180,18 +168,18 @@ impl CostProfile {
         &self,
         row_octaves: usize,
         column_octaves: usize,
-        operation: impl Fn(f64, f64) -> Operation,
+        operation: impl Fn(f64, f64) -> Operation + Send + Sync + 'static,
     ) -> Result<Surface> {
         self.evaluate(&operation(1.0, 1.0))?;
-        let fit = self.fit(&operation(1.0, 1.0))?;
-        Ok(Surface::tabulate(row_octaves, column_octaves, |row, column| {
-            fit.evaluate(&operation(row, column), &self.gpu).seconds
+        let (fit, gpu) = (self.fit(&operation(1.0, 1.0))?.clone(), self.gpu.clone());
+        Ok(Surface::new(row_octaves, column_octaves, move |row, column| {
+            fit.evaluate(&operation(row, column), &gpu).seconds
         }))
     }
 }
 
 /// Prefill attention of one operator: the closed form is evaluated, its corrections are read from a table.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct PrefillCost {
     template: Operation,
     form: ClosedForm,

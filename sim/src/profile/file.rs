@@ -1,6 +1,6 @@
 //! Reading a profile file: YAML to checked types, every error with its place.
 
-use super::check::{check_fit, check_profile};
+use super::check::{Complaint, check_fit, check_profile};
 use super::form::{ClosedForm, HeldOutError, KernelFit, Provenance};
 use super::gpu::GpuLimits;
 use super::lists;
@@ -8,7 +8,6 @@ use super::names::Family;
 use super::table::{Axis, MAX_AXES, ResidualTable};
 use super::{CostProfile, PROFILE_VERSION};
 use crate::document::{Document, MAX_DOCUMENT_BYTES, read_text};
-use crate::error::Result;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -89,61 +88,60 @@ impl CostProfile {
     /// # Errors
     /// One error with file, line and key: not readable, not a profile, a figure that is not finite, negative or out
     /// of its range, unsorted knots, a missing family, or a fit that is faster than the data sheet allows.
-    pub fn read(path: &Path) -> Result<CostProfile> {
+    pub fn read(path: &Path) -> crate::Result<CostProfile> {
         CostProfile::parse(&path.display().to_string(), &read_text(path, MAX_DOCUMENT_BYTES)?)
     }
 
     /// Parses and checks a profile; `label` stands for it in messages.
-    pub fn parse(label: &str, text: &str) -> Result<CostProfile> {
-        match lists::lift(text) {
-            Some((text, lifted)) => CostProfile::from_document(&Document::parse(label, &text)?, Some(lifted)),
-            None => CostProfile::from_document(&Document::parse(label, text)?, None),
+    pub fn parse(label: &str, text: &str) -> crate::Result<CostProfile> {
+        let lifted = lists::lift(text);
+        let document = Document::parse(label, lifted.as_ref().map_or(text, |(short, _)| short))?;
+        let mut file: FileProfile = document.resolve()?;
+        if let Some((_, lists)) = lifted {
+            put_back(&mut file, lists);
         }
+        let profile = convert(file).and_then(|profile| check_profile(&profile).map(|()| profile));
+        profile.map_err(|(key, message)| document.error(&key, message))
     }
 
-    /// `lifted` are the lists that were taken out of the text; in their places stand their numbers.
-    fn from_document(document: &Document, lifted: Option<Vec<Vec<i32>>>) -> Result<CostProfile> {
-        let mut file: FileProfile = document.resolve()?;
-        if let Some(lifted) = lifted {
-            put_back(&mut file, lifted);
-        }
-        if file.version != PROFILE_VERSION {
-            return Err(document.error(
-                "version",
-                format!("found version {}, this program reads version {PROFILE_VERSION}", file.version),
-            ));
-        }
-        let gpu = GpuLimits {
-            name: file.gpu.name,
-            bytes_per_second: file.gpu.bytes_per_second,
-            bfloat16_flops_per_second: file.gpu.bfloat16_flops_per_second,
-            fp8_flops_per_second: file.gpu.fp8_flops_per_second,
-            multiprocessors: file.gpu.multiprocessors,
-            link_bytes_per_second: file.gpu.link_bytes_per_second,
-        };
-        let mut families = BTreeMap::new();
-        for (name, fits) in file.families {
-            let at = format!("families.{name}");
-            let family = Family::from_name(&name).ok_or_else(|| {
-                let known: Vec<&str> = Family::ALL.iter().map(|family| family.name()).collect();
-                document.error(&at, format!("no such kernel family; expected one of {}", known.join(", ")))
-            })?;
-            let mut checked = Vec::new();
-            for (number, fit) in fits.into_iter().enumerate() {
-                checked.push(convert_fit(document, &format!("{at}.{number}"), family, fit)?);
-            }
-            families.insert(family, checked);
-        }
-        let profile = CostProfile {
-            name: file.name,
-            gpu,
-            software: file.software,
-            attribution: file.attribution,
-            families,
-        };
-        check_profile(&profile).map_err(|(key, message)| document.error(&key, message))?;
-        Ok(profile)
+    /// The same for a profile that is known to be good, as those of the catalogue are: without places for messages and
+    /// without the check against the limits of the GPU, which take longer than many a simulation. None if it is not.
+    pub(crate) fn parse_known(text: &str) -> Option<CostProfile> {
+        let (short, lists) = lists::lift(text)?;
+        let mut file: FileProfile = serde_saphyr::from_str(&short).ok()?;
+        put_back(&mut file, lists);
+        convert(file).ok()
     }
+}
+
+fn convert(file: FileProfile) -> Result<CostProfile, Complaint> {
+    let complain = |key: &str, message: String| Err((key.to_string(), message));
+    if file.version != PROFILE_VERSION {
+        let message = format!("found version {}, this program reads version {PROFILE_VERSION}", file.version);
+        return complain("version", message);
+    }
+    let gpu = GpuLimits {
+        name: file.gpu.name,
+        bytes_per_second: file.gpu.bytes_per_second,
+        bfloat16_flops_per_second: file.gpu.bfloat16_flops_per_second,
+        fp8_flops_per_second: file.gpu.fp8_flops_per_second,
+        multiprocessors: file.gpu.multiprocessors,
+        link_bytes_per_second: file.gpu.link_bytes_per_second,
+    };
+    let mut families = BTreeMap::new();
+    for (name, fits) in file.families {
+        let at = format!("families.{name}");
+        let Some(family) = Family::from_name(&name) else {
+            let known: Vec<&str> = Family::ALL.iter().map(|family| family.name()).collect();
+            return complain(&at, format!("no such kernel family; expected one of {}", known.join(", ")));
+        };
+        let mut checked = Vec::new();
+        for (number, fit) in fits.into_iter().enumerate() {
+            checked.push(convert_fit(&format!("{at}.{number}"), family, fit)?);
+        }
+        families.insert(family, checked);
+    }
+    Ok(CostProfile { name: file.name, gpu, software: file.software, attribution: file.attribution, families })
 }
 
 /// Puts the lists that were taken out of the text back into the tables.
@@ -155,35 +153,32 @@ fn put_back(file: &mut FileProfile, mut lifted: Vec<Vec<i32>>) {
     }
 }
 
-fn convert_fit(document: &Document, at: &str, family: Family, fit: FileFit) -> Result<KernelFit> {
+fn convert_fit(at: &str, family: Family, fit: FileFit) -> Result<KernelFit, Complaint> {
+    let complain = |key: &str, message: String| (format!("{at}.{key}"), message);
     let provenance = match fit.provenance.as_str() {
         "measured" => Provenance::Measured,
         "imported" => Provenance::Imported(fit.source),
         "datasheet" => Provenance::Datasheet,
         "assumed" => Provenance::Assumed(fit.source),
         other => {
-            return Err(document.error(
-                &format!("{at}.provenance"),
-                format!("found `{other}`, expected measured, imported, datasheet or assumed"),
-            ));
+            let message = format!("found `{other}`, expected measured, imported, datasheet or assumed");
+            return Err(complain("provenance", message));
         }
     };
     let mut measured = Vec::new();
     for feature in family.features() {
         measured.push(*fit.measured.get(*feature).ok_or_else(|| {
-            document.error(
-                &format!("{at}.measured"),
-                format!(
-                    "`{feature}` is missing; {} needs the smallest and largest measured {}",
-                    family.name(),
-                    family.features().join(", ")
-                ),
-            )
+            let message = format!(
+                "`{feature}` is missing; {} needs the smallest and largest measured {}",
+                family.name(),
+                family.features().join(", ")
+            );
+            complain("measured", message)
         })?);
     }
     let mut tables = Vec::new();
     for (number, table) in fit.tables.into_iter().enumerate() {
-        tables.push(convert_table(document, &format!("{at}.tables.{number}"), family, table)?);
+        tables.push(convert_table(&format!("{at}.tables.{number}"), family, table)?);
     }
     let form = fit.form;
     let fit = KernelFit {
@@ -207,14 +202,14 @@ fn convert_fit(document: &Document, at: &str, family: Family, fit: FileFit) -> R
             bias: error.bias,
         }),
     };
-    check_fit(family, &fit).map_err(|(key, message)| document.error(&format!("{at}.{key}"), message))?;
+    check_fit(family, &fit).map_err(|(key, message)| complain(&key, message))?;
     Ok(fit)
 }
 
-fn convert_table(document: &Document, at: &str, family: Family, table: FileTable) -> Result<ResidualTable> {
+fn convert_table(at: &str, family: Family, table: FileTable) -> Result<ResidualTable, Complaint> {
     if table.axes.is_empty() || table.axes.len() > MAX_AXES {
         let message = format!("found {} axes, expected 1 to {MAX_AXES}", table.axes.len());
-        return Err(document.error(&format!("{at}.axes"), message));
+        return Err((format!("{at}.axes"), message));
     }
     let mut axes = Vec::new();
     for (number, axis) in table.axes.into_iter().enumerate() {
@@ -222,22 +217,22 @@ fn convert_table(document: &Document, at: &str, family: Family, table: FileTable
         let Some(feature) = family.features().iter().position(|name| *name == axis.feature) else {
             let names = family.features().join(", ");
             let message = format!("found `{}`, {} has the features {names}", axis.feature, family.name());
-            return Err(document.error(&format!("{key}.feature"), message));
+            return Err((format!("{key}.feature"), message));
         };
         if axis.knots.is_empty() || axis.knots.iter().any(|knot| !(*knot > 0.0 && knot.is_finite())) {
-            let message = "expected one or more positive, finite knots";
-            return Err(document.error(&format!("{key}.knots"), message));
+            let message = "expected one or more positive, finite knots".to_string();
+            return Err((format!("{key}.knots"), message));
         }
         if let Some(pair) = axis.knots.windows(2).find(|pair| pair[0] >= pair[1]) {
             let message = format!("knots must rise: {} comes before {}", pair[0], pair[1]);
-            return Err(document.error(&format!("{key}.knots"), message));
+            return Err((format!("{key}.knots"), message));
         }
         axes.push(Axis::new(feature, axis.knots));
     }
     let nodes = axes.iter().fold(1usize, |nodes, axis| nodes.saturating_mul(axis.knots.len()));
     if nodes != table.log_per_mille.len() {
         let message = format!("found {} values, the axes have {nodes} nodes", table.log_per_mille.len());
-        return Err(document.error(&format!("{at}.log_per_mille"), message));
+        return Err((format!("{at}.log_per_mille"), message));
     }
     let values = table.log_per_mille.into_iter().map(|value| f64::from(value) / 1000.0).collect();
     Ok(ResidualTable { axes, values })

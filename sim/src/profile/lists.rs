@@ -18,7 +18,7 @@ pub(super) fn lift(text: &str) -> Option<(String, Vec<Vec<i32>>)> {
         }
         short.push_str(before);
         short.push_str(&lists.len().to_string());
-        short.extend(list.chars().filter(|letter| *letter == '\n'));
+        short.extend(list.matches('\n'));
         lists.push(numbers(list)?);
         rest = after;
     }
@@ -29,18 +29,32 @@ pub(super) fn lift(text: &str) -> Option<(String, Vec<Vec<i32>>)> {
 /// The numbers of a list; a comma may follow the last.
 fn numbers(list: &str) -> Option<Vec<i32>> {
     let mut numbers = Vec::with_capacity(list.len() / 4);
-    let mut parts = list.split(',').map(str::trim).peekable();
-    while let Some(part) = parts.next() {
-        if part.is_empty() && parts.peek().is_none() {
-            break;
-        }
-        // `parse` also takes a plus sign, which is left to YAML.
-        if part.starts_with('+') {
+    let mut rest = list.trim_ascii_start().as_bytes();
+    while !rest.is_empty() {
+        let (number, after) = number(rest)?;
+        numbers.push(number);
+        rest = after.trim_ascii_start();
+        if let [b',', after @ ..] = rest {
+            rest = after.trim_ascii_start();
+        } else if !rest.is_empty() {
             return None;
         }
-        numbers.push(part.parse().ok()?);
     }
     Some(numbers)
+}
+
+/// The number that the text starts with, and what follows it.
+fn number(text: &[u8]) -> Option<(i32, &[u8])> {
+    let (is_negative, mut rest) = match text {
+        [b'-', digits @ ..] => (true, digits),
+        digits => (false, digits),
+    };
+    let (digits, mut value) = (rest.len(), 0i32);
+    while let [digit @ b'0'..=b'9', after @ ..] = rest {
+        value = value.checked_mul(10)?.checked_add(i32::from(digit - b'0'))?;
+        rest = after;
+    }
+    (rest.len() < digits).then_some((if is_negative { -value } else { value }, rest))
 }
 
 #[cfg(test)]
@@ -57,7 +71,19 @@ mod tests {
 
     #[test]
     fn what_is_not_plain_is_left_alone() {
-        for list in ["[1, x]", "[1, 2.5]", "[1,,2]", "[1 # one\n]", "[99999999999]", "[+1]", "[1, 2"] {
+        for list in [
+            "[1, x]",
+            "[1, 2.5]",
+            "[1,,2]",
+            "[,]",
+            "[1 2]",
+            "[-]",
+            "[--1]",
+            "[1 # one\n]",
+            "[99999999999]",
+            "[+1]",
+            "[1, 2",
+        ] {
             assert_eq!(lift(&format!("log_per_mille: {list}\n")), None, "{list}");
         }
         assert_eq!(lift("# log_per_mille: [1]\n"), None);

@@ -118,7 +118,8 @@ fn curves_and_surfaces_agree_with_the_profile() {
     }
     assert!(curve.seconds(1 << 20) > 7.0 * curve.seconds(1 << 17));
     let mut layers = Curve::zero();
-    layers.add(&curve, 80.0);
+    let one = curve.clone();
+    layers.add(80.0, move |tokens| one.seconds(tokens as u64));
     assert!((layers.seconds(700) / (80.0 * curve.seconds(700)) - 1.0).abs() < 1e-12);
     let surface = profile.decode_surface(HEADS, Dtype::Bfloat16).expect("it has the attention");
     for (sequences, mean) in [(1.0, 1.0), (3.0, 700.5), (250.0, 4097.0), (8192.0, 12.0), (1.0, 4e6)] {
@@ -254,4 +255,15 @@ fn a_prefill_chunk_ends_at_its_context_and_its_own_length() {
     let decode =
         Operation::AttentionDecode { sequences: 1.0, context: 1.0, heads: HEADS, cache: Dtype::Bfloat16 };
     assert!(profile.prefill(decode).is_err());
+}
+
+/// Profiles of the catalogue are read without their checks, so they are checked here.
+#[test]
+fn profiles_of_the_catalogue_pass_the_checks_that_reading_them_leaves_out() {
+    let entries = crate::catalogue::profiles();
+    assert!(entries.len() >= 4);
+    for entry in entries {
+        let checked = CostProfile::parse(entry.name, entry.text).expect("it is a profile");
+        assert_eq!(CostProfile::parse_known(entry.text).as_ref(), Some(&checked), "{}", entry.name);
+    }
 }

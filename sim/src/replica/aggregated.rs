@@ -1,6 +1,8 @@
 //! A replica whose decoding requests are one: what a step gives them all is recorded once, and a request's own columns
 //! are written when it begins, is preempted and ends.
 
+use super::decode_run::{DecodeRun, FIRST_WANTED, steps_until};
+use super::largest_gaps::LargestGaps;
 use super::{StepRecord, StepTotals};
 use crate::cost::CostModel;
 use crate::durations::DurationCounts;
@@ -8,35 +10,7 @@ use crate::request::{Outcome, RequestTable};
 use crate::scheduler::aggregated::{AggregatedBatch, AggregatedScheduler, Departure};
 use crate::scheduler::{NewRequest, SchedulerConfig};
 use crate::units::{SimDuration, SimTime};
-use std::collections::VecDeque;
 use std::sync::Arc;
-
-/// The gaps between the ends of neighbouring steps, such that the largest since any step is found without looking at
-/// all: only those that no later one reaches are kept, so they fall from first to last.
-#[derive(Debug, Default)]
-pub(super) struct LargestGaps {
-    /// Number of the step and the gap that it ended, in ns.
-    gaps: VecDeque<(u64, u64)>,
-}
-
-impl LargestGaps {
-    /// Adds the gap of the latest step, and forgets those of steps up to `oldest`.
-    pub fn push(&mut self, step: u64, gap_ns: u64, oldest: u64) {
-        while self.gaps.back().is_some_and(|last| last.1 <= gap_ns) {
-            self.gaps.pop_back();
-        }
-        self.gaps.push_back((step, gap_ns));
-        while self.gaps.front().is_some_and(|first| first.0 <= oldest) {
-            self.gaps.pop_front();
-        }
-    }
-
-    /// The largest gap of the steps after `step`, in ns.
-    fn since(&self, step: u64) -> u64 {
-        let index = self.gaps.partition_point(|gap| gap.0 <= step);
-        self.gaps.get(index).map_or(0, |gap| gap.1)
-    }
-}
 
 /// One engine, its decoding requests as one. It gives exactly what [`Replica`](super::Replica) gives.
 pub(crate) struct AggregatedReplica {
@@ -145,28 +119,36 @@ impl AggregatedReplica {
             self.launch(now, duration);
             return;
         }
-        let first = self.batch.shape;
-        let mut shape = first;
-        let running = self.scheduler.running_requests();
-        let oldest = self.scheduler.oldest_decoding_since();
-        let (scheduler, totals) = (&mut self.scheduler, &mut self.totals);
-        let (gaps, largest_gaps) = (&mut self.gaps, &mut self.largest_gaps);
-        let mut start = now;
-        self.cost.decode_run(&first, &mut |duration| {
-            let held_blocks = scheduler.usable_blocks() - scheduler.free_blocks();
-            totals.record_step(&shape, duration, held_blocks);
-            totals.samples.offer(&shape, 0, running);
-            self.step_end = start + duration;
-            if self.step_end >= horizon || !scheduler.only_decodes_on() {
-                return false;
+        self.run_decoding(now, horizon);
+    }
+
+    /// Starts the batch that was formed, of decoding requests alone with nobody waiting, and goes on as long as they
+    /// stay the same and each step ends before `horizon`.
+    fn run_decoding(&mut self, now: SimTime, horizon: SimTime) {
+        let (scheduler, first) = (&mut self.scheduler, self.batch.shape);
+        let (first_step, oldest) = (scheduler.steps(), scheduler.oldest_decoding_since());
+        let running = scheduler.running_requests();
+        let held_blocks = scheduler.usable_blocks() - scheduler.free_blocks();
+        let mut run = DecodeRun::new(first, held_blocks, running, &mut self.totals, &mut self.gaps);
+        let host = self.cost.host(&first);
+        let (mut start, mut end, mut new_blocks) = (now, now, 0);
+        self.cost.decode_run(&first, FIRST_WANTED, &mut |times| {
+            let until_finish = scheduler.steps_to_finish(times.len());
+            for (number, time) in times.iter().enumerate() {
+                let duration = *time + host;
+                run.start(duration, new_blocks);
+                end = start + duration;
+                if end >= horizon || number == until_finish {
+                    return 0;
+                }
+                let Some(blocks) = scheduler.decode_on() else { return 0 };
+                run.end(duration);
+                (start, new_blocks) = (end, blocks);
             }
-            gaps.add_many(duration.0, first.decode_requests);
-            largest_gaps.push(scheduler.steps(), duration.0, oldest);
-            start = self.step_end;
-            shape.decode_context_tokens += shape.decode_requests;
-            scheduler.decode_on();
-            true
+            steps_until(horizon, start, end - now)
         });
+        run.finish(first_step, oldest, &mut self.largest_gaps);
+        self.step_end = end;
         self.last_step_end = start;
     }
 
@@ -233,27 +215,4 @@ pub(super) fn record_decoded(
     table.generated_tokens[i] += (step - since) as u32;
     table.last_token[i] = last;
     table.max_gap_ns[i] = table.max_gap_ns[i].max(largest_gaps.since(since));
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_largest_gap_since_any_step_is_known() {
-        let mut random = 9u64;
-        let (mut all, mut largest) = (Vec::new(), LargestGaps::default());
-        for step in 1..2_000u64 {
-            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            let gap_ns = (random >> 33) % 50;
-            all.push(gap_ns);
-            let oldest = step.saturating_sub(100);
-            largest.push(step, gap_ns, oldest);
-            for since in oldest..step {
-                let expected = all[since as usize..].iter().max().unwrap();
-                assert_eq!(largest.since(since), *expected, "step {step} since {since}");
-            }
-            assert_eq!(largest.since(step), 0);
-        }
-    }
 }

@@ -1,7 +1,9 @@
 //! A replica with asynchronous scheduling whose decoding requests are one: up to two steps in flight (V-42a, V-42b). It
 //! gives exactly what [`PipelinedReplica`](super::pipelined::PipelinedReplica) gives with one stage.
 
-use super::aggregated::{LargestGaps, record_decoded};
+use super::aggregated::record_decoded;
+use super::decode_run::{DecodeRun, FIRST_WANTED, steps_until};
+use super::largest_gaps::LargestGaps;
 use super::{StepBatch, StepRecord, StepTotals};
 use crate::cost::CostModel;
 use crate::durations::DurationCounts;
@@ -9,17 +11,48 @@ use crate::request::{Outcome, RequestTable};
 use crate::scheduler::aggregated::{AggregatedBatch, AggregatedScheduler, Departure, Landing};
 use crate::scheduler::{NewRequest, SchedulerConfig};
 use crate::units::SimTime;
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// Steps in flight at once (V-42a).
 const DEPTH: usize = 2;
 
 /// A step on its way.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Flight {
     batch: AggregatedBatch,
     end: SimTime,
+}
+
+/// The steps in flight, in places that are used again.
+#[derive(Debug, Default)]
+struct Flights {
+    places: [Flight; DEPTH],
+    /// Where the older is.
+    first: usize,
+    count: usize,
+}
+
+impl Flights {
+    fn first(&self) -> Option<&Flight> {
+        (self.count > 0).then(|| &self.places[self.first])
+    }
+
+    fn last(&self) -> Option<&Flight> {
+        self.count.checked_sub(1).map(|number| &self.places[(self.first + number) % DEPTH])
+    }
+
+    /// A place for the next; there is one while fewer than [`DEPTH`] are in flight.
+    fn next(&mut self) -> &mut Flight {
+        &mut self.places[(self.first + self.count) % DEPTH]
+    }
+
+    /// Ends the older; it stays in its place for now.
+    fn land(&mut self) -> &Flight {
+        let landed = self.first;
+        self.first = (self.first + 1) % DEPTH;
+        self.count -= 1;
+        &self.places[landed]
+    }
 }
 
 /// One engine that schedules ahead, its decoding requests as one.
@@ -27,9 +60,7 @@ pub(crate) struct AheadReplica {
     index: u32,
     pub(crate) scheduler: AggregatedScheduler,
     cost: Arc<dyn CostModel>,
-    in_flight: VecDeque<Flight>,
-    /// Batches whose memory is used again.
-    spare: Vec<AggregatedBatch>,
+    in_flight: Flights,
     /// Until when the engine's own work on the CPU takes.
     host_free: SimTime,
     /// Until when the GPU is taken.
@@ -51,8 +82,7 @@ impl AheadReplica {
             index,
             scheduler: AggregatedScheduler::new(config, is_shared),
             cost,
-            in_flight: VecDeque::new(),
-            spare: Vec::new(),
+            in_flight: Flights::default(),
             host_free: SimTime::ZERO,
             gpu_free: SimTime::ZERO,
             is_starved: false,
@@ -71,8 +101,8 @@ impl AheadReplica {
 
     /// When something happens next: the older step ends, or the CPU is free to schedule another.
     pub fn next_at(&self, now: SimTime) -> SimTime {
-        let end = self.in_flight.front().map_or(SimTime::NEVER, |flight| flight.end);
-        let can_schedule = self.in_flight.len() < DEPTH && !self.is_starved && !self.scheduler.is_idle();
+        let end = self.in_flight.first().map_or(SimTime::NEVER, |flight| flight.end);
+        let can_schedule = self.in_flight.count < DEPTH && !self.is_starved && !self.scheduler.is_idle();
         if can_schedule && self.host_free > now { end.min(self.host_free) } else { end }
     }
 
@@ -84,10 +114,10 @@ impl AheadReplica {
 
     /// Applies the older step's results if it ends now. Gives how many requests finished.
     pub fn end_step(&mut self, now: SimTime, table: &mut RequestTable) -> usize {
-        if self.in_flight.front().is_none_or(|flight| flight.end != now) {
+        if self.in_flight.first().is_none_or(|flight| flight.end != now) {
             return 0;
         }
-        let Some(Flight { batch, .. }) = self.in_flight.pop_front() else { return 0 };
+        let batch = &self.in_flight.land().batch;
         self.is_starved = false;
         // Before landing: those that finish with this step still count.
         let oldest = self.scheduler.oldest_decoding_since();
@@ -112,7 +142,6 @@ impl AheadReplica {
         for departure in &self.landing.finished {
             table.outcome[departure.id.index()] = Outcome::Finished;
         }
-        self.spare.push(batch);
         self.landing.finished.len()
     }
 
@@ -123,24 +152,26 @@ impl AheadReplica {
 
     /// Schedules the next step if there is room for one, the CPU is free and there is work.
     pub fn start_step(&mut self, now: SimTime, table: &mut RequestTable) -> Option<StepRecord<'_>> {
-        if self.in_flight.len() >= DEPTH || self.host_free > now || self.is_starved {
+        if self.in_flight.count >= DEPTH || self.host_free > now || self.is_starved {
             return None;
         }
-        let mut batch = self.spare.pop().unwrap_or_default();
         // A batch may stay empty once, when the only running request preempted itself; then it is admitted again.
         for _ in 0..2 {
             if self.scheduler.is_idle() {
-                self.spare.push(batch);
                 return None;
             }
             let steps_before = self.scheduler.steps();
-            self.scheduler.form_batch(&mut batch);
-            self.record_decisions(&batch, now, steps_before, table);
+            let batch = &mut self.in_flight.next().batch;
+            self.scheduler.form_batch(batch);
+            for departure in &batch.preempted {
+                record_decoded(table, departure, steps_before, self.last_step_end, &self.largest_gaps);
+            }
+            let preempted = batch.preempted.iter().map(|departure| departure.id);
+            self.totals.record_decisions(preempted, &batch.admitted, now, table);
             if batch.shape.batch_requests() > 0 {
-                return Some(self.launch(batch, now));
+                return Some(self.launch(now));
             }
         }
-        self.spare.push(batch);
         self.is_starved = true;
         None
     }
@@ -149,9 +180,12 @@ impl AheadReplica {
     pub fn start_steps(&mut self, now: SimTime, horizon: SimTime, table: &mut RequestTable) {
         let mut now = now;
         loop {
+            if self.scheduler.is_decoding_on() {
+                now = self.run_decoding(now, horizon);
+            }
             while self.start_step(now, table).is_some() {}
             let next = self.next_at(now);
-            let ends_first = self.in_flight.front().is_some_and(|flight| flight.end == next);
+            let ends_first = self.in_flight.first().is_some_and(|flight| flight.end == next);
             if next >= horizon || (ends_first && self.scheduler.next_landing_finishes()) {
                 return;
             }
@@ -160,42 +194,85 @@ impl AheadReplica {
         }
     }
 
-    fn record_decisions(
-        &mut self,
-        batch: &AggregatedBatch,
-        now: SimTime,
-        steps_before: u64,
-        table: &mut RequestTable,
-    ) {
-        for departure in &batch.preempted {
-            record_decoded(table, departure, steps_before, self.last_step_end, &self.largest_gaps);
+    /// One step is in flight, and more of the same requests follow as long as they stay the same: starts and ends them
+    /// up to `horizon`. Each is scheduled when the one before the one before has ended and the CPU is free, and starts on
+    /// the GPU when the one before ends. Gives the time of the last end.
+    fn run_decoding(&mut self, now: SimTime, horizon: SimTime) -> SimTime {
+        let (first, scheduler) = (self.scheduler.next_decode_shape(), &mut self.scheduler);
+        let Some(mut end) = self.in_flight.first().map(|flight| flight.end) else { return now };
+        let (first_step, oldest) = (scheduler.steps(), scheduler.oldest_decoding_since());
+        let running = scheduler.running_requests();
+        let held_blocks = scheduler.usable_blocks() - scheduler.free_blocks();
+        let mut run = DecodeRun::new(first, held_blocks, running, &mut self.totals, &mut self.gaps);
+        let host = self.cost.host(&first);
+        let (mut now, mut host_free, mut last_step_end) = (now, self.host_free, self.last_step_end);
+        let mut second_end = None;
+        self.cost.decode_run(&first, FIRST_WANTED, &mut |times| {
+            let until_finish = scheduler.steps_to_finish(times.len() + 1);
+            for (number, time) in times.iter().enumerate() {
+                let start = now.max(host_free);
+                if start >= horizon {
+                    return 0;
+                }
+                let Some(new_blocks) = scheduler.decode_on() else { return 0 };
+                host_free = start + host;
+                let next_end = host_free.max(end) + *time;
+                run.start(next_end - end, new_blocks);
+                if end >= horizon {
+                    second_end = Some(next_end);
+                    return 0;
+                }
+                run.end(end - last_step_end);
+                (now, last_step_end, end) = (end, end, next_end);
+                if number + 1 == until_finish {
+                    return 0;
+                }
+            }
+            steps_until(horizon, now, end - now)
+        });
+        self.host_free = host_free;
+        self.last_step_end = last_step_end;
+        self.gpu_free = second_end.unwrap_or(end);
+        scheduler.fly_on(first_step, second_end.is_some());
+        let mut shape = run.finish(first_step, oldest, &mut self.largest_gaps);
+        let ends = [Some(end), second_end];
+        self.in_flight.count = 0;
+        shape.decode_context_tokens -= shape.decode_requests * ends.iter().flatten().count() as u64;
+        for end in ends.into_iter().flatten() {
+            let flight = self.in_flight.next();
+            flight.batch.prefills.clear();
+            flight.batch.shape = shape;
+            flight.end = end;
+            self.in_flight.count += 1;
+            shape.decode_context_tokens += shape.decode_requests;
         }
-        let preempted = batch.preempted.iter().map(|departure| departure.id);
-        self.totals.record_decisions(preempted, &batch.admitted, now, table);
+        now
     }
 
-    fn launch(&mut self, batch: AggregatedBatch, now: SimTime) -> StepRecord<'_> {
-        let shape = batch.shape;
-        self.host_free = now + self.cost.host(&shape);
-        self.gpu_free = self.host_free.max(self.gpu_free) + self.cost.stage(0, &shape);
-        let end = self.gpu_free;
+    /// Starts the step whose batch was formed in the next place.
+    fn launch(&mut self, now: SimTime) -> StepRecord<'_> {
         // Steps overlap: each counts for the time by which it moves the end of all work on.
-        let previous_end = self.in_flight.back().map_or(now, |flight| flight.end.max(now));
+        let previous_end = self.in_flight.last().map_or(now, |flight| flight.end.max(now));
+        let flight = self.in_flight.next();
+        let shape = flight.batch.shape;
+        self.host_free = now + self.cost.host(&shape);
+        self.gpu_free = self.host_free.max(self.gpu_free) + self.cost.step(&shape);
+        let end = self.gpu_free;
+        flight.end = end;
+        self.in_flight.count += 1;
         let free_blocks = self.scheduler.free_blocks();
         self.totals.record_step(&shape, end - previous_end, self.scheduler.usable_blocks() - free_blocks);
         let (waiting, running) = (self.scheduler.waiting_requests(), self.scheduler.running_requests());
         self.totals.samples.offer(&shape, waiting, running);
-        let preempted_requests = batch.preempted.len() as u32;
-        self.in_flight.push_back(Flight { batch, end });
-        let flight = &self.in_flight[self.in_flight.len() - 1];
+        let batch = self.in_flight.last().map_or(&self.in_flight.places[0].batch, |flight| &flight.batch);
         StepRecord {
             replica: self.index,
             start: previous_end,
             duration: end - previous_end,
-            batch: StepBatch::Aggregated(&self.scheduler, &flight.batch),
+            batch: StepBatch::Aggregated(&self.scheduler, batch),
             shape,
             sets_pace: true,
-            preempted_requests,
+            preempted_requests: batch.preempted.len() as u32,
             running_requests: self.scheduler.running_requests() as u32,
             waiting_requests: self.scheduler.waiting_requests() as u32,
             free_blocks,

@@ -96,7 +96,7 @@ fn with_drafts(
             let priced = |operators| {
                 let graphs = graphs(engine, ranks);
                 let context = Context { layout, kv: engine.kv, routing, load: None };
-                ProfiledCost::new(profiled.profile().clone(), operators, context, graphs, HostTime::NONE)
+                ProfiledCost::new(Arc::clone(profiled.profile()), operators, context, graphs, HostTime::NONE)
                     .map(Arc::new)
                     .map_err(|e| document.error("engine.speculative_config", e.message()))
             };
@@ -268,14 +268,16 @@ fn find_profile(
     gpu: &GpuSpec,
     preset: EnginePreset,
     folder: &Path,
-) -> Result<CostProfile> {
+) -> Result<Arc<CostProfile>> {
     let entries = catalogue::profiles();
     let named = |wanted: &str| entries.iter().find(|entry| entry.name.eq_ignore_ascii_case(wanted));
     let limits = GpuLimits::of(gpu);
+    let scaled =
+        |profile: Arc<CostProfile>| Arc::new(Arc::unwrap_or_clone(profile).scaled_to(limits.clone()));
     if let Some(name) = name {
         let profile = match named(name) {
             Some(entry) => embedded(entry)?,
-            None if name.ends_with(".yaml") => CostProfile::read(&folder.join(name))?,
+            None if name.ends_with(".yaml") => Arc::new(CostProfile::read(&folder.join(name))?),
             None => {
                 let names: Vec<&str> = entries.iter().map(|entry| entry.name).collect();
                 let hint = crate::document::hint(name, &names);
@@ -284,13 +286,13 @@ fn find_profile(
                 )));
             }
         };
-        return Ok(if profile.gpu.is_like(&limits) { profile } else { profile.scaled_to(limits) });
+        return Ok(if profile.gpu.is_like(&limits) { profile } else { scaled(profile) });
     }
     let engine = preset.profile_suffix();
     if let Some(entry) = named(&format!("{}-{engine}", gpu.name)) {
         return embedded(entry);
     }
-    let mut nearest: Option<(f64, CostProfile)> = None;
+    let mut nearest: Option<(f64, Arc<CostProfile>)> = None;
     for entry in entries.iter().filter(|entry| entry.name.ends_with(engine)) {
         let profile = embedded(entry)?;
         let distance = profile.gpu.distance(&limits);
@@ -299,20 +301,24 @@ fn find_profile(
         }
     }
     match nearest {
-        Some((_, profile)) => Ok(profile.scaled_to(limits)),
+        Some((_, profile)) => Ok(scaled(profile)),
         None => Err(Error::new(format!("no profile for {}; `cost: datasheet` needs none", gpu.name))),
     }
 }
 
-/// An embedded profile, parsed once per process: reading and checking one takes longer than many a simulation.
-fn embedded(entry: &catalogue::Entry) -> Result<CostProfile> {
-    static PARSED: Mutex<BTreeMap<&'static str, CostProfile>> = Mutex::new(BTreeMap::new());
+/// An embedded profile, parsed once per process.
+fn embedded(entry: &catalogue::Entry) -> Result<Arc<CostProfile>> {
+    static PARSED: Mutex<BTreeMap<&'static str, Arc<CostProfile>>> = Mutex::new(BTreeMap::new());
     let mut parsed = PARSED.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(profile) = parsed.get(entry.name) {
-        return Ok(profile.clone());
+        return Ok(Arc::clone(profile));
     }
-    let profile = CostProfile::parse(entry.name, entry.text)?;
-    parsed.insert(entry.name, profile.clone());
+    let profile = match CostProfile::parse_known(entry.text) {
+        Some(profile) => profile,
+        None => CostProfile::parse(entry.name, entry.text)?,
+    };
+    let profile = Arc::new(profile);
+    parsed.insert(entry.name, Arc::clone(&profile));
     Ok(profile)
 }
 

@@ -106,10 +106,14 @@ impl Scenario {
             move |e: Error| if e.place().is_some() { e } else { document.error(key, e.message()) }
         };
         let model = catalogue::find_model(&in_folder(folder, &file.model)).map_err(located("model"))?;
-        let groups = groups::resolve(document, &file, &model, folder)?;
+        // The two that read long files.
+        let (groups, traffic) = rayon::join(
+            || groups::resolve(document, &file, &model, folder),
+            || Scenario::traffic(document, &file, folder),
+        );
+        let (groups, (workload, tenants)) = (groups?, traffic?);
         let Group { gpu, engine, pricing, .. } = groups[0].clone();
         let limits = Limits::from(&file.slo);
-        let (workload, tenants) = Scenario::traffic(document, &file, folder)?;
         let locate = |key: &str, message: String| document.error(key, message);
         let sizes: Vec<GroupSize<'_>> = groups.iter().map(Group::size).collect();
         let router = file.router.resolve(&sizes, &locate)?;

@@ -294,7 +294,8 @@ impl ErrorBand {
             let run = scenario.simulate_scaled((1000.0 * factor).round() as u64)?;
             Ok(Metrics::new(&run, config.block_size, config.prefix_caching, &scenario.limits))
         };
-        let (fast, slow) = (metrics((1.0 - error).max(0.05))?, metrics(1.0 + error)?);
+        let (fast, slow) = rayon::join(|| metrics((1.0 - error).max(0.05)), || metrics(1.0 + error));
+        let (fast, slow) = (fast?, slow?);
         let both =
             |value: fn(&Metrics) -> Option<f64>| [&fast, &slow].map(|metrics| value(metrics).unwrap_or(0.0));
         Ok(Some(ErrorBand {

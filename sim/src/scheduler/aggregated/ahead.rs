@@ -102,6 +102,40 @@ impl AggregatedScheduler {
         self.flights.in_flight.front().is_some_and(|flight| flight.finishes)
     }
 
+    /// Whether one step is in flight, of requests that all go on decoding after it, and nothing else is to be scheduled.
+    pub fn is_decoding_on(&self) -> bool {
+        let mut flights = self.flights.in_flight.iter();
+        let (first, second) = (flights.next(), flights.next());
+        first.is_some_and(|flight| !flight.finishes && flight.sampled.is_empty())
+            && second.is_none()
+            && self.waiting.is_empty()
+            && self.partial.is_none()
+            && self.decoding.requests() > 0
+    }
+
+    /// After more such steps ([`AggregatedScheduler::decode_on`]) since step number `before`: the last of them is in
+    /// flight, or the last `two`; the others have landed.
+    pub fn fly_on(&mut self, before: u64, two: bool) {
+        let (step, finishes) = (self.decoding.step(), self.decoding.has_finished());
+        if step == before {
+            return;
+        }
+        let Some(mut flight) = self.flights.in_flight.pop_front() else { return };
+        if two {
+            let mut first = self.flights.spare.pop().unwrap_or_default();
+            first.step = step - 1;
+            first.is_ahead = flight.is_ahead || step - 1 > before;
+            first.is_settled = true;
+            first.finishes = false;
+            self.flights.in_flight.push_back(first);
+        }
+        flight.step = step;
+        flight.is_ahead = true;
+        flight.is_settled = false;
+        flight.finishes = finishes;
+        self.flights.in_flight.push_back(flight);
+    }
+
     /// Moves the requests of the latest step on, if it is in flight.
     pub(super) fn settle_latest(&mut self) {
         if let Some(mut flight) = self.flights.in_flight.pop_back() {

@@ -163,25 +163,34 @@ impl DecodePool {
         self.crossing = self.crossing_after();
     }
 
-    /// The first request at or after `slot` in its list that has all its tokens after the latest step; `NONE` for none.
-    fn finished_from(&self, mut slot: u32) -> u32 {
-        while slot != NONE && self.members[slot as usize].finish_step != self.step {
+    /// The first request at or after `slot` in its list that has all its tokens after `step`; `NONE` for none.
+    fn finished_from(&self, step: u64, mut slot: u32) -> u32 {
+        while slot != NONE && self.members[slot as usize].finish_step != step {
             slot = self.finish_links[slot as usize].next;
         }
         slot
     }
 
+    fn first_finished(&self, step: u64) -> u32 {
+        self.finished_from(step, self.finishing[self.list_of(step)].first)
+    }
+
     /// Whether a request has all its tokens after the latest step.
     pub fn has_finished(&self) -> bool {
-        self.finished_from(self.finishing[self.list_of(self.step)].first) != NONE
+        self.first_finished(self.step) != NONE
+    }
+
+    /// After how many further steps a request has all its tokens, `most` if after none of so many.
+    pub fn steps_to_finish(&self, most: usize) -> usize {
+        (0..most).find(|&steps| self.first_finished(self.step + steps as u64) != NONE).unwrap_or(most)
     }
 
     /// Takes the requests that have all their tokens after the latest step out, in order of admission: each is given
     /// to `left` with its computed tokens.
     pub fn take_finished(&mut self, mut left: impl FnMut(u32, u32, u64)) {
-        let mut slot = self.finished_from(self.finishing[self.list_of(self.step)].first);
+        let mut slot = self.first_finished(self.step);
         while slot != NONE {
-            let next = self.finished_from(self.finish_links[slot as usize].next);
+            let next = self.finished_from(self.step, self.finish_links[slot as usize].next);
             let join_step = self.join_step(slot);
             let computed_tokens = self.leave(slot);
             left(slot, computed_tokens, join_step);
@@ -226,6 +235,8 @@ mod tests {
             assert_eq!(bucket(pool.first_filling(), &pool), expected(BLOCK - 1).collect::<Vec<_>>());
             assert_eq!(pool.crossing_requests() as usize, expected(0).count());
             assert_eq!(pool.computed_tokens(), members.iter().map(|m| u64::from(m.1)).sum::<u64>());
+            let to_finish = members.iter().map(|m| (m.2 - m.1) as usize).min().unwrap_or(99);
+            assert_eq!(pool.steps_to_finish(20), to_finish.min(20));
             pool.advance();
             members.iter_mut().for_each(|m| m.1 += 1);
             let mut finished = Vec::new();

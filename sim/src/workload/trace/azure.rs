@@ -22,21 +22,15 @@ pub(super) fn parse(line: &str, columns: &[usize; 3]) -> Read<TraceRow> {
 /// Nanoseconds from 1970-01-01 00:00:00 UTC to `YYYY-MM-DD hh:mm:ss[.fraction][Z|±hh:mm]`, of the years 1971 to 2200;
 /// without an offset the time counts as UTC.
 fn date_time_ns(text: &str) -> Option<u64> {
-    let number = |from: usize, to: usize| -> Option<u64> {
-        let digits = text.get(from..to)?;
-        if digits.bytes().all(|byte| byte.is_ascii_digit()) { digits.parse().ok() } else { None }
-    };
-    let byte = |at: usize| text.as_bytes().get(at).copied();
-    let separated = byte(4) == Some(b'-')
-        && byte(7) == Some(b'-')
-        && matches!(byte(10), Some(b' ' | b'T'))
-        && byte(13) == Some(b':')
-        && byte(16) == Some(b':');
-    if !separated {
+    let (head, rest) = text.as_bytes().split_first_chunk::<19>()?;
+    let digit = |at: usize| Some(u64::from(head[at].wrapping_sub(b'0'))).filter(|digit| *digit < 10);
+    let two = |at: usize| Some(digit(at)? * 10 + digit(at + 1)?);
+    let separators = [head[4], head[7], head[10], head[13], head[16]];
+    if !matches!(separators, [b'-', b'-', b' ' | b'T', b':', b':']) {
         return None;
     }
-    let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
-    let (hour, minute, second) = (number(11, 13)?, number(14, 16)?, number(17, 19)?);
+    let (year, month, day) = (two(0)? * 100 + two(2)?, two(5)?, two(8)?);
+    let (hour, minute, second) = (two(11)?, two(14)?, two(17)?);
     let valid = (1971..=2200).contains(&year)
         && (1..=12).contains(&month)
         && (1..=days_in_month(year, month)).contains(&day)
@@ -46,18 +40,28 @@ fn date_time_ns(text: &str) -> Option<u64> {
     if !valid {
         return None;
     }
-    let rest = text.get(19..)?;
-    let (fraction, offset) = match rest.strip_prefix('.') {
-        Some(rest) => rest.split_at(rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len())),
-        None => ("0", rest),
+    let (fraction_ns, offset) = match rest {
+        [b'.', rest @ ..] => fraction_ns(rest)?,
+        rest => (0, rest),
     };
-    if fraction.is_empty() || fraction.len() > 9 {
-        return None;
-    }
-    let fraction_ns = fraction.parse::<u64>().ok()? * 10u64.pow(9 - fraction.len() as u32);
+    let offset = str::from_utf8(offset).ok()?;
     let seconds = ((days_from_civil(year, month, day) * 24 + hour) * 60 + minute) * 60 + second;
     let utc = i128::from(seconds) - i128::from(offset_seconds(offset)?);
     u64::try_from(utc * 1_000_000_000 + i128::from(fraction_ns)).ok()
+}
+
+/// The nanoseconds of the one to nine digits of a fraction of a second, and what follows them.
+fn fraction_ns(text: &[u8]) -> Option<(u64, &[u8])> {
+    let (mut ns, mut unit_ns, mut rest) = (0, 1_000_000_000, text);
+    while let [digit @ b'0'..=b'9', after @ ..] = rest {
+        unit_ns /= 10;
+        if unit_ns == 0 {
+            return None;
+        }
+        ns += u64::from(digit - b'0') * unit_ns;
+        rest = after;
+    }
+    (rest.len() < text.len()).then_some((ns, rest))
 }
 
 /// Seconds east of UTC.

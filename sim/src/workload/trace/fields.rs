@@ -36,6 +36,14 @@ pub(super) fn split(line: &str) -> Read<Vec<&str>> {
     if quoted { Err("a quoted column does not end on this line".to_string()) } else { Ok(fields) }
 }
 
+/// A field without the blanks around it.
+fn trimmed(field: &str) -> &str {
+    match field.as_bytes() {
+        [first, .., last] if first.is_ascii_graphic() && last.is_ascii_graphic() => field,
+        _ => field.trim(),
+    }
+}
+
 /// A field without the blanks and quotes around it.
 fn unquote(field: &str) -> &str {
     let field = field.trim();
@@ -64,18 +72,36 @@ pub(super) fn pick<'a, const N: usize>(
     positions: &[usize; N],
     names: [&str; N],
 ) -> Read<[&'a str; N]> {
-    let found = split(line)?;
-    let mut picked = [""; N];
-    for ((field, position), name) in picked.iter_mut().zip(positions).zip(names) {
-        *field = found.get(*position).copied().ok_or_else(|| {
-            format!(
-                "column {name}: the row has only {} columns, expected at least {}",
-                found.len(),
-                position + 1
-            )
+    let mut picked = [None; N];
+    let mut take = |number: usize, field: &'a str| {
+        for (picked, position) in picked.iter_mut().zip(positions) {
+            if *position == number {
+                *picked = Some(field);
+            }
+        }
+    };
+    let mut count = 0;
+    if line.as_bytes().contains(&b'"') {
+        for field in split(line)? {
+            take(count, field);
+            count += 1;
+        }
+    } else {
+        let mut start = 0;
+        let ends = line.bytes().enumerate().filter(|(_, byte)| *byte == b',').map(|(at, _)| at);
+        for end in ends.chain([line.len()]) {
+            take(count, trimmed(&line[start..end]));
+            start = end + 1;
+            count += 1;
+        }
+    }
+    let mut fields = [""; N];
+    for (((field, picked), position), name) in fields.iter_mut().zip(picked).zip(positions).zip(names) {
+        *field = picked.ok_or_else(|| {
+            format!("column {name}: the row has only {count} columns, expected at least {}", position + 1)
         })?;
     }
-    Ok(picked)
+    Ok(fields)
 }
 
 /// A token count, 1 to `MAX_TOKENS`.

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 fn default_plan() -> Vec<PlannedCall> {
-    plan(&ModelSlices::default_set()).unwrap()
+    plan(&ModelSlices::default_set(), &[]).unwrap()
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn slices_are_read_and_refused() {
     assert_eq!(ModelSlices::parse("phi-4").unwrap().tensor_parallel, [1]);
     assert!(ModelSlices::parse("phi-4:two").unwrap_err().contains("found `two`"));
     let missing = vec![ModelSlices::parse("lama-3.1-8b").unwrap()];
-    assert!(plan(&missing).unwrap_err().to_string().contains("unknown model `lama-3.1-8b`"));
+    assert!(plan(&missing, &[]).unwrap_err().to_string().contains("unknown model `lama-3.1-8b`"));
 }
 
 #[test]
@@ -191,8 +191,7 @@ fn own_rows_are_measured_and_the_rest_stays_as_the_base_has_it() {
     let imported = |provenance| matches!(provenance, Provenance::Imported(_));
     assert!(imported(provenance(Family::Gemm, "bfloat16")));
     assert!(imported(provenance(Family::AllReduce, "nccl")));
-    // Up to 16 rows of 4-bit weights say nothing of prompts.
-    assert!(matches!(provenance(Family::Gemm, "int4_weights"), Provenance::Assumed(_)));
+    assert_eq!(provenance(Family::Gemm, "int4_weights"), Provenance::Measured);
     let call = Operation::Elementwise { bytes: 1e8 };
     let ratio = profile.evaluate(&call).unwrap().seconds / base.evaluate(&call).unwrap().seconds;
     assert!((1.8..2.2).contains(&ratio), "{ratio}");

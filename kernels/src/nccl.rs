@@ -78,7 +78,9 @@ impl Nccl {
             let library = Library::new(name).map_err(cannot)?;
             macro_rules! function {
                 ($name:literal) => {
-                    *library.get(concat!($name, "\0").as_bytes()).map_err(cannot)?
+                    *library
+                        .get(concat!($name, "\0").as_bytes())
+                        .map_err(|error| Error(format!("{name} has no {}: {error}", $name)))?
                 };
             }
             Ok(Nccl {

@@ -3,6 +3,7 @@
 use crate::calibrate_bench;
 use crate::output::{self, Format, WholeFile};
 use anyhow::{Context, Result};
+use calibrate::beside::beside_base;
 use calibrate::check::check_profile;
 use calibrate::coverage::coverage;
 use calibrate::holdout::HoldOut;
@@ -14,7 +15,7 @@ use calibrate::report::{check_json, check_text, cross_validated_text, row_counts
 use calibrate::vidur::import_vidur;
 use clap::{Subcommand, ValueEnum};
 use sim::catalogue::find_gpu;
-use sim::profile::{CostProfile, GpuLimits};
+use sim::profile::{CostProfile, Family, GpuLimits};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -174,8 +175,23 @@ fn run_fit(arguments: &Fit) -> Result<()> {
     let (name, hold_out) = (&arguments.name, HoldOut::WholeShapes);
     let (profile, checks) = fit_profile_over(name, &gpu, &attribution, &table, hold_out, base.as_ref())?;
     finish(file, profile.to_yaml().as_bytes(), &arguments.out)?;
-    let text = check_text(&check_profile(&profile, &table)?, &[]) + &cross_validated_text(&checks);
+    let mut text = check_text(&check_profile(&profile, &table)?, &[]) + &cross_validated_text(&checks);
+    if let Some(base) = &base {
+        text += &beside_base(&table, base);
+        text += &kept_from(base, &table, &profile);
+    }
     output::print(&text)
+}
+
+/// The families that the rows do not have, which stay as the base has them.
+fn kept_from(base: &CostProfile, table: &MeasurementTable, profile: &CostProfile) -> String {
+    let is_measured = |family: &Family| table.rows.iter().any(|row| row.operation.family() == *family);
+    let kept: Vec<&str> =
+        profile.families.keys().filter(|family| !is_measured(family)).map(|family| family.name()).collect();
+    match kept.is_empty() {
+        true => String::new(),
+        false => format!("not measured, as {} has them: {}\n", base.name, kept.join(", ")),
+    }
 }
 
 fn run_check(arguments: &Check) -> Result<()> {

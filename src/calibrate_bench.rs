@@ -1,19 +1,22 @@
 //! `servesim calibrate bench`: kernels timed on this machine.
 
-use crate::output;
+use crate::output::{self, WholeFile};
 use crate::progress::bar;
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use calibrate::bench::ceilings::{ceilings, table};
+use calibrate::bench::collectives;
 use calibrate::bench::plan::{ModelSlices, PlannedCall, plan};
 use calibrate::bench::run::{BenchReport, ROWS_FILE, bench, family_counts};
 use calibrate::bench::timer::Timer;
-use calibrate::bench::whole_step::whole_steps;
+use calibrate::bench::whole_step::{WholeSteps, whole_steps};
 use calibrate::profile::find_profile;
 use kernels::Device;
 use kernels::check::{Outcome, check_all};
+use kernels::collectives::Collectives;
 use kernels::device::Order;
 use sim::units::Span;
-use std::path::PathBuf;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -33,6 +36,9 @@ pub struct Arguments {
     /// Models whose shapes are timed, each with tensor-parallel degrees, as in `llama-3.1-70b:2/4`
     #[arg(long, value_delimiter = ',', value_name = "MODEL[:DEGREES]")]
     models: Vec<String>,
+    /// Sizes of the groups of GPUs whose collectives are timed, as in `2,4,8`; without it those that there are GPUs for
+    #[arg(long, value_delimiter = ',', value_name = "GPUS")]
+    ranks: Vec<u32>,
     /// Folder for the rows; a run that was stopped goes on in its folder
     #[arg(long, value_name = "DIR", required_unless_present_any = ["check", "ceilings", "dry_run", "whole_step"])]
     out: Option<PathBuf>,
@@ -51,7 +57,8 @@ pub struct Arguments {
     /// Prints what memory, matrix units and the kernels reach on a few large calls instead
     #[arg(long)]
     ceilings: bool,
-    /// Times whole steps of Llama-3.1-8B against what this profile predicts instead
+    /// Times whole steps of Llama-3.1-8B against what this profile predicts instead; with --out their times go to
+    /// steps.csv in the folder, which `--device recorded:DIR/steps.csv` holds against another profile later
     #[arg(long, value_name = "PROFILE")]
     whole_step: Option<String>,
 }
@@ -67,11 +74,14 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             eprintln!("left out: {failure}");
         }
         output::print(&table(&found))?;
+        output::print(&match Collectives::open() {
+            Ok(all) => collectives::table(&all),
+            Err(reason) => format!("collectives were not measured: {reason}\n"),
+        })?;
         return Ok(ExitCode::SUCCESS);
     }
     if let Some(profile) = &arguments.whole_step {
-        let steps = whole_steps(&device(arguments)?, &find_profile(profile)?)?;
-        output::print(&steps.table())?;
+        whole_step(arguments, profile)?;
         return Ok(ExitCode::SUCCESS);
     }
     let models = match arguments.models.is_empty() {
@@ -84,13 +94,20 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     };
     let budget = Span::parse(&arguments.budget).map_err(|message| anyhow::anyhow!("--budget: {message}"))?;
     let budget = Duration::from_nanos(budget.0);
-    let calls = plan(&models)?;
+    if let Some(odd) = arguments.ranks.iter().find(|ranks| **ranks < 2) {
+        bail!("--ranks: found {odd}, expected groups of two or more GPUs");
+    }
     if arguments.dry_run {
-        output::print(&planned(&calls))?;
+        let calls = plan(&models, &arguments.ranks)?;
+        output::print(&planned(&calls, kernels::device::gpu_count()))?;
         return Ok(ExitCode::SUCCESS);
     }
     let Some(folder) = &arguments.out else { bail!("--out: missing, give a folder for the rows") };
+    // Models are looked up before the GPU is opened.
+    plan(&models, &[])?;
     let timer = timer(arguments)?;
+    let ranks = if arguments.ranks.is_empty() { timer.group_sizes() } else { arguments.ranks.clone() };
+    let calls = plan(&models, &ranks)?;
     let bar = bar(calls.len() as u64, "calls");
     let report = bench(&calls, &timer, folder, budget, |done, _| bar.set_position(done as u64))?;
     bar.finish_and_clear();
@@ -118,13 +135,41 @@ fn timer(arguments: &Arguments) -> Result<Timer> {
     })
 }
 
-/// Calls by family.
-fn planned(calls: &[PlannedCall]) -> String {
+fn whole_step(arguments: &Arguments, profile: &str) -> Result<()> {
+    let profile = find_profile(profile)?;
+    let steps = match arguments.device.strip_prefix("recorded:") {
+        Some(file) => WholeSteps::read(Path::new(file))?,
+        None => whole_steps(&device(arguments)?)?,
+    };
+    if let Some(folder) = &arguments.out {
+        std::fs::create_dir_all(folder).with_context(|| format!("{}: cannot be made", folder.display()))?;
+        let path = folder.join("steps.csv");
+        let mut file = WholeFile::create(&path)?;
+        file.write_all(steps.to_csv().as_bytes())
+            .with_context(|| format!("{}: cannot be written", path.display()))?;
+        file.finish()?;
+    }
+    output::print(&steps.table(&profile)?)
+}
+
+/// Calls by family, and collectives of as many GPUs as there are.
+fn planned(calls: &[PlannedCall], gpus: u32) -> String {
     let mut text = String::new();
     for (family, count) in family_counts(calls) {
         text += &format!("{:<18} {count:>6} calls\n", family.name());
     }
-    text + &format!("{:<18} {:>6} calls, most informative first\n", "all", calls.len())
+    text += &format!("{:<18} {:>6} calls, most informative first\n", "all", calls.len());
+    let has_collectives =
+        calls.iter().any(|call| matches!(call.operation, sim::profile::Operation::Collective { .. }));
+    if !has_collectives {
+        text += &match gpus {
+            0 | 1 => format!(
+                "collectives need two or more GPUs, the driver here sees {gpus}; --ranks 2,4,8 shows what they would add\n"
+            ),
+            _ => format!("and collectives over groups of up to {gpus} GPUs, which --ranks 2,4,8 shows\n"),
+        };
+    }
+    text
 }
 
 fn written(report: &BenchReport, timer: &Timer, rows: &str) -> String {
@@ -138,10 +183,19 @@ fn written(report: &BenchReport, timer: &Timer, rows: &str) -> String {
     if report.out_of_time {
         text += "the time was used up: the same command goes on\n";
     }
+    if let Some(note) = timer.collectives_note() {
+        text += &format!("{note}\n");
+    }
     text + &format!(
         "next: servesim calibrate fit {rows} --name NAME --gpu GPU --base PROFILE --out FILE\n\
-         (collectives were not measured: --base names the profile whose figures for them stay)\n"
+         (--base names the profile whose figures stay for what was not measured)\n"
     )
+}
+
+fn print_outcome(outcome: &Outcome) {
+    let verdict = if outcome.passed() { "ok   " } else { "WRONG" };
+    let Outcome { kernel, case, error, worst, tolerance, .. } = outcome;
+    println!("{verdict} {kernel:<18} {error:.1e} of {tolerance:.0e}, worst {worst:.1e}  {case}");
 }
 
 fn check(arguments: &Arguments) -> Result<ExitCode> {
@@ -149,11 +203,21 @@ fn check(arguments: &Arguments) -> Result<ExitCode> {
     let seed = arguments.seed.unwrap_or_else(clock);
     let device = device(arguments)?;
     output::print(&format!("{}, {}, seed {seed}\n", device.info.name, device.info.software))?;
-    let outcomes = check_all(&device, seed, arguments.only.as_deref(), |outcome| {
-        let verdict = if outcome.passed() { "ok   " } else { "WRONG" };
-        let Outcome { kernel, case, error, worst, tolerance, .. } = outcome;
-        println!("{verdict} {kernel:<18} {error:.1e} of {tolerance:.0e}, worst {worst:.1e}  {case}");
-    })?;
+    let only = arguments.only.as_deref();
+    let mut outcomes = match only {
+        Some("collectives") => Vec::new(),
+        _ => check_all(&device, seed, only, print_outcome)?,
+    };
+    if device.is_gpu() && only.is_none_or(|only| only == "collectives") {
+        match Collectives::open() {
+            Ok(all) => {
+                let found = all.check(seed)?;
+                found.iter().for_each(print_outcome);
+                outcomes.extend(found);
+            }
+            Err(reason) => output::print(&format!("collectives were not checked: {reason}\n"))?,
+        }
+    }
     let wrong = outcomes.iter().filter(|outcome| !outcome.passed()).count();
     output::print(&format!("{} cases, {wrong} wrong\n", outcomes.len()))?;
     Ok(if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })

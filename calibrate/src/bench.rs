@@ -3,6 +3,7 @@
 
 pub mod calls;
 pub mod ceilings;
+pub mod collectives;
 pub mod plan;
 pub mod run;
 pub mod timer;

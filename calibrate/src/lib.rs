@@ -4,6 +4,7 @@
 
 pub mod baseline;
 pub mod bench;
+pub mod beside;
 pub mod check;
 pub mod coverage;
 pub mod fidelity;

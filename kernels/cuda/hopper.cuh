@@ -34,7 +34,7 @@ DEVICE void barrier_arrive(u32 barrier) {
 // wrong result and not as a hang. (A trap here would make the assembler serialise the products around it.)
 DEVICE void barrier_wait(u32 barrier, u32 parity) {
 #pragma unroll 1
-    for (u32 tries = 0; tries < (1u << 18); tries++) {
+    for (u32 tries = 0; tries < (1u << 16); tries++) {
         u32 done;
         asm volatile("{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, p;\n}"
                      : "=r"(done) : "r"(barrier), "r"(parity) : "memory");

@@ -6,7 +6,7 @@ use crate::device::libraries::{FOLDER_VARIABLE, Library};
 use crate::device::{Backend, Buffer, Device};
 use crate::error::{Error, Result, fail};
 use crate::norm::wide;
-use crate::numbers::from_e4m3;
+use crate::numbers::{Random, from_e4m3};
 use cudarc::cublaslt::{result, sys};
 use std::ffi::c_void;
 use std::rc::Rc;
@@ -18,8 +18,39 @@ pub enum Types {
     Bf16,
     /// 8-bit floats (e4m3) in with one scale per matrix, bfloat16 out.
     Fp8,
+    /// 8-bit floats in, with a scale per 128 values of a row of A and per 128 x 128 block of W; bfloat16 out. Hopper only.
+    Fp8Block,
     /// 8-bit integers in, 32-bit integers out.
     Int8,
+}
+
+/// Values along k, and along n for weights, that share a scale.
+const BLOCK: u32 = 128;
+
+/// Scales of 8-bit products on the device.
+struct Scales {
+    weights: Buffer,
+    a: Buffer,
+}
+
+impl Scales {
+    /// One per matrix, both 1; or random ones per block: of the weights `[n / 128, k / 128]`, rows padded to a multiple of
+    /// four, of A `[k / 128, m]` (the layouts that the library's manual gives for BLK128x128_32F and VEC128_32F).
+    fn new(device: &Device, types: Types, m: u32, n: u32, k: u32) -> Result<Option<Scales>> {
+        let mut random = Random::new(u64::from(m) << 32 | u64::from(n ^ k));
+        let mut list = |count: u32| (0..count).map(|_| 0.5 + random.unit() as f32).collect::<Vec<f32>>();
+        Ok(match types {
+            Types::Fp8 => Some(Scales { weights: device.upload(&[1.0_f32])?, a: device.upload(&[1.0_f32])? }),
+            Types::Fp8Block => {
+                let row = k.div_ceil(BLOCK).next_multiple_of(4);
+                Some(Scales {
+                    weights: device.upload(&list(n.div_ceil(BLOCK) * row))?,
+                    a: device.upload(&list(k.div_ceil(BLOCK) * m))?,
+                })
+            }
+            Types::Bf16 | Types::Int8 => None,
+        })
+    }
 }
 
 /// Workspace that the library may use; 32 MiB is what it asks for on Hopper.
@@ -63,6 +94,11 @@ impl Cublas {
         Ok(Rc::new(Cublas { device: device.clone(), handle, workspace: device.allocate(WORKSPACE_BYTES)? }))
     }
 
+    /// The device that it was opened for.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
     /// The library's version.
     pub fn version(&self) -> u64 {
         // SAFETY: the library is open.
@@ -77,7 +113,7 @@ pub struct Product {
     descriptor: sys::cublasLtMatmulDesc_t,
     layouts: [sys::cublasLtMatrixLayout_t; 3],
     algorithm: sys::cublasLtMatmulAlgo_t,
-    _scales: Option<Buffer>,
+    scales: Option<Scales>,
 }
 
 impl Drop for Product {
@@ -104,7 +140,7 @@ impl Product {
             Types::Bf16 => {
                 (T::CUDA_R_16BF, T::CUDA_R_16BF, sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, T::CUDA_R_32F)
             }
-            Types::Fp8 => (
+            Types::Fp8 | Types::Fp8Block => (
                 T::CUDA_R_8F_E4M3,
                 T::CUDA_R_16BF,
                 sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
@@ -116,16 +152,13 @@ impl Product {
         };
         let what = format!("{types:?} product of {m} x {n} x {k}");
         let descriptor = result::create_matmul_desc(compute, scale).map_err(cublas_error(&what))?;
+        let scales = Scales::new(&cublas.device, types, m, n, k)?;
         // The library counts columns first: C^T[n, m] = (W^T)^T A^T.
         let (m, n, k) = (u64::from(m), u64::from(n), u64::from(k));
         let layout = |kind, rows, columns| {
             result::create_matrix_layout(kind, rows, columns, rows as i64).map_err(cublas_error(&what))
         };
         let layouts = [layout(input, k, n)?, layout(input, k, m)?, layout(output, n, m)?];
-        let scales = match types {
-            Types::Fp8 => Some(cublas.device.upload(&[1.0_f32, 1.0])?),
-            _ => None,
-        };
         // SAFETY: attributes have the types that the library's manual gives, and live through the calls.
         let algorithm = unsafe {
             let set = |attribute, value: *const c_void, bytes| {
@@ -137,12 +170,20 @@ impl Product {
             set(D::CUBLASLT_MATMUL_DESC_TRANSA, (&raw const transposed).cast(), 4)?;
             set(D::CUBLASLT_MATMUL_DESC_TRANSB, (&raw const plain).cast(), 4)?;
             if let Some(scales) = &scales {
-                let (a, b) = (scales.address(), scales.address() + 4);
+                let (a, b) = (scales.weights.address(), scales.a.address());
                 set(D::CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, (&raw const a).cast(), 8)?;
                 set(D::CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, (&raw const b).cast(), 8)?;
-                // Sums of fewer bits inside the matrix units, as inference engines ask for.
-                let fast = 1_i8;
-                set(D::CUBLASLT_MATMUL_DESC_FAST_ACCUM, (&raw const fast).cast(), 1)?;
+                if types == Types::Fp8 {
+                    // Sums of fewer bits inside the matrix units, as inference engines ask for.
+                    let fast = 1_i8;
+                    set(D::CUBLASLT_MATMUL_DESC_FAST_ACCUM, (&raw const fast).cast(), 1)?;
+                } else {
+                    use sys::cublasLtMatmulMatrixScale_t as Mode;
+                    let of_weights = Mode::CUBLASLT_MATMUL_MATRIX_SCALE_BLK128x128_32F as i32;
+                    let of_a = Mode::CUBLASLT_MATMUL_MATRIX_SCALE_VEC128_32F as i32;
+                    set(D::CUBLASLT_MATMUL_DESC_A_SCALE_MODE, (&raw const of_weights).cast(), 4)?;
+                    set(D::CUBLASLT_MATMUL_DESC_B_SCALE_MODE, (&raw const of_a).cast(), 4)?;
+                }
             }
             let preference = result::create_matmul_pref().map_err(cublas_error(&what))?;
             let most = WORKSPACE_BYTES as usize;
@@ -155,7 +196,7 @@ impl Product {
             result::destroy_matmul_pref(preference).map_err(cublas_error(&what))?;
             found.map_err(cublas_error(&what))?.algo
         };
-        Ok(Product { cublas: cublas.clone(), types, descriptor, layouts, algorithm, _scales: scales })
+        Ok(Product { cublas: cublas.clone(), types, descriptor, layouts, algorithm, scales })
     }
 
     /// Multiplies.
@@ -218,7 +259,7 @@ impl GemmCall {
             let count = u64::from(rows) * u64::from(k);
             match types {
                 Types::Bf16 => random_bf16(device, count, scale, seed),
-                Types::Fp8 => random_e4m3(device, count, seed),
+                Types::Fp8 | Types::Fp8Block => random_e4m3(device, count, seed),
                 Types::Int8 => random_words(device, count.div_ceil(4), seed),
             }
         };
@@ -252,9 +293,12 @@ pub fn check(device: &Device, seed: u64) -> Result<Vec<Outcome>> {
         (Types::Bf16, 37, 1000, 264),
         (Types::Fp8, 16, 256, 512),
         (Types::Fp8, 128, 1024, 1024),
+        (Types::Fp8Block, 64, 384, 640),
+        (Types::Fp8Block, 256, 512, 1024),
         (Types::Int8, 64, 256, 512),
     ] {
-        if types == Types::Fp8 && device.info.capability < 89 {
+        let capability = device.info.capability;
+        if (types == Types::Fp8 && capability < 89) || (types == Types::Fp8Block && capability != 90) {
             continue;
         }
         let call = GemmCall::new(&cublas, types, m, n, k, seed as u32 ^ n)?;
@@ -264,13 +308,27 @@ pub fn check(device: &Device, seed: u64) -> Result<Vec<Outcome>> {
         let read = |buffer: &Buffer, rows: usize| -> Result<Vec<f64>> {
             Ok(match types {
                 Types::Bf16 => wide(&buffer.download(rows * k)?),
-                Types::Fp8 => buffer.download::<u8>(rows * k)?.iter().map(|bits| from_e4m3(*bits)).collect(),
+                Types::Fp8 | Types::Fp8Block => {
+                    buffer.download::<u8>(rows * k)?.iter().map(|bits| from_e4m3(*bits)).collect()
+                }
                 Types::Int8 => {
                     buffer.download::<u8>(rows * k)?.iter().map(|bits| f64::from(*bits as i8)).collect()
                 }
             })
         };
-        let (a, weights) = (read(&call.a, m)?, read(&call.weights, n)?);
+        let (mut a, mut weights) = (read(&call.a, m)?, read(&call.weights, n)?);
+        if let (Types::Fp8Block, Some(scales)) = (types, &call.product.scales) {
+            let block = BLOCK as usize;
+            let padded = k.div_ceil(block).next_multiple_of(4);
+            let of_a = scales.a.download::<f32>(k.div_ceil(block) * m)?;
+            let of_weights = scales.weights.download::<f32>(n.div_ceil(block) * padded)?;
+            for (at, value) in a.iter_mut().enumerate() {
+                *value *= f64::from(of_a[at % k / block * m + at / k]);
+            }
+            for (at, value) in weights.iter_mut().enumerate() {
+                *value *= f64::from(of_weights[at / k / block * padded + at % k / block]);
+            }
+        }
         let dot = |row: &[f64], column: &[f64]| row.iter().zip(column).map(|(x, y)| x * y).sum::<f64>();
         let expected: Vec<f64> = a
             .chunks(k)
@@ -282,7 +340,7 @@ pub fn check(device: &Device, seed: u64) -> Result<Vec<Outcome>> {
             outcomes.push(exact("gemm", case, equal));
         } else {
             // 8-bit products are summed with fewer bits on some GPUs.
-            let tolerance = if types == Types::Fp8 { 2.0 * BF16 } else { BF16 };
+            let tolerance = if types == Types::Bf16 { BF16 } else { 2.0 * BF16 };
             outcomes.push(compare("gemm", case, &wide(&call.out.download(m * n)?), &expected, tolerance));
         }
     }

@@ -6,6 +6,7 @@
 
 pub mod activation;
 pub mod check;
+pub mod collectives;
 pub mod copy;
 pub mod decode;
 pub mod device;
@@ -13,6 +14,7 @@ mod error;
 pub mod gemm;
 pub mod mla;
 pub mod moe;
+pub mod nccl;
 pub mod norm;
 pub mod numbers;
 pub mod paging;

@@ -1,17 +1,22 @@
-//! 4-bit weights times 16-bit activations for up to 16 rows.
+//! 4-bit weights times 16-bit activations: fused for up to some hundred rows, by expanding the weights above.
 
 use crate::check::{BF16, Outcome, compare};
 use crate::copy::{random_bf16, random_words};
 use crate::device::sources::Source;
 use crate::device::{Buffer, Device, arguments};
 use crate::error::{Result, fail};
+use crate::gemm::{Cublas, Product, Types};
 use crate::norm::wide;
 use crate::numbers::from_bf16;
+use std::rc::Rc;
 
 /// Weights along k that share a scale.
 const GROUP: u32 = 128;
 /// Columns of a block.
 const COLUMNS: u32 = 256;
+/// Rows up to which weights are expanded on the way; above, reading them once per 64 rows costs more than expanding them
+/// to memory first.
+pub const MOST_ROWS: u32 = 512;
 
 /// `C[m, n] = A[m, k] W[n, k]^T`.
 pub struct W4a16Call {
@@ -29,12 +34,24 @@ pub struct W4a16Call {
     scales: Buffer,
 }
 
-/// Elements of k per part: whole groups, up to 2,048 (64 KiB of activations), so that blocks come in even waves.
-fn part_k(n: u32, k: u32, multiprocessors: u32) -> u32 {
-    let columns = u64::from(n.div_ceil(COLUMNS));
-    let slots = u64::from(multiprocessors) * 2;
+/// Name of the kernel for `m` rows, its rows per block, and blocks that fit on a multiprocessor.
+fn kernel(m: u32) -> (&'static str, u32, u32) {
+    match m {
+        0..=16 => ("w4a16_16", 16, 2),
+        17..=32 => ("w4a16_32", 32, 1),
+        _ => ("w4a16_64", 64, 1),
+    }
+}
+
+/// Elements of k per part: whole groups, up to 64 KiB of activations (96 KiB for more rows), so that blocks come in even
+/// waves.
+fn part_k(m: u32, n: u32, k: u32, multiprocessors: u32) -> u32 {
+    let (_, rows, resident) = kernel(m);
+    let columns = u64::from(n.div_ceil(COLUMNS)) * u64::from(m.div_ceil(rows));
+    let slots = u64::from(multiprocessors * resident);
+    let most = if rows == 16 { 16 } else { (96 << 10) / (rows * 2 * GROUP) };
     let mut best = (u64::MAX, GROUP);
-    for groups in 1..=16_u32.min(k / GROUP) {
+    for groups in 1..=most.min(k / GROUP) {
         let part = groups * GROUP;
         let waves = (columns * u64::from(k.div_ceil(part))).div_ceil(slots);
         // A block's start and its part of the sum cost as much as about two groups.
@@ -50,15 +67,16 @@ impl W4a16Call {
     /// Random inputs.
     ///
     /// # Errors
-    /// When m is over 16, n no multiple of 8, k none of 128, or memory is short.
+    /// When m is over 512, n no multiple of 8, k none of 128, or memory is short.
     pub fn new(device: &Device, m: u32, n: u32, k: u32, seed: u32) -> Result<W4a16Call> {
-        if m == 0 || m > 16 || n == 0 || !n.is_multiple_of(8) || k == 0 || !k.is_multiple_of(GROUP) {
+        if m == 0 || m > MOST_ROWS || n == 0 || !n.is_multiple_of(8) || k == 0 || !k.is_multiple_of(GROUP) {
             return fail(format!(
-                "a product of {m} x {n} x {k}: expected m up to 16, n a multiple of 8, k of {GROUP}"
+                "a product of {m} x {n} x {k}: expected m up to {MOST_ROWS}, n a multiple of 8, k of {GROUP}"
             ));
         }
-        let part_k = part_k(n, k, device.info.multiprocessors);
+        let part_k = part_k(m, n, k, device.info.multiprocessors);
         let (rows, parts) = (u64::from(m) * u64::from(n), u64::from(k.div_ceil(part_k)));
+        let counters = u64::from(n.div_ceil(COLUMNS)) * u64::from(m.div_ceil(kernel(m).1));
         Ok(W4a16Call {
             device: device.clone(),
             m,
@@ -67,7 +85,7 @@ impl W4a16Call {
             part_k,
             out: device.poisoned(rows * 2)?,
             partial: device.poisoned(if parts > 1 { parts * rows * 4 } else { 0 })?,
-            arrived: device.zeros(u64::from(n.div_ceil(COLUMNS)) * 4)?,
+            arrived: device.zeros(counters * 4)?,
             a: random_bf16(device, u64::from(m) * u64::from(k), 1.0, seed)?,
             weights: random_words(device, u64::from(n) * u64::from(k) / 8, seed ^ 1)?,
             scales: random_bf16(device, u64::from(k / GROUP) * u64::from(n), 0.1, seed ^ 2)?,
@@ -87,7 +105,8 @@ impl W4a16Call {
     pub fn launch(&self) -> Result<()> {
         let parts = self.k.div_ceil(self.part_k);
         let shape = [self.m, self.n, self.k, self.part_k, parts];
-        let grid = [self.n.div_ceil(COLUMNS).into(), parts.into(), 1];
+        let (name, rows, _) = kernel(self.m);
+        let grid = [self.n.div_ceil(COLUMNS).into(), parts.into(), self.m.div_ceil(rows).into()];
         let arguments = arguments![
             &self.out,
             &self.partial,
@@ -97,7 +116,72 @@ impl W4a16Call {
             &self.scales,
             &shape[..]
         ];
-        self.device.launch(Source::W4a16, "w4a16", grid, 256, 16 * self.part_k * 2, arguments)
+        self.device.launch(Source::W4a16, name, grid, 256, rows * self.part_k * 2, arguments)
+    }
+}
+
+/// Expands 4-bit weights to bfloat16 `[n, k]`.
+struct Expansion {
+    device: Device,
+    n: u32,
+    k: u32,
+    expanded: Buffer,
+    weights: Buffer,
+    scales: Buffer,
+}
+
+impl Expansion {
+    fn new(device: &Device, n: u32, k: u32, seed: u32) -> Result<Expansion> {
+        if n == 0 || !n.is_multiple_of(8) || k == 0 || !k.is_multiple_of(GROUP) {
+            return fail(format!("weights of {n} x {k}: expected n a multiple of 8, k of {GROUP}"));
+        }
+        Ok(Expansion {
+            device: device.clone(),
+            n,
+            k,
+            expanded: device.poisoned(u64::from(n) * u64::from(k) * 2)?,
+            weights: random_words(device, u64::from(n) * u64::from(k) / 8, seed ^ 1)?,
+            scales: random_bf16(device, u64::from(k / GROUP) * u64::from(n), 0.1, seed ^ 2)?,
+        })
+    }
+
+    fn launch(&self) -> Result<()> {
+        let words = u64::from(self.n) * u64::from(self.k) / 32;
+        let arguments = arguments![&self.expanded, &self.weights, &self.scales, &self.n, &self.k, &words];
+        self.device.launch(Source::W4a16, "w4_expand", [words.div_ceil(256), 1, 1], 256, 0, arguments)
+    }
+}
+
+/// `C[m, n] = A[m, k] W[n, k]^T` for many rows: the weights are expanded, then a dense product follows.
+pub struct ExpandedCall {
+    expansion: Expansion,
+    product: Product,
+    out: Buffer,
+    a: Buffer,
+}
+
+impl ExpandedCall {
+    /// Random inputs.
+    ///
+    /// # Errors
+    /// When n is no multiple of 8, k none of 128, or memory is short.
+    pub fn new(cublas: &Rc<Cublas>, m: u32, n: u32, k: u32, seed: u32) -> Result<ExpandedCall> {
+        let device = cublas.device();
+        Ok(ExpandedCall {
+            expansion: Expansion::new(device, n, k, seed)?,
+            product: Product::new(cublas, Types::Bf16, m, n, k)?,
+            out: device.poisoned(u64::from(m) * u64::from(n) * 2)?,
+            a: random_bf16(device, u64::from(m) * u64::from(k), 1.0, seed)?,
+        })
+    }
+
+    /// Runs it.
+    ///
+    /// # Errors
+    /// Failures of a launch.
+    pub fn launch(&self) -> Result<()> {
+        self.expansion.launch()?;
+        self.product.launch(&self.out, self.a.address(), &self.expansion.expanded)
     }
 }
 
@@ -126,8 +210,9 @@ pub fn unpack(words: &[u32], n: usize, k: usize, total_k: usize) -> f64 {
 /// When a kernel cannot be compiled or launched.
 pub fn check(device: &Device, seed: u64) -> Result<Vec<Outcome>> {
     let mut cases = vec![(1, 8, 128), (16, 264, 384), (5, 40, 2176), (3, 512, 256)];
+    cases.extend([(17, 264, 256), (32, 8, 1664), (64, 40, 128), (70, 272, 896)]);
     if device.is_gpu() {
-        cases.extend([(16, 4096, 4096), (1, 28_672, 8192)]);
+        cases.extend([(16, 4096, 4096), (1, 28_672, 8192), (48, 4096, 4096), (300, 1024, 4096)]);
     }
     let mut outcomes = Vec::new();
     for (m, n, k) in cases {
@@ -151,6 +236,18 @@ pub fn check(device: &Device, seed: u64) -> Result<Vec<Outcome>> {
         let got = wide(&call.out.download(m * n)?);
         let parts = call.k.div_ceil(call.part_k);
         outcomes.push(compare("w4a16", format!("{m} x {n} x {k}, {parts} parts"), &got, &expected, BF16));
+    }
+    for (n, k) in [(8, 128), (40, 384), (264, 256)] {
+        let call = Expansion::new(device, n, k, seed as u32 ^ k)?;
+        call.launch()?;
+        let (n, k) = (n as usize, k as usize);
+        let words = call.weights.download::<u32>(n * k / 8)?;
+        let scales = call.scales.download::<u16>(k / 128 * n)?;
+        let expected: Vec<f64> = (0..n * k)
+            .map(|at| unpack(&words, at / k, at % k, k) * from_bf16(scales[at % k / 128 * n + at / k]))
+            .collect();
+        let got = wide(&call.expanded.download(n * k)?);
+        outcomes.push(compare("w4 expand", format!("{n} x {k}"), &got, &expected, BF16));
     }
     Ok(outcomes)
 }

@@ -24,8 +24,8 @@ fn sizes_that_no_kernel_has_are_refused_by_name() {
     let heads = kernels::decode::Heads { query: 4, kv: 4, dim: 96, eight_bit: false };
     let message = kernels::decode::DecodeCall::new(&device, heads, &[5], 16, 1).err().unwrap().to_string();
     assert!(message.contains("heads of 96") && message.contains("64, 128 and 256"), "{message}");
-    let message = kernels::w4a16::W4a16Call::new(&device, 17, 8, 128, 1).err().unwrap().to_string();
-    assert!(message.contains("17 x 8 x 128") && message.contains("m up to 16"), "{message}");
+    let message = kernels::w4a16::W4a16Call::new(&device, 513, 8, 128, 1).err().unwrap().to_string();
+    assert!(message.contains("513 x 8 x 128") && message.contains("m up to 512"), "{message}");
     let message = kernels::gemm::Cublas::open(&device).err().unwrap().to_string();
     assert!(message.contains("needs a GPU"), "{message}");
 }

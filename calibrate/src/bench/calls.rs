@@ -12,14 +12,14 @@ use kernels::prefill::{self, Chunk, PrefillCall};
 use kernels::quantize::{QuantizeCall, Scales};
 use kernels::rotary::RotaryCall;
 use kernels::timing::Call;
-use kernels::w4a16::W4a16Call;
+use kernels::w4a16::{ExpandedCall, MOST_ROWS, W4a16Call};
 use sim::profile::{Dtype, GpuLimits, Operation};
 use std::rc::Rc;
 
 /// Tokens of a page of the cache: vLLM's default.
 const PAGE: u32 = 16;
 /// Copies of the buffers at most.
-const MOST_SETS: u64 = 16;
+const MOST_SETS: u64 = 48;
 
 /// Bytes that one call touches and operations that it does, nearly.
 pub fn size(planned: &PlannedCall) -> (f64, f64) {
@@ -109,6 +109,14 @@ fn call(
     }
 }
 
+/// Ada and later multiply 8-bit floats; the library has products with block scales for Hopper alone.
+fn has_8_bit(device: &Device, dtype: Dtype) -> bool {
+    match dtype {
+        Dtype::Fp8Block => device.info.capability == 90,
+        _ => device.info.capability >= 89,
+    }
+}
+
 fn product(
     device: &Device,
     cublas: Option<&Rc<Cublas>>,
@@ -116,17 +124,22 @@ fn product(
     dtype: Dtype,
     seed: u32,
 ) -> kernels::Result<Option<Call>> {
-    if dtype == Dtype::Int4Weights {
+    if dtype == Dtype::Int4Weights && m <= MOST_ROWS {
         return launching!(W4a16Call::new(device, m, n, k, seed));
     }
     let Some(cublas) = cublas else { return Ok(None) };
     match dtype {
         Dtype::Bfloat16 => launching!(GemmCall::new(cublas, Types::Bf16, m, n, k, seed)),
         Dtype::Int8 => launching!(GemmCall::new(cublas, Types::Int8, m, n, k, seed)),
-        Dtype::Fp8 if device.info.capability >= 89 => {
-            // The product and the quantisation of its activations, as the profile's fp8 counts them.
-            let quantize = QuantizeCall::new(device, Scales::Static, m, k, seed)?;
-            let product = GemmCall::new(cublas, Types::Fp8, m, n, k, seed)?;
+        Dtype::Int4Weights => launching!(ExpandedCall::new(cublas, m, n, k, seed)),
+        Dtype::Fp8 | Dtype::Fp8Block if has_8_bit(device, dtype) => {
+            // The product and the quantisation of its activations, as the profile counts them.
+            let (scales, types) = match dtype {
+                Dtype::Fp8Block => (Scales::Group, Types::Fp8Block),
+                _ => (Scales::Static, Types::Fp8),
+            };
+            let quantize = QuantizeCall::new(device, scales, m, k, seed)?;
+            let product = GemmCall::new(cublas, types, m, n, k, seed)?;
             Ok(Some(Box::new(move || {
                 quantize.launch()?;
                 product.launch()

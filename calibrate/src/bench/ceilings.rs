@@ -4,8 +4,8 @@ use super::calls::calls;
 use super::plan::{PlannedCall, chunk_sums};
 use kernels::Device;
 use kernels::copy::{CopyCall, ReadCall};
-use kernels::gemm::Cublas;
-use kernels::timing::{Call, Effort, measure};
+use kernels::gemm::{Cublas, GemmCall, Types};
+use kernels::timing::{Call, Effort, measure, warm_up};
 use sim::profile::{Dtype, Heads, Operation};
 use sim::{Error, Result};
 use std::time::Duration;
@@ -23,6 +23,9 @@ pub struct Ceiling {
     pub bytes_per_second: Option<f64>,
 }
 
+/// Rows, columns and depth of the large products.
+const EDGE: u32 = 8192;
+
 /// What is counted.
 enum Count {
     Operations(f64),
@@ -32,16 +35,13 @@ enum Count {
 /// The large calls, each with what is counted.
 fn planned() -> Vec<(String, Operation, Count)> {
     let mut list = Vec::new();
-    for (dtype, edge) in [(Dtype::Bfloat16, 8192), (Dtype::Fp8, 8192), (Dtype::Int8, 8192)] {
-        let operation = Operation::Gemm { m: f64::from(edge), n: edge, k: edge, dtype };
-        list.push((
-            format!("product {edge}^3, {}", dtype.name()),
-            operation,
-            Count::Operations(2.0 * f64::from(edge).powi(3)),
-        ));
+    for dtype in [Dtype::Fp8, Dtype::Fp8Block] {
+        let operation = Operation::Gemm { m: f64::from(EDGE), n: EDGE, k: EDGE, dtype };
+        let name = format!("product {EDGE}^3, {}, after quantising", dtype.name());
+        list.push((name, operation, Count::Operations(2.0 * f64::from(EDGE).powi(3))));
     }
     let (n, k) = (28_672, 8192);
-    for m in [1.0, 16.0] {
+    for m in [1.0, 16.0, 64.0, 256.0] {
         let bytes = f64::from(n) * f64::from(k) * Dtype::Int4Weights.weight_bytes();
         let operation = Operation::Gemm { m, n, k, dtype: Dtype::Int4Weights };
         list.push((format!("4-bit weights {n} x {k}, {m} rows"), operation, Count::Bytes(bytes)));
@@ -85,6 +85,7 @@ fn planned() -> Vec<(String, Operation, Count)> {
 pub fn ceilings(device: &Device) -> Result<(Vec<Ceiling>, Vec<String>)> {
     let failed = |error: kernels::Error| Error::new(error.0);
     let cublas = Cublas::open(device).map_err(failed)?;
+    warm_up(device).map_err(failed)?;
     let effort = Effort { samples: 21, limit: Duration::from_millis(500), eager: false };
     let (mut found, mut failures) = (Vec::new(), Vec::new());
     let bytes = 2 << 30;
@@ -98,6 +99,16 @@ pub fn ceilings(device: &Device) -> Result<(Vec<Ceiling>, Vec<String>)> {
     for (name, call, bytes) in streams {
         let timing = measure(device, &[call], effort).map_err(failed)?;
         found.push(ceiling(name.to_string(), (timing.seconds, timing.spread_seconds), &Count::Bytes(bytes)));
+    }
+    for types in [Types::Bf16, Types::Fp8, Types::Fp8Block, Types::Int8] {
+        let name = format!("product {EDGE}^3, {types:?}");
+        let timed = GemmCall::new(&cublas, types, EDGE, EDGE, EDGE, 3)
+            .and_then(|call| measure(device, &[Box::new(move || call.launch()) as Call], effort));
+        let count = Count::Operations(2.0 * f64::from(EDGE).powi(3));
+        match timed {
+            Ok(timing) => found.push(ceiling(name, (timing.seconds, timing.spread_seconds), &count)),
+            Err(error) => failures.push(format!("{name}: {error}")),
+        }
     }
     for (number, (name, operation, count)) in planned().into_iter().enumerate() {
         let call = PlannedCall { operation, stream: None };

@@ -1,5 +1,6 @@
 //! Which calls are timed, from most to least informative.
 
+use super::collectives;
 use sim::Result;
 use sim::catalogue::find_model;
 use sim::cost::operators::{Layout, Work, operators};
@@ -88,6 +89,8 @@ pub struct PlannedCall {
 #[derive(Debug, Default)]
 struct Shapes {
     products: BTreeSet<(u32, u32)>,
+    /// Those of models that come with a scale per block: the ones with latent attention.
+    block_products: BTreeSet<(u32, u32)>,
     heads: BTreeSet<(u32, u32, u32)>,
     latent_heads: BTreeSet<u32>,
     experts: BTreeSet<(u32, u32, u32, u32)>,
@@ -123,12 +126,21 @@ impl Shapes {
             let model = find_model(&slices.model)?;
             let weights = WeightPlan::of(WeightDtype::Bf16);
             for ranks in &slices.tensor_parallel {
-                shapes.hidden.insert(model.hidden_size);
+                let mut own = Shapes::default();
                 for operator in
                     operators(&model, &weights, KvDtype::Auto, &Layout::tensor(*ranks), model.all_layers())
                 {
-                    shapes.add(&operator.work);
+                    own.add(&operator.work);
                 }
+                shapes.hidden.insert(model.hidden_size);
+                if !own.latent_heads.is_empty() {
+                    shapes.block_products.extend(own.products.iter().chain(&COMMON_PRODUCTS));
+                }
+                shapes.products.extend(own.products);
+                shapes.heads.extend(own.heads);
+                shapes.latent_heads.extend(own.latent_heads);
+                shapes.experts.extend(own.experts);
+                shapes.widths.extend(own.widths);
             }
         }
         if !shapes.experts.is_empty() {
@@ -181,12 +193,12 @@ fn grid<A: Copy, B: Copy>(first: &[A], second: &[B]) -> Vec<(A, B)> {
     first.iter().flat_map(|a| second.iter().map(move |b| (*a, *b))).collect()
 }
 
-/// Every call worth timing for `models`, in the order of timing: each list of one family and type is walked from coarse
+/// Every call worth timing for `models`, and collectives over groups of the sizes `ranks`, in the order of timing: each list of one family and type is walked from coarse
 /// to fine, and the lists advance together, so that a cut anywhere leaves every family covered alike.
 ///
 /// # Errors
 /// A model that the catalogue does not have.
-pub fn plan(models: &[ModelSlices]) -> Result<Vec<PlannedCall>> {
+pub fn plan(models: &[ModelSlices], ranks: &[u32]) -> Result<Vec<PlannedCall>> {
     let shapes = Shapes::of(models)?;
     let mut lists: BTreeMap<(Family, String), Vec<PlannedCall>> = BTreeMap::new();
     let mut add = |operation: Operation, stream: Option<Stream>| {
@@ -196,9 +208,10 @@ pub fn plan(models: &[ModelSlices]) -> Result<Vec<PlannedCall>> {
             list.push(call);
         }
     };
-    for dtype in [Dtype::Bfloat16, Dtype::Fp8, Dtype::Int8, Dtype::Int4Weights] {
-        for ((n, k), m) in grid(&shapes.products.iter().copied().collect::<Vec<_>>(), &ROWS) {
-            if fits(dtype, m, n, k) {
+    for dtype in [Dtype::Bfloat16, Dtype::Fp8, Dtype::Fp8Block, Dtype::Int8, Dtype::Int4Weights] {
+        let products = if dtype == Dtype::Fp8Block { &shapes.block_products } else { &shapes.products };
+        for ((n, k), m) in grid(&products.iter().copied().collect::<Vec<_>>(), &ROWS) {
+            if fits(dtype, n, k) {
                 add(Operation::Gemm { m: f64::from(m), n, k, dtype }, None);
             }
         }
@@ -222,13 +235,17 @@ pub fn plan(models: &[ModelSlices]) -> Result<Vec<PlannedCall>> {
             add(Operation::Elementwise { bytes: stream.bytes() }, Some(stream));
         }
     }
+    for operation in collectives::operations(ranks) {
+        add(operation, None);
+    }
     Ok(interleave(lists.into_values().collect()))
 }
 
-/// What the libraries take: rows of 16 bytes; 4-bit weights only for few rows.
-fn fits(dtype: Dtype, m: u32, n: u32, k: u32) -> bool {
+/// What the libraries take: rows of 16 bytes, whole groups of scales.
+fn fits(dtype: Dtype, n: u32, k: u32) -> bool {
     match dtype {
-        Dtype::Int4Weights => m <= 16 && n.is_multiple_of(8) && k.is_multiple_of(128),
+        Dtype::Int4Weights => n.is_multiple_of(8) && k.is_multiple_of(128),
+        Dtype::Fp8Block => n.is_multiple_of(16) && k.is_multiple_of(128),
         Dtype::Bfloat16 => n.is_multiple_of(8) && k.is_multiple_of(8),
         _ => n.is_multiple_of(16) && k.is_multiple_of(16),
     }

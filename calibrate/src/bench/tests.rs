@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 fn default_plan() -> Vec<PlannedCall> {
-    plan(&ModelSlices::default_set()).unwrap()
+    plan(&ModelSlices::default_set(), &[]).unwrap()
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn slices_are_read_and_refused() {
     assert_eq!(ModelSlices::parse("phi-4").unwrap().tensor_parallel, [1]);
     assert!(ModelSlices::parse("phi-4:two").unwrap_err().contains("found `two`"));
     let missing = vec![ModelSlices::parse("lama-3.1-8b").unwrap()];
-    assert!(plan(&missing).unwrap_err().to_string().contains("unknown model `lama-3.1-8b`"));
+    assert!(plan(&missing, &[]).unwrap_err().to_string().contains("unknown model `lama-3.1-8b`"));
 }
 
 #[test]
@@ -191,8 +191,7 @@ fn own_rows_are_measured_and_the_rest_stays_as_the_base_has_it() {
     let imported = |provenance| matches!(provenance, Provenance::Imported(_));
     assert!(imported(provenance(Family::Gemm, "bfloat16")));
     assert!(imported(provenance(Family::AllReduce, "nccl")));
-    // Up to 16 rows of 4-bit weights say nothing of prompts.
-    assert!(matches!(provenance(Family::Gemm, "int4_weights"), Provenance::Assumed(_)));
+    assert_eq!(provenance(Family::Gemm, "int4_weights"), Provenance::Measured);
     let call = Operation::Elementwise { bytes: 1e8 };
     let ratio = profile.evaluate(&call).unwrap().seconds / base.evaluate(&call).unwrap().seconds;
     assert!((1.8..2.2).contains(&ratio), "{ratio}");
@@ -217,4 +216,112 @@ fn a_call_that_failed_is_written_down_and_not_tried_again() {
     let second = run();
     assert_eq!((second.first_failure, second.left_out), (None, 1));
     assert_eq!(std::fs::read_to_string(folder.path().join(FAILED_FILE)).unwrap(), text);
+}
+
+/// The script that times production kernels, with stand-ins for the libraries that look at the shapes alone.
+#[test]
+fn rows_of_production_libraries_are_read_beside_our_own() {
+    let kernels = concat!(env!("CARGO_MANIFEST_DIR"), "/../kernels");
+    let folder = tempfile::tempdir().unwrap();
+    let (ours, theirs) = (folder.path().join("ours.csv"), folder.path().join("theirs.csv"));
+    let mut table = MeasurementTable::default();
+    let origin = table.origin(Origin::default());
+    let origin =
+        Origin { source: "s".into(), gpu: "g".into(), software: "k".into(), ..table.origins[origin].clone() };
+    table.origins = vec![origin];
+    let operation = Operation::Gemm { m: 4.0, n: 64, k: 32, dtype: Dtype::Bfloat16 };
+    table.rows.push(Measurement { operation, seconds: 1.0, spread_seconds: None, origin: 0 });
+    std::fs::write(&ours, table.to_csv().unwrap()).unwrap();
+    let output = std::process::Command::new("python3")
+        .args(["-B", &format!("{kernels}/compare_libraries.py"), "--device", "cpu", "--out"])
+        .args([&theirs, &ours])
+        .env("PYTHONPATH", format!("{kernels}/tests/libraries"))
+        .output();
+    let Ok(output) = output else {
+        println!("skipped: no Python");
+        return;
+    };
+    let printed = String::from_utf8_lossy(&output.stdout).to_string();
+    assert!(output.status.success(), "{printed}{}", String::from_utf8_lossy(&output.stderr));
+    let with_ratio = printed.lines().filter(|line| line.contains(" 1000000.0 ")).collect::<Vec<_>>();
+    assert!(with_ratio.len() == 1 && with_ratio[0].starts_with("product 4 x 64 x 32"), "{printed}");
+    let refused =
+        "left out: PyTorch 0.stub SDPA cuDNN, 2 calls of attention_prefill: No available kernel. Aborting";
+    assert!(printed.contains(refused) && !printed.contains("nobody needs"), "{printed}");
+    let table = MeasurementTable::read(&theirs).unwrap();
+    let software: BTreeSet<&str> = table.origins.iter().map(|origin| origin.software.as_str()).collect();
+    assert_eq!(
+        software.into_iter().collect::<Vec<_>>(),
+        [
+            "PyTorch 0.stub SDPA",
+            "PyTorch 0.stub matmul",
+            "flash_attn 2.stub",
+            "flashinfer 0.stub",
+            "vLLM 0.stub flash_attn"
+        ]
+    );
+    let families: BTreeSet<Family> = table.rows.iter().map(|row| row.operation.family()).collect();
+    let all = [Family::Gemm, Family::AttentionPrefill, Family::AttentionDecode, Family::MlaDecode];
+    assert_eq!(families, BTreeSet::from(all));
+    assert!(table.origins.iter().all(|origin| origin.clocks.starts_with("no GPU")));
+}
+
+#[test]
+fn times_of_whole_steps_are_read_back_and_held_against_a_profile() {
+    use super::whole_step::{TimedStep, WholeSteps, predictor, shape};
+    use kernels::step::Batch;
+    let profile = find_profile("h200-sxm-vllm").unwrap();
+    let cost = predictor(&profile).unwrap();
+    let timed = |batch, factor: f64| TimedStep {
+        batch,
+        seconds: factor * cost.gpu_seconds(&shape(batch)),
+        spread_seconds: 1e-6,
+    };
+    let steps = WholeSteps {
+        steps: vec![
+            timed(Batch::Decode { sequences: 8, context: 1024 }, 1.0),
+            timed(Batch::Prefill { chunks: 1, tokens: 2048 }, 1.25),
+        ],
+        left_out: Vec::new(),
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("steps.csv");
+    std::fs::write(&path, steps.to_csv()).unwrap();
+    assert_eq!(WholeSteps::read(&path).unwrap(), steps);
+    let table = steps.table(&profile).unwrap();
+    assert!(
+        table.contains("-20.0%") && table.contains("2 batches") && table.contains("1 within 5%"),
+        "{table}"
+    );
+    for (text, expected) in [
+        ("batch,count\n", "expected the header"),
+        (&format!("{}decode,1,2,0,0\n", steps.to_csv()), "steps.csv:4: found `decode,1,2,0,0`"),
+    ] {
+        std::fs::write(&path, text).unwrap();
+        let message = WholeSteps::read(&path).unwrap_err().to_string();
+        assert!(message.contains(expected), "{message}");
+    }
+}
+
+#[test]
+fn collectives_of_given_groups_come_from_a_record_and_go_into_the_profile() {
+    let models = [ModelSlices::parse("llama-3.1-8b").unwrap()];
+    let without = plan(&models, &[]).unwrap().len();
+    let calls = plan(&models, &[2, 8]).unwrap();
+    assert_eq!(calls.len(), without + 160);
+    let wanted: Vec<PlannedCall> =
+        calls.into_iter().filter(|call| matches!(call.operation, Operation::Collective { .. })).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let timer = Timer::recorded("h200-sxm-vllm").unwrap();
+    let report = bench(&wanted, &timer, folder.path(), Duration::from_secs(600), |_, _| ()).unwrap();
+    assert_eq!(report.timed, 160, "{report:?}");
+    let table = MeasurementTable::read(&folder.path().join(ROWS_FILE)).unwrap();
+    let base = find_profile("h200-sxm-vllm").unwrap();
+    let (profile, _) =
+        fit_profile_over("mine", &base.gpu, "test", &table, HoldOut::WholeShapes, Some(&base)).unwrap();
+    for family in [Family::AllReduce, Family::AllGather, Family::ReduceScatter, Family::AllToAll] {
+        let fit = profile.families[&family].iter().find(|fit| fit.variant == "nccl").unwrap();
+        let Provenance::Imported(source) = &fit.provenance else { panic!("{:?}", fit.provenance) };
+        assert!(source.contains("predictions of profile h200-sxm-vllm"), "{source}");
+    }
 }

@@ -1,13 +1,15 @@
 //! Where times come from: a GPU, the emulator, or a record of another time.
 
 use super::calls::{calls, size};
+use super::collectives::{EFFORT, collective_of};
 use super::plan::PlannedCall;
 use crate::measurement::{MeasurementTable, Origin};
 use crate::profile::{BENCH_SOURCE, find_profile};
 use kernels::Device;
+use kernels::collectives::Collectives;
 use kernels::device::{GpuState, gpu_processes, gpu_state};
 use kernels::gemm::Cublas;
-use kernels::timing::{Effort, Timing, measure};
+use kernels::timing::{Effort, Timing, measure, warm_up};
 use sim::profile::{CostProfile, Operation};
 use sim::{Error, Result};
 use std::collections::HashMap;
@@ -31,6 +33,8 @@ pub enum Timer {
         ordinal: u32,
         /// Dense products, on a GPU.
         cublas: Option<Rc<Cublas>>,
+        /// Collectives, or why there are none.
+        collectives: std::result::Result<Rc<Collectives>, String>,
     },
     /// Times of an earlier run.
     Recorded {
@@ -72,7 +76,9 @@ impl Timer {
             )));
         }
         let cublas = Cublas::open(&device).map_err(of_kernels)?;
-        Ok(Timer::Device { device, ordinal, cublas: Some(cublas) })
+        warm_up(&device).map_err(of_kernels)?;
+        let collectives = Collectives::open().map(Rc::new).map_err(|error| error.0);
+        Ok(Timer::Device { device, ordinal, cublas: Some(cublas), collectives })
     }
 
     /// The emulator.
@@ -81,7 +87,8 @@ impl Timer {
     /// Without a C++ compiler.
     pub fn emulator() -> Result<Timer> {
         let device = Device::emulated(kernels::device::Order::ALL[0]).map_err(of_kernels)?;
-        Ok(Timer::Device { device, ordinal: 0, cublas: None })
+        let collectives = Err("the emulator has one device".to_string());
+        Ok(Timer::Device { device, ordinal: 0, cublas: None, collectives })
     }
 
     /// A measurement file (`.csv`), or a profile by file or by its name in the catalogue.
@@ -104,7 +111,9 @@ impl Timer {
     /// What rows of this timer say of themselves.
     pub fn origin(&self) -> Origin {
         match self {
-            Timer::Device { device, cublas, .. } => {
+            Timer::Device { device, cublas, collectives, .. } => {
+                let joined = collectives.as_ref().ok().and_then(|all| all.software().ok());
+                let joined = joined.map_or(String::new(), |software| format!(", {software}"));
                 let library = cublas
                     .as_ref()
                     .map_or(String::new(), |cublas| format!(", cuBLASLt {}", cublas.version()));
@@ -113,7 +122,7 @@ impl Timer {
                 Origin {
                     source: format!("{BENCH_SOURCE}{} calibrate bench", env!("CARGO_PKG_VERSION")),
                     gpu: device.info.name.clone(),
-                    software: format!("servesim kernels, {}{library}", device.info.software),
+                    software: format!("servesim kernels, {}{library}{joined}", device.info.software),
                     clocks: clocks.to_string(),
                 }
             }
@@ -124,6 +133,27 @@ impl Timer {
                 software: profile.software.clone(),
                 clocks: "no GPU: predicted times".to_string(),
             },
+        }
+    }
+
+    /// Sizes of the groups of GPUs whose collectives can be timed; a record may have any.
+    pub fn group_sizes(&self) -> Vec<u32> {
+        match self {
+            Timer::Device { collectives: Ok(collectives), .. } => collectives.group_sizes(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// What a reader must know of collectives: why there are none, or why they were timed without graphs.
+    pub fn collectives_note(&self) -> Option<String> {
+        match self {
+            Timer::Device { collectives: Ok(collectives), .. } => collectives.without_graph().map(|reason| {
+                format!("collectives were launched without graphs, since recording failed: {reason}")
+            }),
+            Timer::Device { collectives: Err(reason), .. } => {
+                Some(format!("collectives were not measured: {reason}"))
+            }
+            _ => None,
         }
     }
 
@@ -153,7 +183,14 @@ impl Timer {
             Timer::Predicted { profile } => {
                 Ok(profile.evaluate(&planned.operation).ok().map(|estimate| exact(estimate.seconds)))
             }
-            Timer::Device { device, cublas, .. } => {
+            Timer::Device { device, cublas, collectives, .. } => {
+                if let Operation::Collective { family, bytes, ranks, .. } = planned.operation {
+                    let (Ok(all), Some(collective)) = (collectives, collective_of(family)) else {
+                        return Ok(None);
+                    };
+                    let timed = all.time(collective, bytes as u64, ranks, EFFORT).map(Some);
+                    return timed.map_err(of_kernels);
+                }
                 let (bytes, operations) = size(planned);
                 if !device.is_gpu() && (operations > EMULATED_OPERATIONS || bytes > EMULATED_BYTES) {
                     return Ok(None);

@@ -1,15 +1,18 @@
-//! Whole steps of Llama-3.1-8B on the GPU against what a profile predicts for the same batches.
+//! Whole steps of Llama-3.1-8B on the GPU against what a profile predicts for the same batches. The times go to a file, so
+//! that any profile can be held against them later, without a GPU.
 
 use kernels::Device;
 use kernels::step::{Batch, Model, Sizes, Step};
-use kernels::timing::{Effort, median_and_deviation};
+use kernels::timing::{Effort, median_and_deviation, warm_up};
 use sim::catalogue::find_model;
 use sim::cost::operators::{Layout, operators};
 use sim::cost::{Context, CudaGraphs, HostTime, ProfiledCost};
+use sim::document::io_message;
 use sim::model::{KvDtype, WeightDtype, WeightPlan};
 use sim::profile::{CostProfile, Routing};
 use sim::step::StepShape;
 use sim::{Error, Result};
+use std::path::Path;
 use std::time::Duration;
 
 /// Batches that are timed: decode batches of sizes that engines capture, and prompts.
@@ -33,20 +36,30 @@ pub const BATCHES: [Batch; 17] = [
     Batch::Prefill { chunks: 16, tokens: 512 },
 ];
 
-/// One batch, timed and predicted.
+/// Error that a predicted step should keep.
+const WITHIN: f64 = 0.05;
+/// Columns of the file of times: kind, sequences or chunks, tokens that each has, seconds, spread of the samples.
+const HEADER: &str = "batch,count,tokens,seconds,spread_seconds";
+
+/// One batch, timed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TimedStep {
     /// The batch.
     pub batch: Batch,
-    /// Measured, seconds; the spread of the samples.
-    pub measured: (f64, f64),
-    /// Predicted, seconds.
-    pub predicted: f64,
+    /// Median, seconds.
+    pub seconds: f64,
+    /// Spread of the samples, seconds.
+    pub spread_seconds: f64,
 }
 
 /// All of them.
-#[derive(Debug, Clone, PartialEq)]
-pub struct WholeSteps(pub Vec<TimedStep>);
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct WholeSteps {
+    /// Those that were timed.
+    pub steps: Vec<TimedStep>,
+    /// Those that were not, each with the reason.
+    pub left_out: Vec<String>,
+}
 
 /// What the profile says for a batch of Llama-3.1-8B on one GPU, host time left out.
 ///
@@ -79,46 +92,118 @@ pub fn shape(batch: Batch) -> StepShape {
     shape
 }
 
-/// Times every batch; those that do not fit into memory are left out.
+/// Times every batch; those that fail, or do not fit into memory, are left out.
 ///
 /// # Errors
-/// Weights that do not fit, a kernel that fails, a profile that lacks a kernel.
-pub fn whole_steps(device: &Device, profile: &CostProfile) -> Result<WholeSteps> {
+/// No GPU, or weights that do not fit.
+pub fn whole_steps(device: &Device) -> Result<WholeSteps> {
     if !device.is_gpu() {
         return Err(Error::new(
             "whole steps of Llama-3.1-8B need a GPU: 16 GB of weights, every layer's own",
         ));
     }
     let failed = |error: kernels::Error| Error::new(error.0);
-    let predictor = predictor(profile)?;
     let model = Model::new(device, Sizes::LLAMA_8B).map_err(failed)?;
+    warm_up(device).map_err(failed)?;
     let effort = Effort { samples: 15, limit: Duration::from_millis(400), eager: false };
-    let mut steps = Vec::new();
+    let mut all = WholeSteps::default();
     for batch in BATCHES {
-        let Ok(step) = Step::new(&model, batch) else { continue };
-        let timing = kernels::timing::measure_one(device, &|| step.launch(), effort).map_err(failed)?;
-        let predicted = predictor.gpu_seconds(&shape(batch));
-        steps.push(TimedStep { batch, measured: (timing.seconds, timing.spread_seconds), predicted });
+        let timed = Step::new(&model, batch)
+            .and_then(|step| kernels::timing::measure_one(device, &|| step.launch(), effort));
+        match timed {
+            Ok(timing) => {
+                let (seconds, spread_seconds) = (timing.seconds, timing.spread_seconds);
+                all.steps.push(TimedStep { batch, seconds, spread_seconds });
+            }
+            Err(error) => all.left_out.push(format!("{batch:?}: {error}")),
+        }
     }
-    Ok(WholeSteps(steps))
+    Ok(all)
 }
 
 impl WholeSteps {
-    /// A line per batch and the median error.
-    pub fn table(&self) -> String {
+    /// The times as CSV.
+    pub fn to_csv(&self) -> String {
+        let mut text = format!("{HEADER}\n");
+        for TimedStep { batch, seconds, spread_seconds } in &self.steps {
+            let (kind, count, tokens) = match batch {
+                Batch::Decode { sequences, context } => ("decode", sequences, context),
+                Batch::Prefill { chunks, tokens } => ("prefill", chunks, tokens),
+            };
+            text += &format!("{kind},{count},{tokens},{seconds},{spread_seconds}\n");
+        }
+        text
+    }
+
+    /// Reads what [`to_csv`](WholeSteps::to_csv) wrote.
+    ///
+    /// # Errors
+    /// One message with file and line.
+    pub fn read(path: &Path) -> Result<WholeSteps> {
+        let label = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|error| Error::file(&label, io_message(&error)))?;
+        let mut lines = text.lines().zip(1_u64..);
+        if lines.next().is_none_or(|(header, _)| header != HEADER) {
+            return Err(Error::new(format!("expected the header `{HEADER}`")).at(&label, 1, 0));
+        }
+        let steps: Vec<TimedStep> = lines
+            .map(|(line, number)| {
+                step_of(line).ok_or_else(|| {
+                    let message =
+                        format!("found `{line}`, expected decode or prefill and four numbers above 0");
+                    Error::new(message).at(&label, number, 0)
+                })
+            })
+            .collect::<Result<_>>()?;
+        if steps.is_empty() {
+            return Err(Error::file(label, "holds no steps"));
+        }
+        Ok(WholeSteps { steps, left_out: Vec::new() })
+    }
+
+    /// A line per batch with what `profile` predicts, and the median error.
+    ///
+    /// # Errors
+    /// When the profile lacks a kernel.
+    pub fn table(&self, profile: &CostProfile) -> Result<String> {
+        let predictor = predictor(profile)?;
         let mut text =
             format!("{:<44} {:>10} {:>8} {:>10} {:>8}\n", "batch", "ms", "spread", "predicted", "error");
         let mut errors = Vec::new();
-        for TimedStep { batch, measured, predicted } in &self.0 {
-            let error = predicted / measured.0 - 1.0;
+        for TimedStep { batch, seconds, spread_seconds } in &self.steps {
+            let predicted = predictor.gpu_seconds(&shape(*batch));
+            let error = predicted / seconds - 1.0;
             errors.push(error.abs());
-            let [ms, spread, predicted] = [measured.0, measured.1, *predicted].map(|seconds| seconds * 1e3);
+            let [ms, spread, predicted] = [*seconds, *spread_seconds, predicted].map(|seconds| seconds * 1e3);
             let batch = format!("{batch:?}");
             text +=
                 &format!("{batch:<44} {ms:>10.3} {spread:>8.3} {predicted:>10.3} {:>7.1}%\n", error * 100.0);
         }
         let worst = errors.iter().copied().fold(0.0, f64::max) * 100.0;
         let (median, count) = (median_and_deviation(&errors).0 * 100.0, errors.len());
-        text + &format!("{count} batches: median error {median:.1}%, worst {worst:.1}%\n")
+        let within = errors.iter().filter(|error| **error <= WITHIN).count();
+        text += &format!(
+            "{count} batches: median error {median:.1}%, worst {worst:.1}%; {within} within {:.0}%\n",
+            WITHIN * 100.0
+        );
+        for reason in &self.left_out {
+            text += &format!("left out: {reason}\n");
+        }
+        Ok(text)
     }
+}
+
+fn step_of(line: &str) -> Option<TimedStep> {
+    let cells: Vec<&str> = line.split(',').collect();
+    let [kind, count, tokens, seconds, spread] = cells[..] else { return None };
+    let whole = |text: &str| text.parse::<u32>().ok().filter(|number| *number > 0);
+    let (count, tokens) = (whole(count)?, whole(tokens)?);
+    let batch = match kind {
+        "decode" => Batch::Decode { sequences: count, context: tokens },
+        "prefill" => Batch::Prefill { chunks: count, tokens },
+        _ => return None,
+    };
+    let number = |text: &str| text.parse::<f64>().ok().filter(|number| number.is_finite() && *number >= 0.0);
+    let (seconds, spread_seconds) = (number(seconds).filter(|number| *number > 0.0)?, number(spread)?);
+    Some(TimedStep { batch, seconds, spread_seconds })
 }

@@ -1,5 +1,6 @@
 //! A GPU through the driver's library, which is opened at run time.
 
+use super::libraries::Library;
 use super::sources::Source;
 use super::{DeviceInfo, nvrtc};
 use crate::error::{Error, Result, fail};
@@ -37,8 +38,7 @@ fn attribute(device: sys::CUdevice, which: sys::CUdevice_attribute) -> Result<i3
 
 /// Checks the driver before anything that would panic without it.
 fn check_driver() -> Result<i32> {
-    // SAFETY: this opens and closes the driver's library and calls nothing.
-    if !unsafe { sys::is_culib_present() } {
+    if !Library::Driver.is_present() {
         return fail(
             "no CUDA driver: libcuda was not found, so there is no NVIDIA GPU to measure; without one, \
              `--device cpu` runs the kernels in the emulator and `--device recorded:FILE` takes times from a file",
@@ -58,6 +58,14 @@ fn check_driver() -> Result<i32> {
         ));
     }
     Ok(version)
+}
+
+/// GPUs that the driver sees; none without a driver.
+pub fn gpu_count() -> u32 {
+    if check_driver().is_err() {
+        return 0;
+    }
+    result::device::get_count().map_or(0, |count| count.max(0) as u32)
 }
 
 /// The driver's own form of a map of a 16-bit tensor (see [`super::Device::tensor_map`]).
@@ -220,6 +228,12 @@ impl CudaDevice {
         unsafe { result::function::set_function_attribute(function, which, shared_bytes as i32) }.map_err(
             |error| driver_error(&format!("{name} with {shared_bytes} bytes of shared memory"), error),
         )?;
+        if shared_bytes > 48 << 10 {
+            // As much shared memory as there is, so that two such blocks find room on a multiprocessor. Only a hint.
+            let which = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
+            // SAFETY: as above.
+            let _ = unsafe { result::function::set_function_attribute(function, which, 100) };
+        }
         self.functions.borrow_mut().insert(key, (function, shared_bytes));
         Ok(function)
     }

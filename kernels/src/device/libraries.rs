@@ -8,21 +8,31 @@ use std::sync::OnceLock;
 /// Names a folder with NVIDIA's libraries, before all other places.
 pub const FOLDER_VARIABLE: &str = "SERVESIM_CUDA_LIB";
 
+/// Folders that hold the driver's library on machines whose loader does not know them: containers, WSL, NixOS.
+const DRIVER_FOLDERS: [&str; 4] =
+    ["/usr/local/nvidia/lib64", "/usr/local/nvidia/lib", "/usr/lib/wsl/lib", "/run/opengl-driver/lib"];
+
 /// A library that this crate uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Library {
+    /// The driver.
+    Driver,
     /// The run-time compiler.
     Nvrtc,
     /// Dense matrix products.
     CublasLt,
+    /// Collectives.
+    Nccl,
 }
 
 impl Library {
     /// Beginnings of the names of its files, in the order of loading.
     fn stems(self) -> &'static [&'static str] {
         match self {
+            Library::Driver => &["libcuda.so.1"],
             Library::Nvrtc => &["libnvrtc-builtins.so.", "libnvrtc.so."],
             Library::CublasLt => &["libcublasLt.so."],
+            Library::Nccl => &["libnccl.so.2"],
         }
     }
 
@@ -31,15 +41,24 @@ impl Library {
         if self.is_on_path() {
             return true;
         }
-        folders().iter().any(|folder| self.load_from(folder)) && self.is_on_path()
+        let drivers = DRIVER_FOLDERS.iter().map(Path::new);
+        let found = match self {
+            Library::Driver => drivers.into_iter().any(|folder| self.load_from(folder)),
+            _ => folders().iter().any(|folder| self.load_from(folder)),
+        };
+        found && self.is_on_path()
     }
 
     fn is_on_path(self) -> bool {
         // SAFETY: these open and close a library; NVIDIA's have no initialisers that need anything.
         unsafe {
             match self {
+                Library::Driver => cudarc::driver::sys::is_culib_present(),
                 Library::Nvrtc => cudarc::nvrtc::sys::is_culib_present(),
                 Library::CublasLt => cudarc::cublaslt::sys::is_culib_present(),
+                Library::Nccl => {
+                    ["libnccl.so.2", "libnccl.so"].iter().any(|name| libloading::Library::new(*name).is_ok())
+                }
             }
         }
     }

@@ -9,6 +9,7 @@ pub mod sources;
 
 use crate::error::{Error, Result};
 use crate::numbers::{Plain, bytes_of};
+pub use cuda::gpu_count;
 pub(crate) use cuda::{CudaDevice, driver_error};
 pub(crate) use emulated::EmulatedDevice;
 pub use emulated::Order;

@@ -118,6 +118,7 @@ impl AggregatedScheduler {
             draft_tokens,
             lookahead_tokens,
             rules,
+            offload,
         } = *config;
         rules == EngineRules::Vllm
             && policy == Policy::Fcfs
@@ -127,6 +128,7 @@ impl AggregatedScheduler {
             && long_prefill_token_threshold == 0
             && draft_tokens == 0
             && lookahead_tokens == 0
+            && offload.is_none()
     }
 
     /// An engine with nothing to do; its settings are [accepted](AggregatedScheduler::accepts). `is_shared` says whether

@@ -2,12 +2,14 @@
 //! limits must equal, and what is refused.
 
 use crate::cli::refusal;
+use crate::engines;
 use crate::laws::{Draw, arrivals, config};
 use crate::paths::is_same;
 use sim::cost::{CostModel, LinearCost};
 use sim::identity::TokenRun;
 use sim::offload::{Eviction, OffloadConfig, TierConfig, WritePolicy};
 use sim::replica::StepPath;
+use sim::scheduler::engines::{CapacityPolicy, ChunkingPolicy, SchedulePolicy, SglangRules, TrtLlmRules};
 use sim::scheduler::{EngineRules, Policy, SchedulerConfig};
 use sim::simulation::{RunResult, Simulation};
 use sim::units::{SimDuration, SimTime};
@@ -148,6 +150,132 @@ fn v60_chunks_of_several_blocks_move_together() {
     // Of three full blocks, the first two are a chunk: 50 + 800 ns.
     assert_eq!(row(&all, 2), (5_850, 5_850 + 1_050, 8));
     assert_eq!(all.replicas[0].offload.host.stored_bytes, 1_600);
+}
+
+fn sglang() -> EngineRules {
+    EngineRules::Sglang(SglangRules {
+        policy: SchedulePolicy::Fcfs,
+        chunked_prefill_tokens: Some(64),
+        max_prefill_tokens: 64,
+        mixed_chunk: false,
+        conservativeness_per_mille: 300,
+    })
+}
+
+fn trtllm(priority: u8) -> EngineRules {
+    EngineRules::TrtLlm(TrtLlmRules {
+        capacity: CapacityPolicy::GuaranteedNoEvict,
+        chunking: ChunkingPolicy::FirstComeFirstServed,
+        partial_reuse: true,
+        prompt_priority: priority,
+        decode_priority: priority,
+    })
+}
+
+/// Six pages, of which a prompt of four takes the other's three. Written when computed, they come back in 50 + 1,200 ns
+/// while one token is computed in 1,010 ns and ten layers: the load and the last layer, 1,250 + 101 ns.
+#[test]
+fn s17_a_load_comes_under_the_step_layer_by_layer() {
+    let config = engine(sglang(), 6, offload(100, None, WritePolicy::Through));
+    let all = run(config, &[request(0, 1, 13), request(2_400, 2, 13), request(5_000, 1, 13)]);
+    assert_eq!([row(&all, 0), row(&all, 1)], [(0, 1_130, 0), (2_400, 3_530, 0)]);
+    assert_eq!(row(&all, 2), (5_000, 6_351, 12));
+    let totals = all.replicas[0].offload;
+    assert_eq!((totals.host.stored_bytes, totals.wait_ns, totals.host.hit_tokens), (2_400, 341, 12));
+}
+
+/// Written back when their place is needed, the pages delay the step that takes it: 1,250 ns before the prompt of 2, and
+/// again before the third request's last page, beside its load.
+#[test]
+fn s17_written_back_pages_delay_the_step_that_takes_their_place() {
+    let config = engine(sglang(), 6, offload(100, None, WritePolicy::Back));
+    let all = run(config, &[request(0, 1, 13), request(2_400, 2, 13), request(5_000, 1, 13)]);
+    assert_eq!([row(&all, 0), row(&all, 1)], [(0, 1_130, 0), (2_400, 4_780, 0)]);
+    assert_eq!(row(&all, 2), (5_000, 7_260, 12));
+}
+
+/// Selective: what is computed once is not written, what is found again is.
+#[test]
+fn s17_selective_writes_what_comes_twice() {
+    let config = engine(sglang(), 12, offload(100, None, WritePolicy::Selective));
+    let all = run(config, &[request(0, 1, 13), request(2_400, 2, 13), request(5_000, 1, 13)]);
+    assert_eq!(row(&all, 2), (5_000, 6_010, 12), "found on the GPU");
+    assert_eq!(all.replicas[0].offload.host.stored_bytes, 1_200);
+}
+
+/// Four blocks, and what leaves them is copied before the step: 1,250 ns. The blocks of the first request come back before
+/// its step, beside the copy of the second's.
+#[test]
+fn t18_blocks_are_offloaded_when_evicted_and_onboarded_before_use() {
+    let config = engine(trtllm(35), 4, offload(100, None, WritePolicy::Back));
+    let arrivals = [request(0, 1, 13), request(2_400, 2, 13), request(5_000, 1, 13)];
+    let all = run(config, &arrivals);
+    assert_eq!([row(&all, 0), row(&all, 1)], [(0, 1_130, 0), (2_400, 4_780, 0)]);
+    assert_eq!(row(&all, 2), (5_000, 7_260, 12));
+    assert_eq!(all.replicas[0].offload.host.hit_tokens, 12);
+    // Of little worth, they are dropped.
+    let dropped = run(engine(trtllm(29), 4, offload(100, None, WritePolicy::Back)), &arrivals);
+    assert_eq!([row(&dropped, 1), row(&dropped, 2)], [(2_400, 3_530, 0), (5_000, 6_130, 0)]);
+    assert_eq!(dropped.replicas[0].offload.host.stored_bytes, 0);
+}
+
+/// A random SGLang or TensorRT-LLM engine.
+fn with(rules: fn(&mut Draw) -> EngineRules) -> impl Fn(&mut Draw, &mut SchedulerConfig) {
+    move |draw, config| {
+        config.policy = Policy::Fcfs;
+        config.rules = rules(draw);
+        config.max_num_batched_tokens = config.max_num_batched_tokens.max(config.block_size);
+        config.watermark_blocks = 0;
+        let policies = match config.rules {
+            EngineRules::Sglang(_) => vec![WritePolicy::Through, WritePolicy::Back, WritePolicy::Selective],
+            _ => vec![WritePolicy::Back],
+        };
+        let write = policies[draw.below(policies.len() as u64) as usize];
+        config.offload = config.offload.map(|tiers| OffloadConfig { write, ..tiers });
+    }
+}
+
+#[test]
+fn s17_the_laws_hold_on_random_deployments_with_tiers() {
+    check_random(4_000, with(engines::sglang));
+}
+
+#[test]
+fn t18_the_laws_hold_on_random_deployments_with_tiers() {
+    check_random(4_000, with(engines::trtllm));
+}
+
+#[test]
+fn s17_tiers_change_nothing_where_the_gpu_holds_everything() {
+    check_no_effect(with(engines::sglang));
+}
+
+#[test]
+fn t18_tiers_change_nothing_where_the_gpu_holds_everything() {
+    check_no_effect(with(engines::trtllm));
+}
+
+#[test]
+fn s17_an_endless_host_finds_as_much_as_an_endless_gpu() {
+    check_endless_host(|draw, config| {
+        with(engines::sglang)(draw, config);
+        // Others would let requests pass that have more on the GPU.
+        if let EngineRules::Sglang(rules) = &mut config.rules {
+            rules.policy = SchedulePolicy::Fcfs;
+        }
+        config.offload = config.offload.map(|tiers| OffloadConfig { write: WritePolicy::Through, ..tiers });
+    });
+}
+
+#[test]
+fn t18_an_endless_host_finds_as_much_as_an_endless_gpu() {
+    check_endless_host(|draw, config| {
+        with(engines::trtllm)(draw, config);
+        // Parts of blocks are found on the GPU only.
+        if let EngineRules::TrtLlm(rules) = &mut config.rules {
+            rules.partial_reuse = false;
+        }
+    });
 }
 
 /// Random tiers for a random deployment.

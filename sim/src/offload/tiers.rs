@@ -199,27 +199,13 @@ impl Tiers {
         self.touch(all);
         let mut job = Job { is_load: true, owner, ..Job::default() };
         for &chunk in chunks {
-            self.loading.insert(chunk);
-            if self.host.is_ready(chunk) {
+            let is_new = self.loading.insert(chunk);
+            if is_new && self.host.is_ready(chunk) {
                 self.host.read(chunk);
                 job.read.push((TierKind::Host, chunk));
             }
         }
-        let from_host = job.read.len() as u64;
-        let promoted = chunks.len() as u64 - from_host;
-        if let Some(nvme) = self.nvme.as_mut().filter(|_| promoted > 0) {
-            for &chunk in chunks.iter().filter(|chunk| !self.host.has(**chunk)) {
-                nvme.read(chunk);
-                job.read.push((TierKind::Nvme, chunk));
-            }
-            self.make_room_in_host(promoted as u32);
-            for &(tier, chunk) in &job.read {
-                if tier == TierKind::Nvme {
-                    self.host.insert(chunk);
-                    job.written.push((TierKind::Host, chunk));
-                }
-            }
-        }
+        let promoted = self.promote(chunks, &mut job);
         let chunk_bytes = self.config.chunk_bytes();
         let bytes = u64::from(blocks) * self.config.block_bytes;
         let nvme_bytes = promoted * chunk_bytes;
@@ -236,7 +222,23 @@ impl Tiers {
         self.begin(job, Route::Load { nvme_bytes }, bytes, pace);
     }
 
-    /// Which of `chunks` the policy wants stored now.
+    /// Gives chunks that only NVMe has a place in the host's memory; gives how many.
+    fn promote(&mut self, chunks: &[BlockHash], job: &mut Job) -> u64 {
+        let Some(nvme) = &mut self.nvme else { return 0 };
+        let coming: Vec<BlockHash> = chunks.iter().copied().filter(|chunk| !self.host.has(*chunk)).collect();
+        for &chunk in &coming {
+            nvme.read(chunk);
+            job.read.push((TierKind::Nvme, chunk));
+        }
+        self.make_room_in_host(coming.len() as u32);
+        for &chunk in &coming {
+            self.host.insert(chunk);
+            job.written.push((TierKind::Host, chunk));
+        }
+        coming.len() as u64
+    }
+
+    /// Whether the policy wants the chunk stored now.
     fn wants(&mut self, chunk: BlockHash) -> bool {
         if self.host.has(chunk) {
             return false;

@@ -3,6 +3,7 @@
 
 mod job;
 mod literature;
+mod offload;
 mod radix;
 mod sglang;
 mod tgi;

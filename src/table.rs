@@ -6,6 +6,7 @@ use comfy_table::{CellAlignment, Table, TableStyle};
 use reports::numbers::{grouped, percent, short};
 use sim::cost::{Bound, UsageReport};
 use sim::metrics::Distribution;
+use sim::offload::OffloadUse;
 use sim::report::Metrics;
 use sim::scenario::{ErrorBand, Report};
 use std::fmt::Write;
@@ -148,6 +149,9 @@ fn usage(metrics: &Metrics) -> Vec<(&'static str, String)> {
             format!("{} hit: {hits} of {} tokens", percent(prefix.hit_rate), grouped(prefix.queried_tokens)),
         ));
     }
+    if let Some(offload) = &metrics.kv_offload {
+        rows.extend(offload_rows(offload));
+    }
     if let Some(drafts) = &metrics.speculation {
         rows.push((
             "Speculation",
@@ -179,6 +183,44 @@ fn usage(metrics: &Metrics) -> Vec<(&'static str, String)> {
                 0 => String::new(),
                 dummies => format!("; {} dummy steps of idle ranks", grouped(dummies)),
             }
+        ),
+    ));
+    rows
+}
+
+/// The tiers beside the GPU, and the links to them.
+fn offload_rows(offload: &OffloadUse) -> Vec<(&'static str, String)> {
+    let gib = |bytes: u64| format!("{:.1} GiB", bytes as f64 / (1u64 << 30) as f64);
+    let mut rows: Vec<(&'static str, String)> = Vec::new();
+    for tier in &offload.tiers {
+        let name = if tier.tier == "host" { "Host tier" } else { "NVMe tier" };
+        rows.push((
+            name,
+            format!(
+                "{} hit: {} tokens; {} at peak of {}; {} stored, {} loaded, {} evicted",
+                percent(tier.hit_rate),
+                grouped(tier.hit_tokens),
+                gib(tier.peak_bytes),
+                gib(tier.capacity_bytes),
+                gib(tier.stored_bytes),
+                gib(tier.loaded_bytes),
+                gib(tier.evicted_bytes)
+            ),
+        ));
+    }
+    let links: Vec<String> =
+        offload.links.iter().map(|link| format!("{} {}", link.link, percent(link.busy_share))).collect();
+    let refused = match offload.refused_chunks {
+        0 => String::new(),
+        chunks => format!("; {} chunks found no place", grouped(chunks)),
+    };
+    rows.push((
+        "Tier links",
+        format!(
+            "busy {}; {} loads, {} ms waited for each{refused}",
+            links.join(", "),
+            grouped(offload.loads),
+            short(offload.wait_ms_per_load)
         ),
     ));
     rows

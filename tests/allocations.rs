@@ -69,6 +69,7 @@ fn config(prefix_caching: bool, async_scheduling: bool) -> SchedulerConfig {
         chunked_prefill: true,
         long_prefill_token_threshold: 0,
         long_prefill_cap_spares_single: false,
+        offload: None,
         watermark_blocks: 0,
         reserve_full_prompt: true,
         async_scheduling,

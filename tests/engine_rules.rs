@@ -39,6 +39,7 @@ fn config(rules: EngineRules, block_size: u32) -> SchedulerConfig {
         chunked_prefill: true,
         long_prefill_token_threshold: 0,
         long_prefill_cap_spares_single: true,
+        offload: None,
         watermark_blocks: 0,
         reserve_full_prompt: true,
         async_scheduling: false,

@@ -15,7 +15,7 @@ use sim::units::{SimDuration, SimTime};
 use sim::workload::{Arrival, WorkloadGenerator};
 use std::sync::Arc;
 
-fn sglang(draw: &mut Draw) -> EngineRules {
+pub fn sglang(draw: &mut Draw) -> EngineRules {
     let policies =
         [SchedulePolicy::Fcfs, SchedulePolicy::Lpm, SchedulePolicy::DfsWeight, SchedulePolicy::Lof];
     EngineRules::Sglang(SglangRules {
@@ -27,7 +27,7 @@ fn sglang(draw: &mut Draw) -> EngineRules {
     })
 }
 
-fn trtllm(draw: &mut Draw) -> EngineRules {
+pub fn trtllm(draw: &mut Draw) -> EngineRules {
     EngineRules::TrtLlm(TrtLlmRules {
         capacity: [CapacityPolicy::GuaranteedNoEvict, CapacityPolicy::MaxUtilization][draw.below(2) as usize],
         chunking: [ChunkingPolicy::FirstComeFirstServed, ChunkingPolicy::EqualProgress]
@@ -186,6 +186,7 @@ fn side_by_side(rules: EngineRules, change: impl Fn(&mut SchedulerConfig)) -> Ru
         chunked_prefill: true,
         long_prefill_token_threshold: 0,
         long_prefill_cap_spares_single: true,
+        offload: None,
         watermark_blocks: 0,
         reserve_full_prompt: true,
         async_scheduling: false,

@@ -17,6 +17,7 @@ mod fidelity;
 mod full;
 mod full_disk;
 mod hit_rates;
+mod kv_offload;
 mod laws;
 mod measured;
 mod memory;

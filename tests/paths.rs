@@ -246,6 +246,7 @@ fn tiny_config(blocks: u32, setting: u32) -> SchedulerConfig {
         chunked_prefill: true,
         long_prefill_token_threshold: 0,
         long_prefill_cap_spares_single: false,
+        offload: None,
         watermark_blocks: 0,
         reserve_full_prompt: setting / 12 == 0,
         async_scheduling: false,

@@ -99,6 +99,52 @@ fn unlimited_memory_hits_every_leading_block_seen_before() {
     }
 }
 
+/// One request at a time on a GPU with room for little more than the longest, before a host without limits: every
+/// request finds what an endless GPU cache would hold.
+#[test]
+fn an_endless_host_finds_every_leading_block_seen_before() {
+    let Some(folder) = traces() else { return };
+    let file = "conversation_trace.jsonl.gz";
+    let engine = |blocks: u32, tiers: &str| {
+        format!(
+            "block_size: 512, num_gpu_blocks_override: {blocks}, max_model_len: 131072, max_num_seqs: 1{tiers}"
+        )
+    };
+    let trace = format!("path: mooncake-fast25/{file}, max_output_tokens: 1, limit: 6000");
+    let endless = simulate(&folder, &engine(300_000, ""), 1, &trace);
+    let tiers =
+        ", kv_offload: { host: { capacity: 1000TiB, read_bandwidth: 9000TB/s, write_bandwidth: 9000TB/s, latency: 0ns } }";
+    let small = simulate(&folder, &engine(300, tiers), 1, &trace);
+    assert_eq!(small.table.cached_tokens, endless.table.cached_tokens);
+    let totals = small.replicas[0].offload;
+    let all = small.replicas[0].prefix_hit_tokens;
+    println!("{} of {all} found tokens came from the host", totals.host.hit_tokens);
+    assert!(totals.host.hit_tokens > all / 2 && totals.host.evicted_bytes == 0);
+}
+
+/// The effect of a host tier on the conversation trace: the larger, the more is hit, and the sooner first tokens come.
+#[test]
+fn a_larger_host_tier_hits_more_on_the_mooncake_conversations() {
+    let Some(folder) = traces() else { return };
+    let text =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios/prefix-routing.yaml"))
+            .unwrap();
+    let run = |capacity: Option<&str>| {
+        let mut document = Document::parse("prefix-routing.yaml", &text).unwrap();
+        document.set("workload.trace.path=mooncake-fast25/conversation_trace.jsonl.gz").unwrap();
+        if let Some(capacity) = capacity {
+            document.set(&format!("engine.kv_offload.host.capacity={capacity}")).unwrap();
+        }
+        let scenario = Scenario::resolve("prefix-routing", &document, &folder).unwrap();
+        let run = scenario.simulate(&mut ()).unwrap();
+        let metrics = scenario.report(&run).metrics;
+        (metrics.prefix_cache.unwrap().hit_rate, metrics.ttft_ms.unwrap().mean)
+    };
+    let runs = [None, Some("256GiB"), Some("1TiB")].map(run);
+    println!("hit rate and mean TTFT in ms without, with 256 GiB and with 1 TiB per replica: {runs:?}");
+    assert!(runs.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 > pair[1].1), "{runs:?}");
+}
+
 /// The effect that prefix-aware routing is known for, on the conversation trace: requests of a conversation find what
 /// the turns before left, so more is hit and first tokens come sooner than in turn.
 #[test]

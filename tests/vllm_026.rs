@@ -119,6 +119,7 @@ fn config(engine: &Engine) -> SchedulerConfig {
         chunked_prefill: true,
         long_prefill_token_threshold: engine.long_prefill_token_threshold,
         long_prefill_cap_spares_single: false,
+        offload: None,
         watermark_blocks: (engine.watermark * f64::from(engine.num_blocks)) as u32,
         reserve_full_prompt: engine.reserve_full_isl,
         async_scheduling: false,

@@ -289,6 +289,12 @@ fn usage(run: &RunFolder) -> Markup {
                 dd { (percent(number("/metrics/prefix_cache/hit_rate"))) " of "
                     (integer(run, "/metrics/prefix_cache/queried_tokens")) " prompt tokens found" }
             }
+            @for (tier, name) in [(0, "Host tier"), (1, "NVMe tier")] {
+                @if run.number(&format!("/metrics/kv_offload/tiers/{tier}/hit_rate")).is_some() {
+                    dt { (name) }
+                    dd { (percent(number(&format!("/metrics/kv_offload/tiers/{tier}/hit_rate")))) " of them found there" }
+                }
+            }
             dt { "Batch" } dd { (batch) }
             dt { "Steps" } dd { (steps) }
             dt { "Preemptions" } dd { (integer(run, "/metrics/steps/preemptions")) }

@@ -128,6 +128,11 @@ impl BlockPool {
         blocks.iter().filter(|block| cache.blocks[block.0 as usize].references == 0).count() as u32
     }
 
+    /// How many hold the block; 0 of a pool that only counts.
+    pub fn references(&self, block: BlockId) -> u32 {
+        self.cache.as_ref().map_or(0, |cache| cache.blocks[block.0 as usize].references)
+    }
+
     /// Takes a share in cached blocks; those that nobody held leave the free queue.
     pub fn hold_cached(&mut self, blocks: &[BlockId]) {
         let Some(cache) = &mut self.cache else { return };

@@ -122,6 +122,34 @@ impl TokenIdentity {
     }
 }
 
+/// The hashes of the full blocks of a sequence that is given as segments, as [`TokenIdentity`] has them; a segment may be
+/// cut anywhere.
+pub fn chain(segments: &[Segment], block_size: u32) -> Vec<BlockHash> {
+    let mut hashes = Vec::new();
+    let (mut hash, mut missing) = (0, block_size);
+    let mut rest = segments.iter().copied().peekable();
+    while let Some(mut segment) = rest.next() {
+        while let Some(next) = rest.peek()
+            && (next.id, next.offset) == (segment.id, segment.offset + segment.tokens)
+        {
+            segment.tokens += next.tokens;
+            rest.next();
+        }
+        while segment.tokens > 0 {
+            let taken = segment.tokens.min(missing);
+            hash = mix(mix(hash, segment.id), u64::from(segment.offset) << 32 | u64::from(taken));
+            segment.offset += taken;
+            segment.tokens -= taken;
+            missing -= taken;
+            if missing == 0 {
+                hashes.push(BlockHash(hash));
+                missing = block_size;
+            }
+        }
+    }
+    hashes
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -160,6 +188,30 @@ mod tests {
         one.extend(32, 16);
         two.extend(32, 16);
         assert_ne!(one.hashes()[0], two.hashes()[0]);
+    }
+
+    #[test]
+    fn segments_cut_anywhere_give_the_same_chain() {
+        let runs: Vec<TokenRun> =
+            [(1, 20), (1, 7), (2, 0), (3, 40)].map(|(id, tokens)| TokenRun { id, tokens }).to_vec();
+        let mut identity = TokenIdentity::default();
+        identity.reset(&runs, 67, 7, None);
+        identity.extend(100, 8);
+        let mut whole = Vec::new();
+        identity.segments(100, &mut whole);
+        for cut in 1..50 {
+            let pieces: Vec<Segment> = whole
+                .iter()
+                .flat_map(|segment| {
+                    (0..segment.tokens).step_by(cut).map(move |start| Segment {
+                        id: segment.id,
+                        offset: segment.offset + start,
+                        tokens: (segment.tokens - start).min(cut as u32),
+                    })
+                })
+                .collect();
+            assert_eq!(chain(&pieces, 8), identity.hashes(), "pieces of {cut}");
+        }
     }
 
     #[test]

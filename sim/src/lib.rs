@@ -15,6 +15,7 @@ pub mod memory;
 pub mod metrics;
 mod min_tree;
 pub mod model;
+pub mod offload;
 pub mod profile;
 pub mod replica;
 pub mod report;

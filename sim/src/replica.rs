@@ -10,6 +10,7 @@ mod delivery;
 mod either;
 mod largest_gaps;
 mod lockstep;
+mod offload;
 mod pipelined;
 mod samples;
 
@@ -25,7 +26,9 @@ use crate::scheduler::{Scheduler, SchedulerConfig};
 use crate::speculation::{AcceptanceDraws, SpeculationTotals};
 use crate::step::{Admission, ScheduledBatch, ScheduledRequest, StepShape};
 use crate::units::{SimDuration, SimTime};
+use crate::offload::{OffloadTotals, StepGate};
 use delivery::Delivery;
+use offload::Offload;
 use std::sync::Arc;
 
 /// Sums over the steps of a replica, exact integers.
@@ -60,6 +63,8 @@ pub struct StepTotals {
     pub samples: StepSamples,
     /// Drafts verified, and tokens that came several at once.
     pub speculation: SpeculationTotals,
+    /// With tiers for KV blocks: what they did.
+    pub offload: OffloadTotals,
 }
 
 impl StepTotals {
@@ -151,6 +156,7 @@ pub struct Replica {
     finished: Vec<RequestId>,
     totals: StepTotals,
     delivery: Delivery,
+    offload: Offload,
 }
 
 impl Replica {
@@ -165,6 +171,7 @@ impl Replica {
             finished: Vec::new(),
             totals: StepTotals::default(),
             delivery: Delivery::default(),
+            offload: Offload::new(&config),
         }
     }
 
@@ -178,6 +185,11 @@ impl Replica {
         self.step_end
     }
 
+    /// When something happens next: its step ends or, without one, a transfer of its tiers does.
+    pub fn next_at(&self) -> SimTime {
+        if self.step_end == SimTime::NEVER { self.offload.next_end() } else { self.step_end }
+    }
+
     /// Its scheduler, to look at.
     pub fn scheduler(&self) -> &Scheduler {
         &self.scheduler
@@ -189,8 +201,8 @@ impl Replica {
     }
 
     /// Sums over its steps so far.
-    pub fn totals(&self) -> &StepTotals {
-        &self.totals
+    pub fn totals(&self) -> StepTotals {
+        StepTotals { offload: self.offload.totals(&self.scheduler), ..self.totals.clone() }
     }
 
     /// The gaps between tokens that it produced.
@@ -202,9 +214,11 @@ impl Replica {
     pub fn end_step(&mut self, now: SimTime, table: &mut RequestTable) -> &[RequestId] {
         self.step_end = SimTime::NEVER;
         self.finished.clear();
+        self.offload.end_until(now, &mut self.scheduler);
         let totals = &mut self.totals.speculation;
         let finished = &mut self.finished;
         self.delivery.deliver(&mut self.scheduler, &self.batch, now, table, totals, |id| finished.push(id));
+        self.offload.begin(now, &mut self.scheduler);
         &self.finished
     }
 
@@ -213,6 +227,7 @@ impl Replica {
         if self.step_end != SimTime::NEVER {
             return None;
         }
+        self.offload.end_until(now, &mut self.scheduler);
         // A batch may stay empty once, when the only running request preempted itself; then it is admitted again.
         for _ in 0..2 {
             if self.scheduler.is_idle() {
@@ -225,17 +240,19 @@ impl Replica {
                 now,
                 table,
             );
+            let gate = self.offload.begin(now, &mut self.scheduler);
             if !self.batch.requests.is_empty() {
-                return Some(self.launch(now));
+                return Some(self.launch(now, gate));
             }
         }
         None
     }
 
-    fn launch(&mut self, now: SimTime) -> StepRecord<'_> {
+    fn launch(&mut self, now: SimTime, gate: StepGate) -> StepRecord<'_> {
         let shape = self.batch.shape();
-        let duration = self.cost.step(&shape) + self.cost.host(&shape);
-        self.step_end = now + duration;
+        let start = now + self.cost.host(&shape);
+        self.step_end = self.offload.step_end(gate, start, self.cost.step(&shape));
+        let duration = self.step_end - now;
         let held_blocks = self.scheduler.used_blocks();
         self.totals.record_step(&shape, duration, held_blocks);
         let (waiting, running) = (self.scheduler.waiting_requests(), self.scheduler.running_requests());

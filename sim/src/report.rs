@@ -2,6 +2,7 @@
 
 use crate::folded::{FoldedRequests, FoldedSums};
 use crate::metrics::{self, Distribution, Limits};
+use crate::offload::{OffloadTotals, OffloadUse};
 use crate::replica::{StepPath, StepTotals};
 use crate::request::{Outcome, RequestId, RequestTable};
 use crate::simulation::RunResult;
@@ -56,7 +57,7 @@ pub struct KvUse {
     pub reserved_share: f64,
 }
 
-/// Use of the prefix cache, re-admissions after preemption included (V-31a).
+/// Use of the prefix cache, tiers beside the GPU and re-admissions after preemption included (V-31a).
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PrefixUse {
     /// Tokens looked up.
@@ -115,6 +116,9 @@ pub struct Metrics {
     pub kv: KvUse,
     /// With prefix caching: how much was found.
     pub prefix_cache: Option<PrefixUse>,
+    /// With tiers for KV blocks: what they held, gave and cost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kv_offload: Option<OffloadUse>,
     /// With speculative decoding: how many drafts held.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub speculation: Option<SpeculationUse>,
@@ -152,6 +156,7 @@ impl Metrics {
             }),
             kv: kv_use(run, block_size, span_ns),
             prefix_cache: prefix_caching.then(|| prefix_use(run)),
+            kv_offload: offload_use(run, span_ns),
             speculation: SpeculationUse::of(run.replicas.iter().map(|totals| &totals.speculation)),
             steps: step_use(run, span_ns),
         }
@@ -229,6 +234,11 @@ fn prefix_use(run: &RunResult) -> PrefixUse {
     let queried_tokens: u64 = run.replicas.iter().map(|r| r.prefix_queried_tokens).sum();
     let hit_tokens: u64 = run.replicas.iter().map(|r| r.prefix_hit_tokens).sum();
     PrefixUse { queried_tokens, hit_tokens, hit_rate: hit_tokens as f64 / queried_tokens.max(1) as f64 }
+}
+
+fn offload_use(run: &RunResult, span_ns: u64) -> Option<OffloadUse> {
+    let engines: Vec<&OffloadTotals> = run.replicas.iter().map(|totals| &totals.offload).collect();
+    OffloadUse::of(&engines, prefix_use(run).queried_tokens, span_ns)
 }
 
 fn step_use(run: &RunResult, span_ns: u64) -> StepUse {

@@ -68,6 +68,7 @@ impl Config {
             chunked_prefill: true,
             long_prefill_token_threshold: self.thr,
             long_prefill_cap_spares_single: true,
+            offload: None,
             watermark_blocks: 0,
             reserve_full_prompt: true,
             async_scheduling: self.async_,

@@ -121,7 +121,7 @@ impl EitherReplica {
         match self {
             EitherReplica::Aggregated(replica) => replica.step_end(),
             EitherReplica::Ahead(replica) => replica.next_at(now),
-            EitherReplica::Plain(replica) => replica.step_end(),
+            EitherReplica::Plain(replica) => replica.next_at(),
             EitherReplica::Pipelined(replica) => replica.next_at(now),
             EitherReplica::Lockstep(replica) => replica.step_end(),
             EitherReplica::Copies(copies) => copies.next_at(now),
@@ -250,8 +250,8 @@ impl EitherReplica {
         match self {
             EitherReplica::Aggregated(replica) => vec![replica.totals().clone()],
             EitherReplica::Ahead(replica) => vec![replica.totals().clone()],
-            EitherReplica::Plain(replica) => vec![replica.totals().clone()],
-            EitherReplica::Pipelined(replica) => vec![replica.totals().clone()],
+            EitherReplica::Plain(replica) => vec![replica.totals()],
+            EitherReplica::Pipelined(replica) => vec![replica.totals()],
             EitherReplica::Lockstep(replica) => replica.totals().cloned().collect(),
             EitherReplica::Copies(copies) => copies.totals(),
         }

@@ -2,9 +2,11 @@
 //! fewer than its depth are in flight and there is something to schedule, it schedules; results are applied as they come.
 
 use super::delivery::Delivery;
+use super::offload::Offload;
 use super::{StepBatch, StepRecord, StepTotals};
 use crate::cost::CostModel;
 use crate::durations::DurationCounts;
+use crate::offload::StepGate;
 use crate::request::{RequestId, RequestTable};
 use crate::scheduler::{Scheduler, SchedulerConfig};
 use crate::step::ScheduledBatch;
@@ -39,6 +41,7 @@ pub(crate) struct PipelinedReplica {
     finished: Vec<RequestId>,
     totals: StepTotals,
     pub(super) delivery: Delivery,
+    offload: Offload,
 }
 
 impl PipelinedReplica {
@@ -58,12 +61,14 @@ impl PipelinedReplica {
             finished: Vec::new(),
             totals: StepTotals::default(),
             delivery: Delivery::default(),
+            offload: Offload::new(&config),
         }
     }
 
     /// When something happens next: the oldest step ends, or the CPU is free to schedule another.
     pub fn next_at(&self, now: SimTime) -> SimTime {
-        let end = self.in_flight.front().map_or(SimTime::NEVER, |flight| flight.end);
+        // Without a step, the engine waits for what its tiers move; with one, for its result.
+        let end = self.in_flight.front().map_or_else(|| self.offload.next_end(), |flight| flight.end);
         let can_schedule = self.in_flight.len() < self.depth && !self.is_starved && !self.scheduler.is_idle();
         if can_schedule && self.host_free > now { end.min(self.host_free) } else { end }
     }
@@ -81,8 +86,10 @@ impl PipelinedReplica {
         let Some(flight) = self.in_flight.pop_front() else { return 0 };
         self.is_starved = false;
         self.finished.clear();
+        self.offload.end_until(now, &mut self.scheduler);
         let (totals, finished) = (&mut self.totals.speculation, &mut self.finished);
         self.delivery.deliver(&mut self.scheduler, &flight.batch, now, table, totals, |id| finished.push(id));
+        self.offload.begin(now, &mut self.scheduler);
         self.spare.push(flight.batch);
         self.finished.len()
     }
@@ -94,6 +101,9 @@ impl PipelinedReplica {
 
     /// Schedules the next step if there is room for one, the CPU is free and there is work.
     pub fn start_step(&mut self, now: SimTime, table: &mut RequestTable) -> Option<StepRecord<'_>> {
+        if self.offload.end_until(now, &mut self.scheduler) && self.in_flight.is_empty() {
+            self.is_starved = false;
+        }
         if self.in_flight.len() >= self.depth || self.host_free > now || self.is_starved {
             return None;
         }
@@ -105,8 +115,9 @@ impl PipelinedReplica {
             let mut batch = self.spare.pop().unwrap_or_default();
             self.scheduler.form_batch(&mut batch);
             self.totals.record_decisions(batch.preempted.iter().copied(), &batch.admitted, now, table);
+            let gate = self.offload.begin(now, &mut self.scheduler);
             if !batch.requests.is_empty() {
-                return Some(self.launch(batch, now));
+                return Some(self.launch(batch, now, gate));
             }
             self.spare.push(batch);
         }
@@ -116,7 +127,8 @@ impl PipelinedReplica {
 
     /// Sends a batch through the stages: each takes it when the stage before has handed it on and it is free. The first
     /// needs the tokens that the batch goes on from: those of the step as many batches before as there are stages (V-8).
-    fn launch(&mut self, batch: ScheduledBatch, now: SimTime) -> StepRecord<'_> {
+    /// With tiers there is one stage, and the step may wait for them.
+    fn launch(&mut self, batch: ScheduledBatch, now: SimTime, gate: StepGate) -> StepRecord<'_> {
         let shape = batch.shape();
         self.host_free = now + self.cost.host(&shape);
         let mut ready = self.host_free;
@@ -126,7 +138,7 @@ impl PipelinedReplica {
             ready = ready.max(self.in_flight[index].end);
         }
         for (stage, free) in self.stage_free.iter_mut().enumerate() {
-            *free = ready.max(*free) + self.cost.stage(stage, &shape);
+            *free = self.offload.step_end(gate, ready.max(*free), self.cost.stage(stage, &shape));
             ready = *free + self.cost.send(&shape);
         }
         let end = self.stage_free.last().copied().unwrap_or(ready);
@@ -159,8 +171,8 @@ impl PipelinedReplica {
     }
 
     /// Sums over its steps so far.
-    pub fn totals(&self) -> &StepTotals {
-        &self.totals
+    pub fn totals(&self) -> StepTotals {
+        StepTotals { offload: self.offload.totals(&self.scheduler), ..self.totals.clone() }
     }
 
     /// The gaps between tokens that it produced.

@@ -3,6 +3,7 @@
 mod defaults;
 
 use super::file::{EngineSection, ScenarioFile};
+use super::offload::{self, Offload};
 use super::preset::{EnginePreset, Limit};
 use super::speculation::{Speculation, SpeculativeMethod};
 use crate::cost::HostTime;
@@ -32,6 +33,8 @@ pub struct Engine {
     pub gpu_memory_utilization: f64,
     /// What guesses tokens ahead, if anything does.
     pub speculation: Option<Speculation>,
+    /// Tiers of KV blocks beside the GPU, if there are any.
+    pub offload: Option<Offload>,
     /// Where the memory goes; none when the number of blocks was given.
     pub memory: Option<MemoryPlan>,
 }
@@ -104,6 +107,8 @@ pub(super) fn resolve(
     let total_blocks = memory.as_ref().map_or(wanted.given_blocks, |plan| Some(plan.num_blocks)).unwrap_or(0);
     check_capacity(document, &wanted, total_blocks, memory.is_some())?;
     wanted.fill(section, total_blocks);
+    let offload = offload::resolve(document, file, model, gpu, kv, &wanted.scheduler)?;
+    wanted.scheduler.offload = offload.as_ref().map(|offload| offload.config);
     let host = super::cost::host_time(file);
     Ok(Engine {
         preset,
@@ -113,6 +118,7 @@ pub(super) fn resolve(
         host,
         gpu_memory_utilization: wanted.memory_share,
         speculation,
+        offload,
         memory,
     })
 }

@@ -2,6 +2,7 @@
 
 use super::experts::{All2AllBackend, ExpertPlacement, ExpertRouting};
 use super::groups::ReplicaGroup;
+use super::offload::OffloadSection;
 use super::plan::PlanSection;
 use super::preset::EnginePreset;
 use super::speculation::SpeculativeSection;
@@ -264,6 +265,9 @@ pub struct EngineSection {
     /// Guessing tokens ahead and verifying them together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub speculative_config: Option<SpeculativeSection>,
+    /// Host memory and disks for KV blocks that the GPU has no room for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kv_offload: Option<OffloadSection>,
     /// How tokens are assumed to spread over experts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expert_routing: Option<ExpertRouting>,

@@ -8,6 +8,7 @@ mod experts;
 mod file;
 mod groups;
 mod histogram;
+mod offload;
 mod plan;
 mod preset;
 mod speculation;
@@ -22,6 +23,7 @@ pub use file::{
     CostSection, DeploymentSection, EngineSection, HardwareSection, HostTimeSection, ScenarioFile, SloSection,
 };
 pub use groups::{Group, ReplicaGroup};
+pub use offload::{Offload, OffloadSection, TierSection};
 pub use plan::{PlanGoal, PlanSection, PlanSpace};
 pub use preset::{EnginePreset, Translation};
 pub use speculation::{Speculation, SpeculativeMethod, SpeculativeSection};

@@ -135,6 +135,7 @@ const OWN: [&[&str]; 7] = [
         "watermark",
         "scheduler_reserve_full_isl",
         "speculative_config",
+        "kv_offload",
         "expert_placement_strategy",
         "enable_eplb",
         "num_redundant_experts",
@@ -147,6 +148,7 @@ const OWN: [&[&str]; 7] = [
         "schedule_conservativeness",
         "enable_mixed_chunk",
         "mem_fraction_static",
+        "kv_offload",
     ],
     &[
         "free_gpu_memory_fraction",
@@ -155,6 +157,7 @@ const OWN: [&[&str]; 7] = [
         "context_chunking_policy",
         "prompt_retention_priority",
         "decode_retention_priority",
+        "kv_offload",
     ],
     &["max_batch_prefill_tokens", "max_waiting_tokens", "waiting_served_ratio", "cuda_memory_fraction"],
     &[],

@@ -1,13 +1,14 @@
 //! What a scenario says of itself, and the report of its run with provenance and warnings.
 
 use super::preset::Limit;
-use super::{CostSection, DeploymentSection, ReplicaGroup, Scenario, SloSection, Speculation};
+use super::{CostSection, DeploymentSection, Offload, ReplicaGroup, Scenario, SloSection, Speculation};
 use crate::cost::{ExpertLoad, UsageReport};
 use crate::error::Result;
 use crate::fleet::FleetUse;
 use crate::memory::MemoryPlan;
 use crate::metrics::{self, Distribution};
 use crate::model::Placement;
+use crate::offload::{Eviction, TierConfig, WritePolicy};
 use crate::report::Metrics;
 use crate::request::{Outcome, RequestId};
 use crate::router::RouterSection;
@@ -83,6 +84,55 @@ struct ResolvedEngine<'a> {
     rules: EngineRules,
     #[serde(skip_serializing_if = "Option::is_none")]
     speculative_config: Option<ResolvedSpeculation<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kv_offload: Option<ResolvedOffload<'a>>,
+}
+
+/// The tiers beside the GPU; what a replica has.
+#[derive(Serialize)]
+struct ResolvedOffload<'a> {
+    write: WritePolicy,
+    chunk_blocks: u32,
+    chunk_bytes: u64,
+    host: ResolvedTier,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nvme: Option<ResolvedTier>,
+    source: &'a str,
+}
+
+#[derive(Serialize)]
+struct ResolvedTier {
+    chunks: u32,
+    tokens: u64,
+    bytes: u64,
+    read_bytes_per_s: u64,
+    write_bytes_per_s: u64,
+    latency_ns: u64,
+    eviction: Eviction,
+}
+
+impl<'a> ResolvedOffload<'a> {
+    fn new(offload: &'a Offload, block_size: u32) -> ResolvedOffload<'a> {
+        let config = &offload.config;
+        let chunk_tokens = u64::from(config.chunk_blocks) * u64::from(block_size);
+        let tier = |tier: &TierConfig| ResolvedTier {
+            chunks: tier.chunks,
+            tokens: u64::from(tier.chunks) * chunk_tokens,
+            bytes: u64::from(tier.chunks) * config.chunk_bytes(),
+            read_bytes_per_s: tier.read_bytes_per_s,
+            write_bytes_per_s: tier.write_bytes_per_s,
+            latency_ns: tier.latency.0,
+            eviction: tier.eviction,
+        };
+        ResolvedOffload {
+            write: config.write,
+            chunk_blocks: config.chunk_blocks,
+            chunk_bytes: config.chunk_bytes(),
+            host: tier(&config.host),
+            nvme: config.nvme.as_ref().map(tier),
+            source: &offload.source,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -203,6 +253,7 @@ impl<'a> Resolved<'a> {
                 gpu_memory_utilization: engine.gpu_memory_utilization,
                 kv_cache_dtype: engine.kv.name(),
                 speculative_config: engine.speculation.as_ref().map(ResolvedSpeculation::new),
+                kv_offload: engine.offload.as_ref().map(|offload| ResolvedOffload::new(offload, s.block_size)),
                 rules: s.rules,
             },
             experts: scenario.pricing.expert_load.as_deref().map(ResolvedExpertLoad::new),

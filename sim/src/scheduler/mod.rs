@@ -7,6 +7,7 @@
 
 pub mod aggregated;
 pub mod engines;
+mod offload;
 mod queue;
 mod results;
 mod sequence;
@@ -17,6 +18,7 @@ pub use results::Emission;
 pub use vllm::VllmScheduler;
 
 use crate::identity::TokenRun;
+use crate::offload::OffloadConfig;
 use crate::request::RequestId;
 use crate::units::SimTime;
 use engines::LiteratureRules;
@@ -72,6 +74,8 @@ pub struct SchedulerConfig {
     pub drops_last_hit: bool,
     /// Whose rules decide the steps.
     pub rules: EngineRules,
+    /// KV blocks beside the GPU.
+    pub offload: Option<OffloadConfig>,
 }
 
 impl SchedulerConfig {

@@ -40,6 +40,9 @@ impl VllmScheduler {
         mut emit: impl FnMut(Emission),
     ) {
         let (mut any_finished, mut any_waiting_finished) = (false, false);
+        if self.tiers.is_some() {
+            batch.requests.iter().for_each(|entry| self.store_computed(entry));
+        }
         for entry in batch.requests.iter().filter(|entry| entry.samples) {
             let sequence = self.slots.get(entry.slot);
             // A request that ended with an earlier step may still have been in this one (V-42b).

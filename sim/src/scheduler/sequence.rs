@@ -44,6 +44,10 @@ pub(super) struct Sequence {
     pub is_decoding: bool,
     /// Where it stands in the step being formed, if it was scheduled.
     pub entry: Option<u32>,
+    /// Whether it waits for a load from a tier.
+    pub is_loading: bool,
+    /// Leading chunks that have been given to the tiers since its admission, or came from them.
+    pub stored_chunks: u32,
 }
 
 impl Sequence {

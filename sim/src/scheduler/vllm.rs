@@ -3,7 +3,10 @@
 use super::queue::{Rank, WaitingQueue};
 use super::sequence::{Sequence, Slots};
 use super::{NewRequest, Policy, Refusal, SchedulerConfig};
+use super::offload::Outside;
 use crate::block_pool::{BlockId, BlockPool};
+use crate::identity::BlockHash;
+use crate::offload::Tiers;
 use crate::request::RequestId;
 use crate::step::{Admission, ScheduledBatch, ScheduledRequest};
 
@@ -17,7 +20,13 @@ pub struct VllmScheduler {
     /// Slots in order of admission (V-3).
     pub(super) running: Vec<u32>,
     /// Cached blocks found for the request being admitted.
-    found: Vec<BlockId>,
+    pub(super) found: Vec<BlockId>,
+    /// KV blocks beside the GPU, where there are tiers for them.
+    pub(super) tiers: Option<Box<Tiers>>,
+    /// Slots of requests that are not admitted and hold blocks: those that wait for a load, in order (V-3).
+    pub(super) holding: Vec<u32>,
+    /// Names of the chunks of the request being looked at.
+    pub(super) chunks: Vec<BlockHash>,
     /// Pipeline stages, and the batches formed so far that were not empty.
     stages: u64,
     batches: u64,
@@ -38,6 +47,9 @@ impl VllmScheduler {
             waiting: WaitingQueue::new(config.policy),
             running: Vec::new(),
             found: Vec::new(),
+            tiers: config.offload.map(|offload| Box::new(Tiers::new(&offload, config.block_size))),
+            holding: Vec::new(),
+            chunks: Vec::new(),
             stages: 1,
             batches: 0,
         }
@@ -66,12 +78,12 @@ impl VllmScheduler {
 
     /// Requests not admitted, or preempted.
     pub fn waiting_requests(&self) -> usize {
-        self.waiting.len()
+        self.waiting.len() + self.holding.len()
     }
 
     /// Whether nothing waits or runs.
     pub fn is_idle(&self) -> bool {
-        self.running.is_empty() && self.waiting.len() == 0
+        self.running.is_empty() && self.waiting_requests() == 0
     }
 
     /// Ids of the running requests in order of admission.
@@ -81,7 +93,8 @@ impl VllmScheduler {
 
     /// Ids of the waiting requests in the order in which they would be admitted.
     pub fn waiting_ids(&self) -> impl Iterator<Item = RequestId> + '_ {
-        self.waiting.in_order().into_iter().map(|slot| self.slots.get(slot).id)
+        let slots = self.holding.iter().copied().chain(self.waiting.in_order());
+        slots.map(|slot| self.slots.get(slot).id)
     }
 
     /// How many tokens the request would generate here, cut where `max_model_len` ends it (V-32b), or why it never can.
@@ -113,6 +126,8 @@ impl VllmScheduler {
         sequence.was_admitted = false;
         sequence.is_decoding = false;
         sequence.entry = None;
+        sequence.is_loading = false;
+        sequence.stored_chunks = 0;
         if self.config.prefix_caching {
             let owner = u64::from(request.id.0);
             sequence.identity.reset(request.runs, request.prompt_tokens, owner, request.output_run);
@@ -173,6 +188,7 @@ impl VllmScheduler {
                 }
                 // First come first served, it was the last; by priority, others may still fit.
                 Room::PreemptedItself => {}
+                Room::ComesFree => break,
             }
         }
         left
@@ -203,6 +219,9 @@ impl VllmScheduler {
             if new_blocks <= self.pool.free_blocks() {
                 self.take_blocks(slot, new_blocks, tokens);
                 return Room::Made;
+            }
+            if self.blocks_come_free() {
+                return Room::ComesFree;
             }
             let victim_position = self.victim_position();
             let victim = self.running.remove(victim_position);
@@ -259,6 +278,9 @@ impl VllmScheduler {
     /// Phase 2 (V-18, V-19): admits waiting requests in order until budget, seats or blocks end.
     fn schedule_waiting(&mut self, budget: u32, batch: &mut ScheduledBatch) {
         let mut left = budget;
+        if !self.resume_loaded(&mut left, batch) {
+            return;
+        }
         let mut set_aside = Vec::new();
         while left > 0 && (self.running.len() as u32) < self.config.max_num_seqs {
             let Some(slot) = self.waiting.head() else { break };
@@ -268,6 +290,16 @@ impl VllmScheduler {
                 continue;
             }
             let cached_tokens = self.look_up_prefix(slot);
+            match self.look_outside(slot, cached_tokens) {
+                Outside::Nothing => {}
+                Outside::OnItsWay => {
+                    self.waiting.pop();
+                    set_aside.push(slot); // V-19
+                    continue;
+                }
+                Outside::UpTo(tokens) if self.start_load(slot, cached_tokens, tokens) => continue,
+                Outside::UpTo(_) => break,
+            }
             let sequence = self.slots.get(slot);
             let missing = self.cap_long_prefill(sequence.known_tokens - cached_tokens);
             if !self.config.chunked_prefill && missing > left {
@@ -340,6 +372,7 @@ impl VllmScheduler {
         sequence.held_blocks = hits;
         sequence.remembered_blocks = hits;
         sequence.computed_tokens = cached_tokens;
+        sequence.stored_chunks = 0;
         let is_first = !std::mem::replace(&mut sequence.was_admitted, true);
         batch.admitted.push(Admission {
             id: sequence.id,
@@ -354,7 +387,7 @@ impl VllmScheduler {
     }
 
     /// Hands out `new_blocks`, and enters every block that `tokens` more tokens fill into the prefix cache (V-26).
-    fn take_blocks(&mut self, slot: u32, new_blocks: u32, tokens: u32) {
+    pub(super) fn take_blocks(&mut self, slot: u32, new_blocks: u32, tokens: u32) {
         let sequence = self.slots.get_mut(slot);
         self.pool.allocate(new_blocks, &mut sequence.blocks);
         sequence.held_blocks += new_blocks;
@@ -378,7 +411,7 @@ impl VllmScheduler {
         }
     }
 
-    fn add_entry(&mut self, slot: u32, tokens: u32, batch: &mut ScheduledBatch) {
+    pub(super) fn add_entry(&mut self, slot: u32, tokens: u32, batch: &mut ScheduledBatch) {
         let sequence = self.slots.get_mut(slot);
         sequence.entry = Some(batch.requests.len() as u32);
         // Drafts that did not fit into the tokens are dropped (V-11).
@@ -398,9 +431,9 @@ impl VllmScheduler {
     }
 
     /// The most tokens of one request in a step (V-13).
-    fn cap_long_prefill(&self, missing: u32) -> u32 {
+    pub(super) fn cap_long_prefill(&self, missing: u32) -> u32 {
         let cap = self.config.long_prefill_token_threshold;
-        let is_alone = self.running.len() + self.waiting.len() <= 1;
+        let is_alone = self.running.len() + self.waiting_requests() <= 1;
         if cap == 0 || (is_alone && self.config.long_prefill_cap_spares_single) {
             return missing;
         }
@@ -412,6 +445,8 @@ impl VllmScheduler {
 enum Room {
     Made,
     PreemptedItself,
+    /// Blocks come free with a transfer.
+    ComesFree,
 }
 
 fn rank_of(sequence: &Sequence) -> Rank {

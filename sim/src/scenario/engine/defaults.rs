@@ -92,6 +92,7 @@ fn scheduler(model: &ModelSpec, max_model_len: Option<u32>, block_size: Option<u
         chunked_prefill: true,
         long_prefill_token_threshold: 0,
         long_prefill_cap_spares_single: true,
+        offload: None,
         watermark_blocks: 0,
         reserve_full_prompt: true,
         async_scheduling: false,

@@ -120,6 +120,7 @@ impl AggregatedScheduler {
             lookahead_tokens,
             drops_last_hit,
             rules,
+            offload,
         } = *config;
         rules == EngineRules::Vllm
             && policy == Policy::Fcfs
@@ -130,6 +131,7 @@ impl AggregatedScheduler {
             && draft_tokens == 0
             && lookahead_tokens == 0
             && !drops_last_hit
+            && offload.is_none()
     }
 
     /// An engine with nothing to do; its settings are [accepted](AggregatedScheduler::accepts). `is_shared` says whether

@@ -2,6 +2,7 @@
 
 use super::radix::{Found, NodeId, ROOT, RadixTree};
 use crate::identity::{Segment, TokenIdentity};
+use crate::offload::{Tiers, WritePolicy};
 use crate::request::RequestId;
 use crate::scheduler::{NewRequest, SchedulerConfig};
 use crate::step::{Admission, ScheduledBatch, ScheduledRequest};
@@ -34,6 +35,8 @@ pub(super) struct Job {
     pub tree_tokens: u32,
     pub node: NodeId,
     pub identity: TokenIdentity,
+    /// Leading chunks that have been given to the tiers, or came from them, since it was admitted.
+    pub stored_chunks: u32,
 }
 
 impl Job {
@@ -93,6 +96,7 @@ impl Job {
     pub fn start_over(&mut self) {
         self.stale += std::mem::take(&mut self.in_flight);
         self.computed_tokens = 0;
+        self.stored_chunks = 0;
         self.is_running = false;
     }
 
@@ -151,18 +155,25 @@ pub(super) struct KvPages {
     own: u32,
     /// Whether eviction may take a part of a leaf.
     trims: bool,
+    /// Tiers beside the GPU, where there are any.
+    pub tiers: Option<Box<Tiers>>,
 }
 
 impl KvPages {
     /// The pages of an engine with these settings, all free.
     pub fn new(config: &SchedulerConfig, trims: bool) -> KvPages {
         let page = config.block_size;
+        let mut tree = RadixTree::new(page);
+        if config.offload.is_some_and(|offload| offload.write == WritePolicy::Back) {
+            tree.keep_gone();
+        }
         KvPages {
             page,
-            tree: RadixTree::new(page),
+            tree,
             total: config.total_blocks.saturating_sub(1),
             own: 0,
             trims,
+            tiers: config.offload.map(|offload| Box::new(Tiers::new(&offload, page))),
         }
     }
 
@@ -186,6 +197,7 @@ impl KvPages {
         let free = self.available() - self.tree.unlocked_pages();
         if pages > free {
             self.tree.evict(pages - free, self.trims);
+            self.write_back();
         }
     }
 

@@ -3,6 +3,7 @@
 
 mod job;
 mod literature;
+mod offload;
 mod radix;
 mod sglang;
 mod tgi;
@@ -15,6 +16,7 @@ pub use trtllm::{CapacityPolicy, ChunkingPolicy, TrtLlmRules, TrtLlmScheduler};
 
 use super::{Emission, NewRequest, SchedulerConfig, VllmScheduler};
 use crate::block_pool::BlockPool;
+use crate::offload::{OffloadTotals, Tiers, Transfer};
 use crate::request::RequestId;
 use crate::step::{ScheduledBatch, ScheduledRequest};
 use serde::Serialize;
@@ -63,6 +65,16 @@ pub trait EngineScheduler: std::fmt::Debug + Send {
     fn blocks_ahead(&self) -> u32 {
         0
     }
+    /// The tiers beside the GPU, of engines that have some.
+    fn tiers(&self) -> Option<&Tiers> {
+        None
+    }
+    /// The tiers, to hand out transfers and to listen to their events.
+    fn tiers_mut(&mut self) -> Option<&mut Tiers> {
+        None
+    }
+    /// A transfer between the tiers and the GPU has ended.
+    fn end_transfer(&mut self, _ticket: u32) {}
     /// Ids of the running requests in the engine's order.
     fn running_ids(&self) -> Vec<RequestId>;
     /// Ids of the waiting requests in the engine's order.
@@ -194,6 +206,42 @@ impl Scheduler {
             Scheduler::Vllm(_) => 0,
             Scheduler::Other(scheduler) => scheduler.blocks_ahead(),
         }
+    }
+
+    /// The tiers beside the GPU, where there are any.
+    pub fn tiers(&self) -> Option<&Tiers> {
+        match self {
+            Scheduler::Vllm(scheduler) => scheduler.tiers(),
+            Scheduler::Other(scheduler) => scheduler.tiers(),
+        }
+    }
+
+    /// The tiers, to listen to their events.
+    pub fn tiers_mut(&mut self) -> Option<&mut Tiers> {
+        match self {
+            Scheduler::Vllm(scheduler) => scheduler.tiers_mut(),
+            Scheduler::Other(scheduler) => scheduler.tiers_mut(),
+        }
+    }
+
+    /// Hands out the transfers that begin now, in order.
+    pub fn take_transfers(&mut self, transfers: &mut Vec<Transfer>) {
+        if let Some(tiers) = self.tiers_mut() {
+            tiers.take_transfers(transfers);
+        }
+    }
+
+    /// A transfer has ended.
+    pub fn end_transfer(&mut self, ticket: u32) {
+        match self {
+            Scheduler::Vllm(scheduler) => scheduler.end_transfer(ticket),
+            Scheduler::Other(scheduler) => scheduler.end_transfer(ticket),
+        }
+    }
+
+    /// What the tiers did so far, but for the times, which the links know.
+    pub fn offload_totals(&self) -> OffloadTotals {
+        self.tiers().map(Tiers::totals).unwrap_or_default()
     }
 
     /// Ids of the running requests in the engine's order.

@@ -38,6 +38,17 @@ pub(super) struct Found {
     pub tokens: u32,
 }
 
+/// Pages that were evicted.
+#[derive(Debug)]
+pub(super) struct Gone {
+    /// All tokens from the root to their end.
+    pub tokens: Vec<Segment>,
+    /// Where the evicted ones begin.
+    pub from: u32,
+    /// Their retention priority.
+    pub priority: u8,
+}
+
 /// The tree.
 #[derive(Debug)]
 pub(super) struct RadixTree {
@@ -49,6 +60,8 @@ pub(super) struct RadixTree {
     clock: u64,
     locked_pages: u32,
     unlocked_pages: u32,
+    /// What was evicted since it was last asked; only where someone asks.
+    gone: Option<Vec<Gone>>,
 }
 
 /// A place in a list of segments.
@@ -125,6 +138,36 @@ impl RadixTree {
             clock: 0,
             locked_pages: 0,
             unlocked_pages: 0,
+            gone: None,
+        }
+    }
+
+    /// From now on keeps what is evicted, for [`RadixTree::take_gone`].
+    pub fn keep_gone(&mut self) {
+        self.gone = Some(Vec::new());
+    }
+
+    /// What was evicted since the last call, in order.
+    pub fn take_gone(&mut self) -> Vec<Gone> {
+        self.gone.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Notes that a leaf loses all but its first `kept` pages.
+    fn note_gone(&mut self, leaf: NodeId, kept: u32) {
+        if self.gone.is_none() {
+            return;
+        }
+        let (mut path, mut at) = (Vec::new(), leaf);
+        while at != ROOT {
+            path.push(at);
+            at = self.node(at).parent;
+        }
+        let tokens: Vec<Segment> =
+            path.iter().rev().flat_map(|&node| self.node(node).tokens.iter().copied()).collect();
+        let from = length(&tokens) - (self.node(leaf).pages - kept) * self.page;
+        let priority = self.node(leaf).priority;
+        if let Some(gone) = &mut self.gone {
+            gone.push(Gone { tokens, from, priority });
         }
     }
 
@@ -263,6 +306,7 @@ impl RadixTree {
             let Some(&(_, _, leaf)) = self.leaves.first() else { break };
             let (held, missing) = (self.node(leaf).pages, pages - evicted);
             if trims && held > missing {
+                self.note_gone(leaf, held - missing);
                 let kept = (held - missing) * self.page;
                 let entry = &mut self.nodes[leaf as usize];
                 entry.tokens = cursor(&entry.tokens).take(kept);
@@ -270,6 +314,7 @@ impl RadixTree {
                 self.unlocked_pages -= missing;
                 return evicted + missing;
             }
+            self.note_gone(leaf, 0);
             self.remove_leaf(leaf);
             evicted += held;
         }

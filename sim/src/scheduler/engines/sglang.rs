@@ -10,6 +10,7 @@ pub use rules::{SchedulePolicy, SglangRules};
 use super::EngineScheduler;
 use super::job::{Job, KvPages};
 use super::radix::DEFAULT_PRIORITY;
+use crate::offload::Tiers;
 use crate::request::RequestId;
 use crate::scheduler::sequence::Slots;
 use crate::scheduler::{Emission, NewRequest, SchedulerConfig};
@@ -160,11 +161,23 @@ impl SglangScheduler {
         self.is_full = false;
     }
 
+    /// Copies the computed parts of prompts that go on to the host (S-17).
+    fn write_chunks(&mut self, batch: &ScheduledBatch) {
+        for entry in batch.requests.iter().filter(|entry| !entry.samples) {
+            let job = self.jobs.get_mut(entry.slot);
+            if job.id == entry.id && job.is_running && !job.is_finished {
+                self.kv.share(job, entry.context_tokens + entry.tokens, DEFAULT_PRIORITY);
+                self.kv.write(job);
+            }
+        }
+    }
+
     fn finish(&mut self, slot: u32) {
         let job = self.jobs.get_mut(slot);
         if self.config.prefix_caching {
             let known = job.known_tokens - 1;
             self.kv.share(job, known, DEFAULT_PRIORITY); // S-16
+            self.kv.write(job);
         }
         self.kv.release(job);
         job.is_running = false;
@@ -197,6 +210,9 @@ impl EngineScheduler for SglangScheduler {
         _: &mut dyn FnMut(&ScheduledRequest) -> u32,
         emit: &mut dyn FnMut(Emission),
     ) {
+        if self.kv.writes_through() {
+            self.write_chunks(batch);
+        }
         let mut any_finished = false;
         for entry in batch.requests.iter().filter(|entry| entry.samples) {
             let job = self.jobs.get_mut(entry.slot);
@@ -206,6 +222,7 @@ impl EngineScheduler for SglangScheduler {
                 self.finish(entry.slot);
             } else if entry.is_prefill && self.config.prefix_caching && job.is_running {
                 self.kv.share(job, entry.context_tokens + entry.tokens, DEFAULT_PRIORITY); // S-16
+                self.kv.write(job);
             }
             emit(Emission { id: entry.id, tokens: 1, is_finished });
         }
@@ -237,6 +254,19 @@ impl EngineScheduler for SglangScheduler {
 
     fn free_blocks(&self) -> u32 {
         self.kv.available()
+    }
+
+    fn tiers(&self) -> Option<&Tiers> {
+        self.kv.tiers.as_deref()
+    }
+
+    fn tiers_mut(&mut self) -> Option<&mut Tiers> {
+        self.kv.tiers.as_deref_mut()
+    }
+
+    fn end_transfer(&mut self, ticket: u32) {
+        self.kv.end_transfer(ticket);
+        self.is_full = false;
     }
 
     fn running_ids(&self) -> Vec<RequestId> {

@@ -8,6 +8,7 @@ pub use rules::{CapacityPolicy, ChunkingPolicy, TrtLlmRules};
 
 use super::EngineScheduler;
 use super::job::{Job, KvPages};
+use crate::offload::{Pace, Tiers};
 use crate::request::RequestId;
 use crate::scheduler::sequence::Slots;
 use crate::scheduler::{Emission, NewRequest, SchedulerConfig};
@@ -30,6 +31,8 @@ pub struct TrtLlmScheduler {
 struct Context {
     slot: u32,
     cached_tokens: u32,
+    /// Where what the tiers have of the cached tokens begins.
+    local_tokens: u32,
     missing_tokens: u32,
     tokens: u32,
 }
@@ -87,6 +90,7 @@ impl TrtLlmScheduler {
     fn look_up(&mut self, slot: u32) -> Context {
         let job = self.jobs.get_mut(slot);
         let mut cached_tokens = job.computed_tokens;
+        let mut local_tokens = cached_tokens;
         if !job.is_running && self.config.prefix_caching {
             let tokens = job.segments(job.known_tokens - 1);
             let found = self.kv.tree.find(&tokens);
@@ -94,9 +98,16 @@ impl TrtLlmScheduler {
             if self.rules.partial_reuse {
                 cached_tokens += self.kv.tree.partial_page(&found, &tokens);
             }
+            // What the tiers have is whole blocks; a part of one on the GPU does not count beside them.
+            let with_tiers = self.kv.look_outside(job, found.tokens);
+            local_tokens = cached_tokens;
+            if with_tiers > cached_tokens {
+                local_tokens = found.tokens;
+                cached_tokens = with_tiers;
+            }
             self.kv.hold(job, &found);
         }
-        Context { slot, cached_tokens, missing_tokens: job.coming_tokens() - cached_tokens, tokens: 0 }
+        Context { slot, cached_tokens, local_tokens, missing_tokens: job.coming_tokens() - cached_tokens, tokens: 0 }
     }
 
     /// How many tokens each approved request runs (T-9 to T-13).
@@ -186,6 +197,10 @@ impl TrtLlmScheduler {
                 job.record_admission(context.cached_tokens, batch);
                 let known = job.known_tokens;
                 self.kv.grow(job, known);
+                if context.cached_tokens > context.local_tokens {
+                    self.kv.load(job, context.local_tokens, context.cached_tokens, Pace::BeforeStep); // T-18
+                    self.kv.store(job, context.cached_tokens, self.rules.prompt_priority);
+                }
             }
             job.schedule(context.slot, context.tokens, batch);
             if is_last(context) {
@@ -252,6 +267,18 @@ impl EngineScheduler for TrtLlmScheduler {
 
     fn free_blocks(&self) -> u32 {
         self.kv.available()
+    }
+
+    fn tiers(&self) -> Option<&Tiers> {
+        self.kv.tiers.as_deref()
+    }
+
+    fn tiers_mut(&mut self) -> Option<&mut Tiers> {
+        self.kv.tiers.as_deref_mut()
+    }
+
+    fn end_transfer(&mut self, ticket: u32) {
+        self.kv.end_transfer(ticket);
     }
 
     fn running_ids(&self) -> Vec<RequestId> {

@@ -1,14 +1,15 @@
 //! SGLang's prefill batches: who is admitted with how many tokens (S-2, S-3, S-5 to S-10).
 
 use super::{CLIP_MAX_NEW_TOKENS, SchedulePolicy, SglangScheduler, order};
-use crate::scheduler::engines::radix::Found;
+use crate::offload::Pace;
+use crate::scheduler::engines::radix::{DEFAULT_PRIORITY, Found};
 use crate::step::ScheduledBatch;
 
 /// A request chosen for a prefill batch.
 struct Chosen {
     slot: u32,
     tokens: u32,
-    /// Tokens that an admission found in the cache; none when its prompt goes on.
+    /// Tokens that an admission found in the cache or in the tiers; none when its prompt goes on.
     admitted: Option<u32>,
 }
 
@@ -86,10 +87,13 @@ impl SglangScheduler {
             }
             let slot = self.waiting[position];
             let found = self.find(slot);
+            let cached_tokens = self.kv.look_outside(self.jobs.get_mut(slot), found.tokens);
+            let loaded_tokens = cached_tokens - found.tokens;
             let job = self.jobs.get(slot);
-            let extend = job.known_tokens - found.tokens;
+            let extend = job.known_tokens - cached_tokens;
             let output = job.allowed_tokens().min(CLIP_MAX_NEW_TOKENS);
-            let total = f64::from(extend) + f64::from(output) + f64::from(page);
+            // What is loaded needs room as what is computed does (S-17).
+            let total = f64::from(extend + loaded_tokens) + f64::from(output) + f64::from(page);
             let rounded = i64::from(extend.div_ceil(page) * page);
             if total >= budget.kv {
                 self.is_full = true; // No token.
@@ -117,7 +121,14 @@ impl SglangScheduler {
             } else {
                 budget.charge(tokens, output, page);
             }
-            chosen.push(Chosen { slot, tokens, admitted: Some(found.tokens) });
+            if loaded_tokens > 0 {
+                budget.kv -= f64::from(loaded_tokens);
+                let job = self.jobs.get_mut(slot);
+                self.kv.load(job, found.tokens, cached_tokens, Pace::ByLayer);
+                self.kv.grow(job, cached_tokens);
+                self.kv.share(job, cached_tokens, DEFAULT_PRIORITY);
+            }
+            chosen.push(Chosen { slot, tokens, admitted: Some(cached_tokens) });
             position += 1;
         }
         self.waiting.drain(..position);

@@ -21,6 +21,7 @@ fn idle() -> SglangScheduler {
         chunked_prefill: true,
         long_prefill_token_threshold: 0,
         long_prefill_cap_spares_single: true,
+        offload: None,
         watermark_blocks: 0,
         reserve_full_prompt: true,
         async_scheduling: false,

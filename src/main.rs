@@ -36,6 +36,7 @@ mod tokens;
 #[cfg(not(feature = "tokens"))]
 #[path = "no_tokens.rs"]
 mod tokens;
+mod truth;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -68,6 +69,8 @@ enum Command {
     Calibrate(calibrate::Arguments),
     /// Predictions beside what real engines measured, on runs that no fit has seen
     Fidelity(fidelity::Arguments),
+    /// A vLLM measured for this, beside its prediction: the workloads to measure, their results, the score
+    Truth(truth::Arguments),
     /// The JSON schema of a scenario, for editors
     Schema,
     /// Where every byte of GPU memory goes, and what fits
@@ -88,6 +91,7 @@ fn main() -> ExitCode {
         Command::List(arguments) => list::run(&arguments),
         Command::Calibrate(arguments) => calibrate::run(&arguments),
         Command::Fidelity(arguments) => fidelity::run(&arguments),
+        Command::Truth(arguments) => truth::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Schema => check::schema(),
         Command::Memory(arguments) => memory::run(&arguments),
         Command::Tokens(arguments) => tokens::run(&arguments),

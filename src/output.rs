@@ -63,6 +63,25 @@ impl WholeFile {
     }
 }
 
+/// What the figures of a page start with; the text before it is written by hand.
+const FIGURES: &str = "## Figures\n";
+
+/// Puts new figures into a page; one that is not there yet has only figures.
+pub fn replace_figures(path: &Path, figures: &str) -> Result<()> {
+    let page = match std::fs::read_to_string(path) {
+        Ok(page) => page,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => FIGURES.to_string(),
+        Err(error) => return Err(error).with_context(|| format!("{}: cannot be read", path.display())),
+    };
+    let Some((text, _)) = page.split_once(FIGURES) else {
+        let line = FIGURES.trim();
+        anyhow::bail!("{}: has no line `{line}`, after which the figures would go", path.display());
+    };
+    let mut file = WholeFile::create(path)?;
+    file.write_all(format!("{text}{FIGURES}{figures}").as_bytes())?;
+    file.finish()
+}
+
 /// The error with the file's name.
 fn named(target: &Path, error: &std::io::Error) -> std::io::Error {
     std::io::Error::new(error.kind(), format!("{}: cannot be written: {error}", target.display()))

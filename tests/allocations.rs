@@ -90,8 +90,12 @@ fn allocations_per_window(path: StepPath, prefix_caching: bool, async_scheduling
         ..Arrival::default()
     });
     let workload = WorkloadGenerator::from_arrivals(arrivals.collect());
-    let cost: Arc<dyn CostModel> =
-        Arc::new(LinearCost { base_ns: 5_000_000, per_token_ns: 0, per_context_token_ns: 0 });
+    let cost: Arc<dyn CostModel> = Arc::new(LinearCost {
+        base_ns: 5_000_000,
+        per_token_ns: 0,
+        per_context_token_ns: 0,
+        ..LinearCost::NONE
+    });
     let mut window = Window { steps: 0, from: 8_000, to: 12_000, at_start: 0, in_window: None };
     let config = config(prefix_caching, async_scheduling);
     let run = Simulation::with_path(1, config, &cost, workload, path).run(&mut window);

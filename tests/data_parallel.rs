@@ -43,7 +43,12 @@ fn roomy() -> SchedulerConfig {
 }
 
 fn linear() -> Arc<dyn CostModel> {
-    Arc::new(LinearCost { base_ns: STEP_NS, per_token_ns: TOKEN_NS, per_context_token_ns: 0 })
+    Arc::new(LinearCost {
+        base_ns: STEP_NS,
+        per_token_ns: TOKEN_NS,
+        per_context_token_ns: 0,
+        ..LinearCost::NONE
+    })
 }
 
 fn arrival(at: u64, prompt_tokens: u32, output_tokens: u32) -> Arrival {
@@ -249,6 +254,7 @@ fn the_laws_hold_on_random_data_parallel_deployments_and_runs_repeat() {
                 base_ns: 1 + draw.below(500),
                 per_token_ns: draw.below(20),
                 per_context_token_ns: draw.below(3),
+                ..LinearCost::NONE
             });
             let workload = WorkloadGenerator::from_arrivals(arrivals(&mut draw));
             simulation(replicas as usize, engines, config, &cost, workload).run(&mut ())

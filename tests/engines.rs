@@ -98,6 +98,7 @@ fn run(seed: u64, rules: fn(&mut Draw) -> EngineRules) -> RunResult {
         base_ns: 1 + draw.below(500),
         per_token_ns: draw.below(20),
         per_context_token_ns: draw.below(3),
+        ..LinearCost::NONE
     };
     let cost: Arc<dyn CostModel> = Arc::new(WithHost(linear, draw.below(300)));
     let mut laws =
@@ -196,8 +197,12 @@ fn side_by_side(rules: EngineRules, change: impl Fn(&mut SchedulerConfig)) -> Ru
         rules,
     };
     change(&mut config);
-    let cost: Arc<dyn CostModel> =
-        Arc::new(LinearCost { base_ns: 8_000_000, per_token_ns: 40_000, per_context_token_ns: 100 });
+    let cost: Arc<dyn CostModel> = Arc::new(LinearCost {
+        base_ns: 8_000_000,
+        per_token_ns: 40_000,
+        per_context_token_ns: 100,
+        ..LinearCost::NONE
+    });
     let run = Simulation::new(1, config, &cost, WorkloadGenerator::from_arrivals(arrivals)).run(&mut ());
     assert_eq!(run.check_laws(), Ok(()));
     assert!(run.table.outcome.iter().all(|outcome| *outcome == Outcome::Finished));

@@ -309,7 +309,7 @@ fn engine_hit_percent(requests: &[Request], rules: EngineRules, block_size: u32,
         rules,
     };
     let cost: Arc<dyn CostModel> =
-        Arc::new(LinearCost { base_ns: 100, per_token_ns: 0, per_context_token_ns: 0 });
+        Arc::new(LinearCost { base_ns: 100, per_token_ns: 0, per_context_token_ns: 0, ..LinearCost::NONE });
     let run = Simulation::new(1, config, &cost, WorkloadGenerator::from_arrivals(arrivals)).run(&mut ());
     assert_eq!(run.check_laws(), Ok(()));
     let late = run.table.len() / 2..run.table.len();

@@ -87,6 +87,7 @@ fn simulate(seed: u64) -> RunResult {
         base_ns: 1 + draw.below(500),
         per_token_ns: draw.below(20),
         per_context_token_ns: draw.below(3),
+        ..LinearCost::NONE
     });
     Simulation::new(replicas, config, &cost, WorkloadGenerator::from_arrivals(arrivals(&mut draw)))
         .run(&mut ())
@@ -137,8 +138,12 @@ fn memory_that_is_enough_does_not_matter() {
                 watermark_blocks: 0,
                 ..config(&mut draw)
             };
-            let cost: Arc<dyn CostModel> =
-                Arc::new(LinearCost { base_ns: 100, per_token_ns: 3, per_context_token_ns: 1 });
+            let cost: Arc<dyn CostModel> = Arc::new(LinearCost {
+                base_ns: 100,
+                per_token_ns: 3,
+                per_context_token_ns: 1,
+                ..LinearCost::NONE
+            });
             let workload = WorkloadGenerator::from_arrivals(arrivals(&mut draw));
             Simulation::new(1, config, &cost, workload).run(&mut ())
         };

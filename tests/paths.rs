@@ -141,6 +141,7 @@ fn random_case(seed: u64) -> (u32, SchedulerConfig, LinearCost, Vec<Arrival>) {
         base_ns: 1 + draw.below(500),
         per_token_ns: draw.below(20),
         per_context_token_ns: draw.below(3),
+        ..LinearCost::NONE
     };
     let mut arrivals = arrivals(&mut draw);
     if draw.below(2) == 0 {
@@ -204,7 +205,8 @@ fn all_tiny_scenarios_are_equal_on_both_paths() {
             for setting in 0..24u32 {
                 let config = tiny_config(blocks, setting);
                 let arrivals = tiny_arrivals(requests, mix, kinds, setting);
-                let cost = LinearCost { base_ns: 10, per_token_ns: 1, per_context_token_ns: 1 };
+                let cost =
+                    LinearCost { base_ns: 10, per_token_ns: 1, per_context_token_ns: 1, ..LinearCost::NONE };
                 let name = || format!("{requests} requests, mix {mix}, {blocks} blocks, setting {setting}");
                 reached.add(&compare(1, config, cost, arrivals.clone(), &name));
                 let config = SchedulerConfig { async_scheduling: true, ..config };
@@ -319,8 +321,12 @@ fn requests_without_rows_have_the_same_sums() {
             prefix_caching,
             ..tiny_config(1, 0)
         };
-        let cost: Arc<dyn CostModel> =
-            Arc::new(LinearCost { base_ns: 5_000_000, per_token_ns: 20_000, per_context_token_ns: 40 });
+        let cost: Arc<dyn CostModel> = Arc::new(LinearCost {
+            base_ns: 5_000_000,
+            per_token_ns: 20_000,
+            per_context_token_ns: 40,
+            ..LinearCost::NONE
+        });
         let limits = Limits { ttft_ns: Some(20_000_000), ..Limits::default() };
         let workload = WorkloadGenerator::from_arrivals(arrivals);
         let simulation = || Simulation::new(2, config, &cost, workload.clone());

@@ -100,6 +100,7 @@ fn case(seed: u64) -> Case {
             base_ns: 1 + draw.below(500),
             per_token_ns: draw.below(20),
             per_context_token_ns: draw.below(3),
+            ..LinearCost::NONE
         }) as Arc<dyn CostModel>,
         data_parallel: None,
     };
@@ -167,6 +168,7 @@ fn every_router_keeps_the_laws_with_sessions_tenants_and_ranks() {
                 base_ns: 1 + draw.below(500),
                 per_token_ns: draw.below(20),
                 per_context_token_ns: draw.below(3),
+                ..LinearCost::NONE
             }) as Arc<dyn CostModel>,
             data_parallel: engines,
         };
@@ -270,8 +272,12 @@ fn cuts_between_groups_of_arrivals_do_not_show() {
         watermark_blocks: 0,
         ..config(&mut Draw(3))
     };
-    let cost: Arc<dyn CostModel> =
-        Arc::new(LinearCost { base_ns: 5_000_000, per_token_ns: 20_000, per_context_token_ns: 40 });
+    let cost: Arc<dyn CostModel> = Arc::new(LinearCost {
+        base_ns: 5_000_000,
+        per_token_ns: 20_000,
+        per_context_token_ns: 40,
+        ..LinearCost::NONE
+    });
     let case = Case { specs: vec![EngineSpec::new(config, &cost); 5], arrivals };
     let router = RouterConfig::Random(None);
     let together = simulation(&case, &router, StepPath::Aggregated).run(&mut Watch(0));

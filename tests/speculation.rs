@@ -14,7 +14,8 @@ use std::fmt::Write;
 use std::path::Path;
 use std::sync::Arc;
 
-const LINEAR: LinearCost = LinearCost { base_ns: 700, per_token_ns: 13, per_context_token_ns: 2 };
+const LINEAR: LinearCost =
+    LinearCost { base_ns: 700, per_token_ns: 13, per_context_token_ns: 2, ..LinearCost::NONE };
 
 /// Prices a step without drafts as if each decoding request verified as many.
 struct AsIfVerifying(u64);

@@ -142,6 +142,7 @@ fn random_sessions_and_tenants_keep_the_laws_on_both_paths() {
             base_ns: 1 + draw.below(500),
             per_token_ns: draw.below(20),
             per_context_token_ns: draw.below(3),
+            ..LinearCost::NONE
         });
         let run = |path| {
             let (workload, tenants) = traffic(&text, seed);

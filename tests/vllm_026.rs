@@ -160,6 +160,7 @@ fn replay(name: &str, path: StepPath) -> (StepPath, usize, usize) {
         base_ns: case.cost.base_ns,
         per_token_ns: case.cost.per_token_ns,
         per_context_token_ns: case.cost.per_context_token_ns,
+        ..LinearCost::NONE
     });
     let workload = WorkloadGenerator::from_arrivals(arrivals(&requests, case.hash_block_tokens));
     let mut seen = Steps { ids: &ids, steps: Vec::new() };

@@ -19,6 +19,7 @@ pub mod recipe;
 pub mod report;
 mod search;
 mod table_fit;
+pub mod truth;
 pub mod vidur;
 mod write;
 

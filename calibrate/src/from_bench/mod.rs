@@ -22,4 +22,5 @@ mod serving;
 
 pub use against::{Comparison, compare};
 pub use bench::{Bench, BenchLoad, BenchRequest};
+pub(crate) use read::json_error;
 pub use read::{read_bench, read_text as parse_bench};

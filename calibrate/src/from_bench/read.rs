@@ -87,7 +87,7 @@ fn lines(label: &str, text: &str) -> Result<Vec<Bench>> {
     }
 }
 
-fn json_error(label: &str, error: &serde_json::Error, line: u64) -> Error {
+pub(crate) fn json_error(label: &str, error: &serde_json::Error, line: u64) -> Error {
     let message = match error.is_eof() {
         true => {
             "the JSON ends in the middle of a value: the file is cut short; copy it again, or repeat the run"

@@ -1,10 +1,12 @@
-//! A step time that is linear in its tokens, in whole nanoseconds: for tests, and for users who have fitted their own.
+//! A step time that is linear in the sums of its batch, in whole nanoseconds: for tests, and for users who have fitted their
+//! own.
 
 use super::CostModel;
 use crate::step::StepShape;
 use crate::units::SimDuration;
 
-/// `base + per_token * new tokens + per_context_token * context tokens`, in ns, the context counted after the step.
+/// `base + per_token x new tokens + per_context_token x context tokens + per_request x requests + per_attention_pair x
+/// pairs`, in ns: the context counted after the step, the pairs those of prompt tokens with what they attend to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LinearCost {
     /// Time of every step.
@@ -13,12 +15,34 @@ pub struct LinearCost {
     pub per_token_ns: u64,
     /// Time per token of context.
     pub per_context_token_ns: u64,
+    /// Time per request in the batch.
+    pub per_request_ns: u64,
+    /// Time per pair of a prompt token and a token that it attends to.
+    pub per_attention_pair_ns: u64,
+}
+
+impl LinearCost {
+    /// No time at all, to start from.
+    pub const NONE: LinearCost = LinearCost {
+        base_ns: 0,
+        per_token_ns: 0,
+        per_context_token_ns: 0,
+        per_request_ns: 0,
+        per_attention_pair_ns: 0,
+    };
 }
 
 impl CostModel for LinearCost {
     fn step(&self, shape: &StepShape) -> SimDuration {
-        let tokens_ns = self.per_token_ns.saturating_mul(shape.new_tokens());
-        let context_ns = self.per_context_token_ns.saturating_mul(shape.context_tokens());
-        SimDuration(self.base_ns.saturating_add(tokens_ns).saturating_add(context_ns).max(1))
+        let terms = [
+            (self.per_token_ns, shape.new_tokens()),
+            (self.per_context_token_ns, shape.context_tokens()),
+            (self.per_request_ns, shape.batch_requests()),
+            (self.per_attention_pair_ns, shape.prefill_attention_pairs),
+        ];
+        let ns = terms
+            .iter()
+            .fold(self.base_ns, |sum, (each, count)| sum.saturating_add(each.saturating_mul(*count)));
+        SimDuration(ns.max(1))
     }
 }

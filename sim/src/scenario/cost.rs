@@ -16,6 +16,7 @@ use crate::memory::Parallelism;
 use crate::model::ModelSpec;
 use crate::profile::{CostProfile, GpuLimits};
 use crate::step::StepShape;
+use crate::units::Span;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
@@ -155,17 +156,22 @@ fn of_target(
         check_links(document, gpu, &layout)?;
     }
     match &file.cost {
-        CostSection::Linear { base, per_token, per_context_token } => Ok(Pricing {
-            model: Arc::new(LinearCost {
-                base_ns: base.0,
-                per_token_ns: per_token.0,
-                per_context_token_ns: per_context_token.0,
-            }),
-            profiled: None,
-            drafting: None,
-            provenance: "given: linear in the tokens of a step, as the scenario states".to_string(),
-            expert_load,
-        }),
+        CostSection::Linear { base, per_token, per_context_token, per_request, per_attention_pair } => {
+            let ns = |span: &Option<Span>| span.map_or(0, |span| span.0);
+            Ok(Pricing {
+                model: Arc::new(LinearCost {
+                    base_ns: base.0,
+                    per_token_ns: per_token.0,
+                    per_context_token_ns: per_context_token.0,
+                    per_request_ns: ns(per_request),
+                    per_attention_pair_ns: ns(per_attention_pair),
+                }),
+                profiled: None,
+                drafting: None,
+                provenance: "given: linear in the tokens of a step, as the scenario states".to_string(),
+                expert_load,
+            })
+        }
         CostSection::Datasheet => Ok(Pricing {
             model: staged(file, model, gpu, engine, |layers| {
                 let operators = operators(model, &engine.weights, engine.kv, &layout, layers);

@@ -356,5 +356,11 @@ pub enum CostSection {
         per_token: Span,
         /// Time per token of context, this step's tokens included.
         per_context_token: Span,
+        /// Time per request in the batch.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        per_request: Option<Span>,
+        /// Time per pair of a prompt token and a token that it attends to.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        per_attention_pair: Option<Span>,
     },
 }

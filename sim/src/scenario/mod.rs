@@ -104,10 +104,19 @@ impl Scenario {
     /// Resolves a parsed document; `folder` is where its relative paths start.
     pub fn resolve(label: &str, document: &Document, folder: &Path) -> Result<Scenario> {
         let file: ScenarioFile = document.resolve()?;
-        let located = |key: &'static str| {
-            move |e: Error| if e.place().is_some() { e } else { document.error(key, e.message()) }
-        };
-        let model = catalogue::find_model(&in_folder(folder, &file.model)).map_err(located("model"))?;
+        let located = |e: Error| if e.place().is_some() { e } else { document.error("model", e.message()) };
+        let model = catalogue::find_model(&in_folder(folder, &file.model)).map_err(located)?;
+        Scenario::resolve_model(label, document, folder, model)
+    }
+
+    /// The same with a model that is in no catalogue and no file; `model:` is only its name then.
+    pub fn resolve_model(
+        label: &str,
+        document: &Document,
+        folder: &Path,
+        model: ModelSpec,
+    ) -> Result<Scenario> {
+        let file: ScenarioFile = document.resolve()?;
         // The two that read long files.
         let (groups, traffic) = rayon::join(
             || groups::resolve(document, &file, &model, folder),

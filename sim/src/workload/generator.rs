@@ -130,7 +130,12 @@ impl WorkloadGenerator {
             output_tokens,
             ..Arrival::default()
         };
-        let mut known = WorkloadGenerator::from_arrivals(lengths.iter().map(arrival).collect());
+        WorkloadGenerator::from_requests(lengths.iter().map(arrival).collect(), arrivals, seed)
+    }
+
+    /// The same of requests whose tokens may be known too; what they say of their times only gives their order.
+    pub fn from_requests(requests: Vec<Arrival>, arrivals: &ArrivalSpec, seed: u64) -> Self {
+        let mut known = WorkloadGenerator::from_arrivals(requests);
         if let [class] = &mut known.classes[..] {
             let spec = WorkloadSpec { arrivals: Some(arrivals.clone()), ..WorkloadSpec::default() };
             class.set_arrivals(Arrivals::new(&spec, stream(seed, "workload.arrivals")));

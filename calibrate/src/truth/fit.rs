@@ -1,0 +1,134 @@
+//! Fits to the development part of a measured engine. On a GPU: host time, launches and factors on kernel times, as for
+//! published runs. On a CPU, of which no kernel was timed: all the terms of a step time that is linear in its sums.
+
+use super::record::MeasuredRun;
+use super::replay::{Pricing, replay};
+use crate::fidelity::{CLIP, Metric, Residual, Stat, Statistic, Value, descend};
+use rayon::prelude::*;
+use sim::cost::LinearCost;
+use sim::scenario::Scenario;
+
+/// A term of the linear step time, or the time of a request outside the engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Term {
+    /// Of every step.
+    Base,
+    /// Per token.
+    Token,
+    /// Per token of context.
+    Context,
+    /// Per request in the batch.
+    Request,
+    /// Per pair of a prompt token and one that it attends to.
+    Pair,
+    /// Of a request outside the engine.
+    Outside,
+}
+
+/// Forms of the step time, from the one with fewest terms on.
+pub const FORMS: [(&str, &[Term]); 4] = [
+    ("base, token, context", &[Term::Base, Term::Token, Term::Context, Term::Outside]),
+    ("and request", &[Term::Base, Term::Token, Term::Context, Term::Outside, Term::Request]),
+    ("and attention pair", &[Term::Base, Term::Token, Term::Context, Term::Outside, Term::Pair]),
+    ("and both", &[Term::Base, Term::Token, Term::Context, Term::Outside, Term::Request, Term::Pair]),
+];
+
+/// A linear step time and the time outside the engine, ns.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Point(LinearCost, u64);
+
+impl Point {
+    fn get(&mut self, term: Term) -> &mut u64 {
+        match term {
+            Term::Base => &mut self.0.base_ns,
+            Term::Token => &mut self.0.per_token_ns,
+            Term::Context => &mut self.0.per_context_token_ns,
+            Term::Request => &mut self.0.per_request_ns,
+            Term::Pair => &mut self.0.per_attention_pair_ns,
+            Term::Outside => &mut self.1,
+        }
+    }
+}
+
+/// A first step of the search, ns.
+fn stride_ns(term: Term) -> u64 {
+    match term {
+        Term::Base | Term::Outside => 4_000_000,
+        Term::Token | Term::Request => 256_000,
+        Term::Context => 1024,
+        Term::Pair => 128,
+    }
+}
+
+/// How often the steps of the search are halved.
+const HALVINGS: u32 = 7;
+
+/// What a fit looks at: centre and tail of first tokens, all gaps, and throughput.
+fn targets(run: &MeasuredRun) -> Vec<(Statistic, f64)> {
+    let figures = run.figures();
+    let mut wanted =
+        vec![(Metric::Itl, Stat::P50), (Metric::Itl, Stat::Mean), (Metric::Throughput, Stat::Mean)];
+    if !run.is_saturated() {
+        wanted.extend([(Metric::Ttft, Stat::P50), (Metric::Ttft, Stat::Mean)]);
+    }
+    wanted.into_iter().filter_map(|statistic| Some((statistic, *figures.get(&statistic)?))).collect()
+}
+
+/// Mean over the runs of their mean clipped absolute log errors; smooth close to zero, so that the search has a slope.
+fn loss(scenario: &Scenario, runs: &[(&MeasuredRun, Vec<(Statistic, f64)>)], pricing: &Pricing) -> f64 {
+    const SMOOTH: f64 = 0.01;
+    let of = |(run, targets): &(&MeasuredRun, Vec<(Statistic, f64)>)| {
+        let Ok(replay) = replay(scenario, run, pricing) else { return CLIP };
+        let error = |(statistic, measured): &(Statistic, f64)| {
+            let predicted = replay.figures.get(statistic).copied().unwrap_or(0.0);
+            let error = libm::log(predicted.max(1e-9) / measured).abs().min(CLIP);
+            libm::sqrt(error * error + SMOOTH * SMOOTH)
+        };
+        targets.iter().map(error).sum::<f64>() / targets.len().max(1) as f64
+    };
+    // In order, so that the sum is the same on any number of threads.
+    let losses: Vec<f64> = runs.par_iter().map(of).collect();
+    losses.iter().sum::<f64>() / losses.len().max(1) as f64
+}
+
+/// The terms of the linear step time that do best on `runs`: a pattern search, each term up and down by a stride that is
+/// halved when nothing helps any more.
+pub fn fit_linear(scenario: &Scenario, runs: &[&MeasuredRun], terms: &[Term]) -> Pricing {
+    let runs: Vec<_> = runs.iter().map(|run| (*run, targets(run))).collect();
+    let loss = |point: Point| loss(scenario, &runs, &Pricing::Linear(point.0, point.1));
+    let start = LinearCost { base_ns: 8_000_000, per_token_ns: 512_000, ..LinearCost::NONE };
+    let mut best = Point(start, 0);
+    let mut best_loss = loss(best);
+    for halving in 0..=HALVINGS {
+        for _ in 0..8 {
+            let before = best;
+            for &term in terms {
+                let stride = (stride_ns(term) >> halving).max(1);
+                for up in [true, false] {
+                    let mut tried = best;
+                    let value = tried.get(term);
+                    *value = if up { *value + stride } else { value.saturating_sub(stride) };
+                    let tried_loss = if tried == best { best_loss } else { loss(tried) };
+                    if tried_loss < best_loss {
+                        (best, best_loss) = (tried, tried_loss);
+                        break;
+                    }
+                }
+            }
+            if best == before {
+                break;
+            }
+        }
+    }
+    Pricing::Linear(best.0, best.1)
+}
+
+/// Host time, launches and factors on kernel times that do best on `runs`, from what scenarios assume.
+pub fn fit_residual(scenario: &Scenario, runs: &[&MeasuredRun]) -> Pricing {
+    let runs: Vec<_> = runs.iter().map(|run| (*run, targets(run))).collect();
+    let order =
+        [Value::Decode, Value::Prefill, Value::Launch, Value::Base, Value::PerRequest, Value::Request];
+    let (residual, _) =
+        descend(Residual::NONE, &order, |tried| loss(scenario, &runs, &Pricing::Profile(*tried)));
+    Pricing::Profile(residual)
+}

@@ -71,7 +71,12 @@ mod tests {
 
     #[test]
     fn decode_runs_are_scaled_step_by_step() {
-        let inner = Arc::new(LinearCost { base_ns: 3, per_token_ns: 2, per_context_token_ns: 1 << 50 });
+        let inner = Arc::new(LinearCost {
+            base_ns: 3,
+            per_token_ns: 2,
+            per_context_token_ns: 1 << 50,
+            ..LinearCost::NONE
+        });
         for per_mille in [50, 999, 1000, 1_350, 1 << 20] {
             let cost = ScaledCost { inner: inner.clone(), per_mille };
             let mut shape =

@@ -3,8 +3,8 @@
 use super::{OffloadConfig, Pace, Route, Tier, TierKind, Transfer};
 use crate::block_pool::{BlockId, KvEvent};
 use crate::identity::BlockHash;
-use serde::Serialize;
 use rustc_hash::FxHashSet;
+use serde::Serialize;
 
 /// On whose behalf a transfer runs: what must be done when it has ended.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -351,7 +351,9 @@ impl Tiers {
 
     /// A transfer has ended: what it wrote can be read from now on. Says on whose behalf it ran.
     pub fn end(&mut self, ticket: u32) -> Owner {
-        let Some(job) = self.jobs.get_mut(ticket as usize).and_then(Option::take) else { return Owner::Nobody };
+        let Some(job) = self.jobs.get_mut(ticket as usize).and_then(Option::take) else {
+            return Owner::Nobody;
+        };
         self.unused.push(ticket);
         for &(tier, chunk) in &job.read {
             if let Some(tier) = self.tier(tier) {
@@ -404,7 +406,8 @@ impl Tiers {
 
     /// What both tiers hold: within their capacities, or the law that broke.
     pub fn check(&self) -> Result<(), String> {
-        let tiers = std::iter::once(("host", &self.host)).chain(self.nvme.as_ref().map(|nvme| ("nvme", nvme)));
+        let tiers =
+            std::iter::once(("host", &self.host)).chain(self.nvme.as_ref().map(|nvme| ("nvme", nvme)));
         for (name, tier) in tiers {
             if tier.len() > tier.capacity() {
                 return Err(format!("the {name} tier holds {} chunks of {}", tier.len(), tier.capacity()));

@@ -107,7 +107,13 @@ impl TrtLlmScheduler {
             }
             self.kv.hold(job, &found);
         }
-        Context { slot, cached_tokens, local_tokens, missing_tokens: job.coming_tokens() - cached_tokens, tokens: 0 }
+        Context {
+            slot,
+            cached_tokens,
+            local_tokens,
+            missing_tokens: job.coming_tokens() - cached_tokens,
+            tokens: 0,
+        }
     }
 
     /// How many tokens each approved request runs (T-9 to T-13).

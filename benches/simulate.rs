@@ -48,11 +48,19 @@ fn whole_runs(criterion: &mut Criterion) {
         ("10,000 at 50/s", "{ poisson: 50/s }", "enable_prefix_caching: false"),
         ("10,000 at 50/s, prefix caching", "{ poisson: 50/s }", "enable_prefix_caching: true"),
     ];
-    for path in [StepPath::Plain, StepPath::Aggregated] {
-        let mut group = criterion.benchmark_group(format!("{path:?} path, requests of 512/128 tokens"));
+    let loops = [
+        ("one by one, synchronous", StepPath::Plain, false),
+        ("as one, synchronous", StepPath::Aggregated, false),
+        ("one by one, asynchronous", StepPath::Pipelined, true),
+        ("as one, asynchronous", StepPath::Aggregated, true),
+    ];
+    for (title, path, is_async) in loops {
+        let mut group = criterion.benchmark_group(format!("{title}, requests of 512/128 tokens"));
         for (name, arrivals, engine) in cases {
-            let scenario = scenario(10_000, arrivals, engine);
+            let engine = format!("{engine}, async_scheduling: {is_async}");
+            let scenario = scenario(10_000, arrivals, &engine);
             let run = scenario.simulate_on(path, &mut ()).expect("the run keeps the laws");
+            assert_eq!(run.path, path);
             let steps = run.replicas[0].steps;
             println!("{name}: {} requests, {steps} steps, hash {:016x}", run.table.len(), hash_of_run(&run));
             group.throughput(Throughput::Elements(10_000)).sample_size(10);

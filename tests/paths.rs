@@ -170,6 +170,33 @@ fn random_scenarios_with_asynchronous_scheduling_are_equal_on_both_paths() {
     });
 }
 
+/// Runs of hundreds of steps in which the same requests decode, cut by arrivals, ends and full caches.
+#[test]
+fn long_outputs_are_equal_on_both_paths() {
+    let reached = (0..200u64).into_par_iter().map(|seed| {
+        let (replicas, config, gpu, mut arrivals) = random_case(seed);
+        for arrival in &mut arrivals {
+            arrival.at = SimTime(arrival.at.0 * 100);
+            arrival.output_tokens *= 30;
+        }
+        let total_blocks = config.total_blocks * 30;
+        let config = SchedulerConfig { max_model_len: 2_000, total_blocks, ..config };
+        let mut reached = Reached::default();
+        for async_scheduling in [false, true] {
+            let config = SchedulerConfig { async_scheduling, ..config };
+            let cost = WithHost { gpu, host_ns: seed % 4 * 60 };
+            reached.add(&compare(replicas, config, cost, arrivals.clone(), &|| format!("seed {seed}")));
+        }
+        reached
+    });
+    let reached = reached.reduce(Reached::default, |mut one, other| {
+        one.merge(&other);
+        one
+    });
+    println!("{} steps, {} preemptions", reached.steps, reached.preemptions);
+    assert!(reached.steps > 500_000 && reached.preemptions > 100);
+}
+
 /// `SERVESIM_RANDOM_SCENARIOS=1000000` compares that many instead.
 fn compare_random(compare: impl Fn(u64) -> RunResult + Sync) {
     let count =

@@ -1,5 +1,5 @@
 //! Requests of 512/128 tokens, Poisson, one replica, the same linear step cost, through inference-lab and through this
-//! simulator's two paths, in turns within one process. Prints CPU seconds of each and their ratios.
+//! simulator's two paths, synchronous and, as it is by default, asynchronous, in turns within one process. Prints CPU seconds of each and their ratios.
 //!
 //! `cargo run --release --manifest-path benches/compare/Cargo.toml -- 100000 50` runs 100,000 requests at 50/s.
 
@@ -48,9 +48,9 @@ fn inference_lab(requests: u32, rate: f64) -> Outcome {
     (spent, summary.latency_metrics.ttft_ms.mean, summary.throughput_metrics.output_tokens_per_sec)
 }
 
-fn servesim(requests: u32, rate: f64, path: StepPath) -> Outcome {
+fn servesim(requests: u32, rate: f64, path: StepPath, is_async: bool) -> Outcome {
     let text = format!(
-        "model: llama-3.1-8b\nhardware: {{ gpu: h200 }}\nengine: {{ max_model_len: 131072 }}\n\
+        "model: llama-3.1-8b\nhardware: {{ gpu: h200 }}\nengine: {{ max_model_len: 131072, async_scheduling: {is_async} }}\n\
          cost: {{ linear: {{ base: 5ms, per_token: 20us, per_context_token: 40ns }} }}\n\
          workload: {{ requests: {requests}, arrivals: {{ poisson: {rate}/s }}, prompt: {{ constant: 512 }}, output: {{ constant: 128 }} }}\n"
     );
@@ -58,6 +58,7 @@ fn servesim(requests: u32, rate: f64, path: StepPath) -> Outcome {
     let scenario = Scenario::resolve("compare.yaml", &document, Path::new(".")).expect("it resolves");
     let before = cpu_seconds();
     let run = scenario.simulate_on(path, &mut ()).expect("the run keeps the laws");
+    assert_eq!(run.path, path);
     let report = scenario.report(&run);
     let spent = cpu_seconds() - before;
     let metrics = &report.metrics;
@@ -74,19 +75,25 @@ fn main() {
     let argument = |n: usize, default: &str| std::env::args().nth(n).unwrap_or_else(|| default.to_string());
     let requests: u32 = argument(1, "100000").parse().expect("a number of requests");
     let rate: f64 = argument(2, "50").parse().expect("a rate per second");
-    let mut all: [Vec<Outcome>; 3] = Default::default();
+    let loops = [
+        ("servesim, one by one, synchronous", StepPath::Plain, false),
+        ("servesim, as one, synchronous", StepPath::Aggregated, false),
+        ("servesim, one by one, asynchronous", StepPath::Pipelined, true),
+        ("servesim, as one, asynchronous", StepPath::Aggregated, true),
+    ];
+    let mut all: [Vec<Outcome>; 5] = Default::default();
     for _ in 0..ROUNDS {
         all[0].push(inference_lab(requests, rate));
-        all[1].push(servesim(requests, rate, StepPath::Plain));
-        all[2].push(servesim(requests, rate, StepPath::Aggregated));
+        for (outcomes, (_, path, is_async)) in all[1..].iter_mut().zip(loops) {
+            outcomes.push(servesim(requests, rate, path, is_async));
+        }
     }
     let outcomes = all.map(median);
     println!("{requests} requests of 512/128 tokens at {rate}/s, median of {ROUNDS} rounds in turns");
-    for (name, (spent, ttft_ms, tokens_per_s)) in
-        ["inference-lab 1.0.0", "servesim, plain path", "servesim, aggregated path"].iter().zip(outcomes)
-    {
+    let names = ["inference-lab 1.0.0"].into_iter().chain(loops.map(|one| one.0));
+    for (name, (spent, ttft_ms, tokens_per_s)) in names.zip(outcomes) {
         println!(
-            "{name:26} {spent:8.3} CPU s  {:10.0} requests per CPU s  {:6.1} x  mean TTFT {ttft_ms:6.1} ms, \
+            "{name:36} {spent:8.3} CPU s  {:10.0} requests per CPU s  {:6.1} x  mean TTFT {ttft_ms:6.1} ms, \
              {tokens_per_s:.0} output tokens/s",
             f64::from(requests) / spent,
             outcomes[0].0 / spent,

@@ -11,7 +11,10 @@ mod layout;
 mod linear;
 pub mod operators;
 mod pipeline;
+mod pricer;
 mod profiled;
+#[cfg(test)]
+mod profiled_tests;
 mod scaled;
 mod usage;
 

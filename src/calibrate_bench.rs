@@ -211,8 +211,12 @@ fn check(arguments: &Arguments) -> Result<ExitCode> {
         Some("collectives") => Vec::new(),
         _ => check_all(&device, seed, only, print_outcome)?,
     };
-    if device.is_gpu() && only.is_none_or(|only| only == "collectives") {
-        match Collectives::open() {
+    if only.is_none_or(|only| only == "collectives") {
+        let opened = match device.is_gpu() {
+            true => Collectives::open(),
+            false => Err(kernels::Error("the emulator is one device".to_string())),
+        };
+        match opened {
             Ok(all) => {
                 let found = all.check(seed)?;
                 found.iter().for_each(print_outcome);

@@ -86,7 +86,10 @@ fn the_runbook_goes_from_a_record_to_a_page() {
         ("BUDGET", "600"),
     ];
     let printed = run("on-gpu.sh", &["measure", "measured"], &record);
-    assert!(printed.contains("bench.txt: exit 0 after") && printed.contains("0 left out"), "{printed}");
+    assert!(
+        printed.contains("bench.txt: exit 0 after") && printed.contains(" calls timed, 0 from before"),
+        "{printed}"
+    );
     // A record of a profile has no whole steps: the step says so and the rest goes on.
     assert!(printed.contains("steps.txt: exit 2 after"), "{printed}");
     let steps = "batch,count,tokens,seconds,spread_seconds\ndecode,8,1024,0.0051,0\nprefill,1,2048,0.06,0\n";

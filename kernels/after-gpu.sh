@@ -27,7 +27,7 @@ cp "$plots"/*.svg "$root/reports/results/kernels-$gpu/"
 block() { echo '```'; grep -v '^== ' || true; echo '```'; }
 section() { if [ -s "$2" ]; then printf '\n## %s\n\n%s\n\n' "$1" "$3"; block <"$2"; fi; }
 {
-  echo "# Kernels on a $gpu"
+  echo "# Kernels on the $gpu"
   echo
   echo "Made by \`kernels/after-gpu.sh\` from the rows in \`calibrate/measurements/$gpu/\`; \`kernels/README.md\` says how they were"
   echo "measured. The profile is \`scenarios/profiles/$name.yaml\`."
@@ -41,7 +41,9 @@ section() { if [ -s "$2" ]; then printf '\n## %s\n\n%s\n\n' "$1" "$3"; block <"$
     printf '\n## Whole steps\n\nLlama-3.1-8B with random weights, in one graph, against the profile.\n\n'
     "$servesim" calibrate bench --whole-step "$profile" --device "recorded:$rows/steps.csv" | block
   fi
-  section "Production libraries" "$measured/libraries.txt" "The same calls by other kernels, on the same machine."
+  if [ -s "$rows/libraries.csv" ]; then
+    section "Production libraries" "$measured/libraries.txt" "The same calls by other kernels, on the same machine."
+  fi
   printf '\n## Curves\n\n'
   for picture in "$root/reports/results/kernels-$gpu"/*.svg; do
     printf '![%s](kernels-%s/%s)\n' "$(basename "$picture" .svg)" "$gpu" "$(basename "$picture")"

@@ -175,3 +175,62 @@ fn without_a_driver_the_message_names_the_other_ways() {
     );
     assert!(!folder.path().join("b").exists());
 }
+
+/// The path of a GPU with a driver that keeps memory and computes nothing (kernels/tests/driver): it refuses what a driver
+/// refuses, and tells what it refused and what was not freed.
+#[test]
+fn the_way_of_a_gpu_keeps_to_what_a_driver_allows() {
+    let folder = TempDir::new().unwrap();
+    let tests = concat!(env!("CARGO_MANIFEST_DIR"), "/kernels/tests");
+    // Not libcuda.so.1: NVRTC would call more of it.
+    let built = std::process::Command::new("cc")
+        .args(["-O1", "-fPIC", "-shared", "-DDRIVER", "-o"])
+        .arg(folder.path().join("libcuda.so"))
+        .args([format!("{tests}/driver/host.c"), format!("{tests}/nccl/host.c")])
+        .status();
+    if !built.is_ok_and(|status| status.success()) {
+        println!("skipped: no C compiler");
+        return;
+    }
+    for name in ["libcublasLt.so.13", "libnccl.so.2"] {
+        std::os::unix::fs::symlink("libcuda.so", folder.path().join(name)).unwrap();
+    }
+    let run = |arguments: &str, settings: &[(&str, &str)]| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_servesim"))
+            .args(["calibrate", "bench"])
+            .args(arguments.split(' '))
+            .current_dir(folder.path())
+            .env("LD_LIBRARY_PATH", folder.path())
+            .env_remove("CUDA_VISIBLE_DEVICES")
+            .envs(settings.iter().copied())
+            .output()
+            .unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr).to_string();
+        let is_missing = errors.contains("NVRTC, which compiles the kernels, was not found");
+        assert!(is_missing || output.status.success(), "{arguments}: {errors}");
+        assert!(!errors.contains("driver: "), "{arguments}: {errors}");
+        (!is_missing).then(|| String::from_utf8_lossy(&output.stdout).to_string())
+    };
+    let Some(printed) = run("--check --only collectives --seed 3", &[("GPUS", "8")]) else {
+        println!("skipped: no NVRTC");
+        return;
+    };
+    assert!(printed.contains("45 cases, 0 wrong"), "{printed}");
+    let printed = run("--budget 4s --out b", &[("GPUS", "2")]).unwrap();
+    for family in
+        ["gemm", "attention_prefill", "attention_decode", "mla_decode", "moe", "all_reduce", "all_to_all"]
+    {
+        assert!(printed.lines().any(|line| line.starts_with(&format!("{family} "))), "{family}: {printed}");
+    }
+    assert!(printed.contains(" 0 left out") && printed.contains("NCCL 2.27.3"), "{printed}");
+    let printed = run("--budget 1s --out c --models gpt-oss-20b", &[]).unwrap();
+    assert!(printed.contains("collectives need two or more GPUs, the driver sees 1"), "{printed}");
+    // 16 GB of weights leave room for some batches; the others are named.
+    let printed = run("--whole-step h100-sxm-vllm --out d", &[("MEMORY_GIB", "18")]).unwrap();
+    assert!(
+        printed.contains("left out: Decode { sequences: 256") && printed.contains("out of memory"),
+        "{printed}"
+    );
+    let steps = std::fs::read_to_string(folder.path().join("d/steps.csv")).unwrap();
+    assert!(steps.lines().count() > 5, "{steps}");
+}

@@ -306,11 +306,11 @@ fn latent(shapes: &Shapes, add: &mut impl FnMut(Operation, Option<Stream>)) {
                 add(Operation::MlaDecode { sequences, context, heads, cache }, None);
             }
         }
-        for tokens in CHUNKS {
+        for (tokens, context) in grid(&CHUNKS, &[0, 2048, 8192]) {
             for chunks in [1, 4, 16] {
                 // Keys and values of every head are expanded: 640 bytes per token and head.
-                if chunks * tokens <= 16_384 {
-                    let (tokens, pairs, chunks) = chunk_sums(chunks, 0, tokens);
+                if chunks * tokens <= 16_384 && chunks * (context + tokens) <= 32_768 {
+                    let (tokens, pairs, chunks) = chunk_sums(chunks, context, tokens);
                     add(Operation::MlaPrefill { tokens, pairs, chunks, heads, cache }, None);
                 }
             }

@@ -10,6 +10,8 @@ servesim=${SERVESIM:-$here/servesim}
 device=${DEVICE:-gpu}
 phase=${1:?expected check or measure} out=${2:?expected a folder for the results}
 mkdir -p "$out"
+# What was carried may have lost this.
+chmod +x "$servesim" 2>/dev/null || true
 name=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -1)
 case "${GPU:-$name}" in
   h100-sxm | *H100*) gpu=h100-sxm ;;

@@ -216,21 +216,19 @@ fn the_way_of_a_gpu_keeps_to_what_a_driver_allows() {
         return;
     };
     assert!(printed.contains("45 cases, 0 wrong"), "{printed}");
-    let printed = run("--budget 4s --out b", &[("GPUS", "2")]).unwrap();
+    let printed = run("--models deepseek-v2-lite --out b", &[("GPUS", "2")]).unwrap();
     for family in
         ["gemm", "attention_prefill", "attention_decode", "mla_decode", "moe", "all_reduce", "all_to_all"]
     {
         assert!(printed.lines().any(|line| line.starts_with(&format!("{family} "))), "{family}: {printed}");
     }
     assert!(printed.contains(" 0 left out") && printed.contains("NCCL 2.27.3"), "{printed}");
-    let printed = run("--budget 1s --out c --models gpt-oss-20b", &[]).unwrap();
-    assert!(printed.contains("collectives need two or more GPUs, the driver sees 1"), "{printed}");
     // 16 GB of weights leave room for some batches; the others are named.
-    let printed = run("--whole-step h100-sxm-vllm --out d", &[("MEMORY_GIB", "18")]).unwrap();
+    let printed = run("--whole-step h100-sxm-vllm --out d", &[("MEMORY_GIB", "16")]).unwrap();
     assert!(
         printed.contains("left out: Decode { sequences: 256") && printed.contains("out of memory"),
         "{printed}"
     );
     let steps = std::fs::read_to_string(folder.path().join("d/steps.csv")).unwrap();
-    assert!(steps.lines().count() > 5, "{steps}");
+    assert!(steps.lines().count() > 2, "{steps}");
 }

@@ -36,6 +36,9 @@ pub struct Arguments {
     /// Models whose shapes are timed, each with tensor-parallel degrees, as in `llama-3.1-70b:2/4`
     #[arg(long, value_delimiter = ',', value_name = "MODEL[:DEGREES]")]
     models: Vec<String>,
+    /// Measures also when another process computes on the GPU
+    #[arg(long)]
+    anyway: bool,
     /// Sizes of the groups of GPUs whose collectives are timed, as in `2,4,8`; without it those that there are GPUs for
     #[arg(long, value_delimiter = ',', value_name = "GPUS")]
     ranks: Vec<u32>,
@@ -128,7 +131,7 @@ fn device(arguments: &Arguments) -> Result<Device> {
 
 fn timer(arguments: &Arguments) -> Result<Timer> {
     Ok(match arguments.device.split_once(':') {
-        None if arguments.device == "gpu" => Timer::gpu(arguments.gpu)?,
+        None if arguments.device == "gpu" => Timer::gpu(arguments.gpu, arguments.anyway)?,
         None if arguments.device == "cpu" => Timer::emulator()?,
         Some(("recorded", name)) => Timer::recorded(name)?,
         _ => bail!("--device: found `{}`, expected gpu, cpu or recorded:FILE", arguments.device),
@@ -208,8 +211,12 @@ fn check(arguments: &Arguments) -> Result<ExitCode> {
         Some("collectives") => Vec::new(),
         _ => check_all(&device, seed, only, print_outcome)?,
     };
-    if device.is_gpu() && only.is_none_or(|only| only == "collectives") {
-        match Collectives::open() {
+    if only.is_none_or(|only| only == "collectives") {
+        let opened = match device.is_gpu() {
+            true => Collectives::open(),
+            false => Err(kernels::Error("the emulator is one device".to_string())),
+        };
+        match opened {
             Ok(all) => {
                 let found = all.check(seed)?;
                 found.iter().for_each(print_outcome);

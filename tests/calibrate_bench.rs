@@ -14,9 +14,12 @@ fn recorded_times_become_a_profile_that_simulate_takes() {
     assert!(printed.contains("attention_decode") && printed.contains(" 0 from before"), "{printed}");
     let again = run(bench);
     assert!(again.contains("0 calls timed"), "{again}");
-    run(
+    let printed = run(
         "calibrate fit bench/measurements.csv --name mine --gpu h200-sxm --base h200-sxm-vllm --out mine.yaml",
     );
+    assert!(printed.contains("measured over h200-sxm-vllm:"), "{printed}");
+    let kept = printed.lines().find(|line| line.starts_with("not measured, as h200-sxm-vllm has them: "));
+    assert!(kept.is_some_and(|line| line.contains("all_reduce") && !line.contains("gemm")), "{printed}");
     let profile = std::fs::read_to_string(folder.path().join("mine.yaml")).unwrap();
     // Predictions are no measurements, and collectives come from the base.
     assert!(profile.contains("predictions of profile h200-sxm-vllm, no measurement"), "{}", &profile[..2000]);
@@ -42,6 +45,76 @@ fn the_plan_is_printed_by_family() {
     for family in ["gemm", "attention_prefill", "attention_decode", "mla_decode", "moe", "elementwise", "all"]
     {
         assert!(printed.lines().any(|line| line.starts_with(&format!("{family} "))), "{family}: {printed}");
+    }
+    if printed.contains("collectives need two or more GPUs, the driver here sees ") {
+        assert!(!printed.contains("all_reduce"), "{printed}");
+    }
+    let with = answer(folder.path(), &["calibrate", "bench", "--dry-run", "--ranks", "2,8"]);
+    for family in ["all_reduce", "all_gather", "reduce_scatter", "all_to_all"] {
+        assert!(with.contains(&format!("{family:<18} {:>6} calls", 40)), "{with}");
+    }
+}
+
+/// The two calls on a GPU's machine and what follows at home, with a record in the GPU's place.
+#[test]
+fn the_runbook_goes_from_a_record_to_a_page() {
+    let folder = TempDir::new().unwrap();
+    let kernels = concat!(env!("CARGO_MANIFEST_DIR"), "/kernels");
+    let run = |script: &str, arguments: &[&str], settings: &[(&str, &str)]| {
+        let output = std::process::Command::new("bash")
+            .arg(format!("{kernels}/{script}"))
+            .args(arguments)
+            .current_dir(folder.path())
+            .env("SERVESIM", env!("CARGO_BIN_EXE_servesim"))
+            .envs(settings.iter().copied())
+            .output()
+            .unwrap();
+        let printed = String::from_utf8_lossy(&output.stdout).to_string();
+        assert!(output.status.success(), "{script}: {printed}{}", String::from_utf8_lossy(&output.stderr));
+        printed
+    };
+    let printed = run("on-gpu.sh", &["check", "checked"], &[("DEVICE", "cpu"), ("KERNELS", "copy norm")]);
+    if std::fs::read_to_string(folder.path().join("checked/check.txt")).unwrap().contains("no C++ compiler") {
+        println!("skipped: no C++ compiler");
+        return;
+    }
+    assert!(printed.contains(" cases right") && printed.contains("check.txt: exit 0 after"), "{printed}");
+    let record = [
+        ("DEVICE", "recorded:h200-sxm-vllm"),
+        ("GPU", "h200-sxm"),
+        ("MODELS", "llama-3.1-8b"),
+        ("BUDGET", "600"),
+    ];
+    let printed = run("on-gpu.sh", &["measure", "measured"], &record);
+    assert!(
+        printed.contains("bench.txt: exit 0 after") && printed.contains(" calls timed, 0 from before"),
+        "{printed}"
+    );
+    // A record of a profile has no whole steps: the step says so and the rest goes on.
+    assert!(printed.contains("steps.txt: exit 2 after"), "{printed}");
+    let steps = "batch,count,tokens,seconds,spread_seconds\ndecode,8,1024,0.0051,0\nprefill,1,2048,0.06,0\n";
+    std::fs::write(folder.path().join("measured/steps.csv"), steps).unwrap();
+    let root = folder.path().join("written");
+    let printed =
+        run("after-gpu.sh", &["h200-sxm", "measured", "checked"], &[("ROOT", root.to_str().unwrap())]);
+    assert!(printed.contains("libraries.csv is missing: left out"), "{printed}");
+    let page = std::fs::read_to_string(root.join("reports/results/kernels-h200-sxm.md")).unwrap();
+    for expected in [
+        " cases right, 0 wrong",
+        "measured over h200-sxm-vllm:",
+        "2 batches: median error",
+        "kernels-h200-sxm/gemm.svg",
+    ] {
+        assert!(page.contains(expected), "{expected}: {page}");
+    }
+    assert!(!page.contains("== ") && !page.contains(env!("CARGO_MANIFEST_DIR")), "{page}");
+    for file in [
+        "scenarios/profiles/h200-sxm-servesim.yaml",
+        "calibrate/measurements/h200-sxm/measurements.csv",
+        "calibrate/measurements/h200-sxm/steps.csv",
+        "reports/results/kernels-h200-sxm/gemm.svg",
+    ] {
+        assert!(root.join(file).is_file(), "{file}");
     }
 }
 
@@ -76,6 +149,8 @@ fn bad_wishes_get_one_message() {
         (&["--device", "recorded:none.csv", "--out", "b"], "none.csv"),
         (&["--device", "cpu", "--whole-step", "h200-sxm-vllm"], "need a GPU"),
         (&["--device", "cpu", "--ceilings"], "needs a GPU"),
+        (&["--dry-run", "--ranks", "2,1"], "--ranks: found 1, expected groups of two or more GPUs"),
+        (&["--device", "recorded:none/steps.csv", "--whole-step", "h200-sxm-vllm"], "none/steps.csv"),
     ];
     for (arguments, expected) in cases {
         let arguments: Vec<&str> = ["calibrate", "bench"].iter().chain(*arguments).copied().collect();
@@ -99,4 +174,61 @@ fn without_a_driver_the_message_names_the_other_ways() {
         "{message}"
     );
     assert!(!folder.path().join("b").exists());
+}
+
+/// The path of a GPU with a driver that keeps memory and computes nothing (kernels/tests/driver): it refuses what a driver
+/// refuses, and tells what it refused and what was not freed.
+#[test]
+fn the_way_of_a_gpu_keeps_to_what_a_driver_allows() {
+    let folder = TempDir::new().unwrap();
+    let tests = concat!(env!("CARGO_MANIFEST_DIR"), "/kernels/tests");
+    // Not libcuda.so.1: NVRTC would call more of it.
+    let built = std::process::Command::new("cc")
+        .args(["-O1", "-fPIC", "-shared", "-DDRIVER", "-o"])
+        .arg(folder.path().join("libcuda.so"))
+        .args([format!("{tests}/driver/host.c"), format!("{tests}/nccl/host.c")])
+        .status();
+    if !built.is_ok_and(|status| status.success()) {
+        println!("skipped: no C compiler");
+        return;
+    }
+    for name in ["libcublasLt.so.13", "libnccl.so.2"] {
+        std::os::unix::fs::symlink("libcuda.so", folder.path().join(name)).unwrap();
+    }
+    let run = |arguments: &str, settings: &[(&str, &str)]| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_servesim"))
+            .args(["calibrate", "bench"])
+            .args(arguments.split(' '))
+            .current_dir(folder.path())
+            .env("LD_LIBRARY_PATH", folder.path())
+            .env_remove("CUDA_VISIBLE_DEVICES")
+            .envs(settings.iter().copied())
+            .output()
+            .unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr).to_string();
+        let is_missing = errors.contains("NVRTC, which compiles the kernels, was not found");
+        assert!(is_missing || output.status.success(), "{arguments}: {errors}");
+        assert!(!errors.contains("driver: "), "{arguments}: {errors}");
+        (!is_missing).then(|| String::from_utf8_lossy(&output.stdout).to_string())
+    };
+    let Some(printed) = run("--check --only collectives --seed 3", &[("GPUS", "8")]) else {
+        println!("skipped: no NVRTC");
+        return;
+    };
+    assert!(printed.contains("45 cases, 0 wrong"), "{printed}");
+    let printed = run("--models deepseek-v2-lite --out b", &[("GPUS", "2")]).unwrap();
+    for family in
+        ["gemm", "attention_prefill", "attention_decode", "mla_decode", "moe", "all_reduce", "all_to_all"]
+    {
+        assert!(printed.lines().any(|line| line.starts_with(&format!("{family} "))), "{family}: {printed}");
+    }
+    assert!(printed.contains(" 0 left out") && printed.contains("NCCL 2.27.3"), "{printed}");
+    // 16 GB of weights leave room for some batches; the others are named.
+    let printed = run("--whole-step h100-sxm-vllm --out d", &[("MEMORY_GIB", "16")]).unwrap();
+    assert!(
+        printed.contains("left out: Decode { sequences: 256") && printed.contains("out of memory"),
+        "{printed}"
+    );
+    let steps = std::fs::read_to_string(folder.path().join("d/steps.csv")).unwrap();
+    assert!(steps.lines().count() > 2, "{steps}");
 }

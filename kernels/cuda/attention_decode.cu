@@ -14,8 +14,8 @@ struct Shape {
     u32 heads, kv_heads, query_stride;
     // log2 of the tokens of a page, pages of a row of the page table.
     u32 page_bits, pages;
-    // Keys per part, a multiple of 64; parts of the longest sequence.
-    u32 part_keys, parts;
+    // Keys per part, a multiple of 64; parts of the longest sequence; last keys that count, 0 for all.
+    u32 part_keys, parts, window;
     // Softmax scale times log2(e), keys' and values' scale.
     float scale, value_scale;
 };
@@ -41,7 +41,8 @@ DEVICE void decode_part(u16* out, float* part_out, float* part_log, const u16* q
     u32 kv_head = blockIdx.y / tiles_of_heads, first_row = blockIdx.y % tiles_of_heads * ROWS;
     u32 rows = min(ROWS, group - first_row), first_head = kv_head * group + first_row;
     u32 length = (u32)lengths[sequence];
-    u32 begin = part * shape.part_keys, end = min(length, begin + shape.part_keys);
+    u32 skipped = shape.window && length > shape.window ? length - shape.window : 0;
+    u32 begin = skipped + part * shape.part_keys, end = min(length, begin + shape.part_keys);
     if (begin >= end) {
         if (shape.parts > 1) {
             for (u32 i = threadIdx.x; i < rows; i += blockDim.x)

@@ -11,6 +11,8 @@ struct Shape {
     u32 heads, kv_heads;
     // Elements from one token's queries to the next's; log2 of the tokens of a page, pages of a row of the page table.
     u32 query_stride, page_bits, pages;
+    // Keys that a query sees, itself included; 0 for all.
+    u32 window;
     // Softmax scale times log2(e).
     float scale;
 };
@@ -39,6 +41,8 @@ DEVICE void prefill(u16* out, const u16* query, const u8* keys, const u8* values
     const i32* table = page_table + (u64)tile.sequence * shape.pages;
     // Keys that the tile's last query sees.
     u32 length = context + min(count, first + QUERIES), tile_count = (length + KEYS - 1) / KEYS;
+    // The tile with the first key that the tile's first query sees.
+    u32 first_tile = shape.window && context + first >= shape.window ? (context + first - shape.window + 1) / KEYS : 0;
 
     for (u32 work = threadIdx.x; work < QUERIES * QK / 8; work += THREADS) {
         u32 row = work / (QK / 8), chunk = work % (QK / 8);
@@ -62,7 +66,7 @@ DEVICE void prefill(u16* out, const u16* query, const u8* keys, const u8* values
         }
         copy_async_commit();
     };
-    fetch(0);
+    fetch(first_tile);
 
     float o[V / 8][4], most[2] = {NEGATIVE_INFINITY, NEGATIVE_INFINITY}, sums[2] = {0.0f, 0.0f};
 #pragma unroll
@@ -70,7 +74,7 @@ DEVICE void prefill(u16* out, const u16* query, const u8* keys, const u8* values
         for (u32 i = 0; i < 4; i++) o[n][i] = 0.0f;
     u32 own_row = first + warp * 16 + lane / 4;
 
-    for (u32 number = 0; number < tile_count; number++) {
+    for (u32 number = first_tile; number < tile_count; number++) {
         fetch(number + 1);
         copy_async_wait<1>();
         __syncthreads();
@@ -90,7 +94,16 @@ DEVICE void prefill(u16* out, const u16* query, const u8* keys, const u8* values
             }
         }
 
-        // Query `own_row` sees keys up to context + own_row.
+        // Query `own_row` sees keys up to context + own_row, and of those the last `window`.
+        if (shape.window && number * KEYS + shape.window <= context + first + warp * 16 + 15) {
+#pragma unroll
+            for (u32 n = 0; n < KEYS / 8; n++)
+#pragma unroll
+                for (u32 i = 0; i < 4; i++) {
+                    u32 key = number * KEYS + n * 8 + lane % 4 * 2 + i % 2;
+                    if (key + shape.window <= context + own_row + 8 * (i / 2)) s[n][i] = NEGATIVE_INFINITY;
+                }
+        }
         if (number * KEYS + KEYS > context + first + warp * 16) {
 #pragma unroll
             for (u32 n = 0; n < KEYS / 8; n++)

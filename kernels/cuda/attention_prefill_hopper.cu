@@ -16,6 +16,8 @@ const u32 ROW_BYTES = 128;
 struct Shape {
     u32 heads, kv_heads;
     u32 query_stride, page_bits, pages;
+    // Keys that a query sees, itself included; 0 for all.
+    u32 window;
     // Softmax scale times log2(e).
     float scale;
 };
@@ -29,7 +31,7 @@ DEVICE u32 swizzled(u32 row, u32 chunk) { return row * ROW_BYTES + ((chunk ^ (ro
 
 // As in attention_prefill.cu; `keys` and `values` are maps of [pages, page, kv_heads, width] with boxes of one page and
 // 64 columns of one head. Tiles lie in shared memory as slabs of 64 columns: [slab][row][128 bytes].
-template <u32 QK, u32 V, u32 KEYS>
+template <u32 QK, u32 V, u32 KEYS, bool WINDOW>
 DEVICE void prefill(u16* out, const u16* query, const TensorMap* keys, const TensorMap* values, const i32* page_table,
                     const i32* starts, const i32* contexts, const Tile* tiles, Shape shape) {
     const u32 KEY_BYTES = KEYS * QK * 2, VALUE_BYTES = KEYS * V * 2, SLAB = KEYS * ROW_BYTES, QUERY_SLAB = QUERIES * ROW_BYTES;
@@ -55,7 +57,9 @@ DEVICE void prefill(u16* out, const u16* query, const TensorMap* keys, const Ten
     Tile tile = tiles[blockIdx.y];
     u32 start = (u32)starts[tile.sequence], count = (u32)starts[tile.sequence + 1] - start;
     u32 context = (u32)contexts[tile.sequence], first = (u32)tile.first;
-    u32 length = context + min(count, first + QUERIES), tile_count = (length + KEYS - 1) / KEYS;
+    // Tiles are counted from the one with the first key that the tile's first query sees.
+    u32 first_tile = WINDOW && context + first >= shape.window ? (context + first - shape.window + 1) / KEYS : 0;
+    u32 length = context + min(count, first + QUERIES), tile_count = (length + KEYS - 1) / KEYS - first_tile;
 
     if (warpgroup == 0) {
         fewer_registers<24>();
@@ -67,7 +71,7 @@ DEVICE void prefill(u16* out, const u16* query, const TensorMap* keys, const Ten
                 barrier_wait(empty_keys(stage), parity);
                 barrier_expect(full_keys(stage), KEY_BYTES);
                 for (u32 i = 0; i < per_tile; i++) {
-                    i32 entry = table[min(number * per_tile + i, last_page)];
+                    i32 entry = table[min((first_tile + number) * per_tile + i, last_page)];
                     for (u32 slab = 0; slab < QK / 64; slab++)
                         copy_box(base + KEYS_AT + stage * KEY_BYTES + slab * SLAB + i * page * ROW_BYTES, keys, full_keys(stage),
                                  (i32)slab * 64, (i32)kv_head, 0, entry);
@@ -75,7 +79,7 @@ DEVICE void prefill(u16* out, const u16* query, const TensorMap* keys, const Ten
                 barrier_wait(empty_values(stage), parity);
                 barrier_expect(full_values(stage), VALUE_BYTES);
                 for (u32 i = 0; i < per_tile; i++) {
-                    i32 entry = table[min(number * per_tile + i, last_page)];
+                    i32 entry = table[min((first_tile + number) * per_tile + i, last_page)];
                     for (u32 slab = 0; slab < V / 64; slab++)
                         copy_box(base + VALUES_AT + stage * VALUE_BYTES + slab * SLAB + i * page * ROW_BYTES, values,
                                  full_values(stage), (i32)slab * 64, (i32)kv_head, 0, entry);
@@ -119,7 +123,15 @@ DEVICE void prefill(u16* out, const u16* query, const TensorMap* keys, const Ten
             wgmma_commit();
         };
         // Weights of tile `number` in place of its scores; what older sums shrink by.
-        auto softmax = [&](u32 number) {
+        auto softmax = [&](u32 counted) {
+            u32 number = first_tile + counted;
+            if (WINDOW && number * KEYS + shape.window <= context + first + group * 64 + warp * 16 + 15) {
+#pragma unroll
+                for (u32 i = 0; i < KEYS / 2; i++) {
+                    u32 key = number * KEYS + i / 4 * 8 + lane % 4 * 2 + i % 2;
+                    if (key + shape.window <= context + own_row + 8 * (i % 4 / 2)) s[i] = NEGATIVE_INFINITY;
+                }
+            }
             if (number * KEYS + KEYS > context + first + group * 64 + warp * 16) {
 #pragma unroll
                 for (u32 i = 0; i < KEYS / 2; i++) {
@@ -206,21 +218,24 @@ DEVICE void prefill(u16* out, const u16* query, const TensorMap* keys, const Ten
         }
     }
 }
-#define PREFILL_BODY(qk, v, keys_per_tile) \
-    prefill<qk, v, keys_per_tile>(out, query, &keys, &values, page_table, starts, contexts, tiles, shape)
+#define PREFILL_BODY(qk, v, keys_per_tile, window) \
+    prefill<qk, v, keys_per_tile, window>(out, query, &keys, &values, page_table, starts, contexts, tiles, shape)
 #else
-#define PREFILL_BODY(qk, v, keys_per_tile) asm volatile("trap;")
+#define PREFILL_BODY(qk, v, keys_per_tile, window) asm volatile("trap;")
 #endif
 
-#define PREFILL(name, qk, v, keys_per_tile)                                                                             \
+#define PREFILL(name, qk, v, keys_per_tile, window)                                                                            \
     extern "C" __global__ void __launch_bounds__(384, 1)                                                                \
     name(u16* out, const u16* query, const __grid_constant__ TensorMap keys, const __grid_constant__ TensorMap values,  \
          const i32* page_table, const i32* starts, const i32* contexts, const Tile* tiles, Shape shape) {               \
-        PREFILL_BODY(qk, v, keys_per_tile);                                                                             \
+        PREFILL_BODY(qk, v, keys_per_tile, window);                                                                     \
     }                                                                                                                   \
     KERNEL_ENTRY(name)
 
-PREFILL(hopper_prefill_64_64, 64, 64, 128)
-PREFILL(hopper_prefill_128_128, 128, 128, 128)
-PREFILL(hopper_prefill_192_128, 192, 128, 128)
-PREFILL(hopper_prefill_256_256, 256, 256, 64)
+PREFILL(hopper_prefill_64_64, 64, 64, 128, false)
+PREFILL(hopper_prefill_128_128, 128, 128, 128, false)
+PREFILL(hopper_prefill_192_128, 192, 128, 128, false)
+PREFILL(hopper_prefill_256_256, 256, 256, 64, false)
+PREFILL(hopper_window_64_64, 64, 64, 128, true)
+PREFILL(hopper_window_128_128, 128, 128, 128, true)
+PREFILL(hopper_window_256_256, 256, 256, 64, true)

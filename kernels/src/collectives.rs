@@ -4,6 +4,7 @@
 //! reduce-scatter and all-to-all take from each rank, what one rank sends to the next.
 
 mod fabric;
+mod gpus;
 
 pub use fabric::Fabric;
 

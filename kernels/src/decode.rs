@@ -20,6 +20,16 @@ pub struct Heads {
     pub dim: u32,
     /// Whether the cache holds 8-bit floats.
     pub eight_bit: bool,
+    /// Last keys that a query sees; 0 for all.
+    pub window: u32,
+}
+
+impl Heads {
+    /// Keys that queries of these lengths see.
+    fn seen(&self, lengths: &[u32]) -> Vec<u32> {
+        let most = if self.window == 0 { u32::MAX } else { self.window };
+        lengths.iter().map(|length| (*length).min(most)).collect()
+    }
 }
 
 /// Query heads of one block: the rows of a matrix instruction.
@@ -164,7 +174,7 @@ pub(crate) fn split_for(device: &Device, heads: Heads, lengths: &[u32]) -> Split
     let tiles = heads.kv * (heads.query / heads.kv).div_ceil(ROWS);
     // Two blocks fit on a multiprocessor, but for heads of 256.
     let slots = device.info.multiprocessors * if heads.dim > 128 { 1 } else { 2 };
-    split(lengths, tiles, slots, TURN)
+    split(&heads.seen(lengths), tiles, slots, TURN)
 }
 
 /// Name of the kernel, copies in flight, and bytes of a row of the cache.
@@ -204,6 +214,7 @@ pub(crate) fn run(
         table.per_sequence,
         split.part_keys,
         split.parts,
+        heads.window,
         scale.to_bits(),
         cache_scale.to_bits(),
     ];
@@ -268,25 +279,27 @@ impl DecodeCall {
         for (row, query) in queries.chunks(dim).enumerate() {
             let (sequence, head) = (row / heads.query as usize, row % heads.query as usize);
             let kv_head = head / (heads.query / heads.kv) as usize;
-            let rows = |cache| rows_of(cache, &self.table, sequence, lengths[sequence], kv, kv_head, dim);
+            let length = lengths[sequence];
+            let range = length - heads.seen(&[length])[0]..length;
+            let rows = |cache| rows_of(cache, &self.table, sequence, range.clone(), kv, kv_head, dim);
             expected.extend(reference(query, &rows(&keys), &rows(&values), 1.0 / (dim as f64).sqrt()));
         }
         Ok(expected)
     }
 }
 
-/// The rows of one KV head of one sequence, token by token.
+/// The rows of one KV head of one sequence at these positions.
 pub(crate) fn rows_of<'a>(
     cache: &'a [f64],
     table: &PageTable,
     sequence: usize,
-    length: u32,
+    positions: std::ops::Range<u32>,
     kv_heads: usize,
     kv_head: usize,
     dim: usize,
 ) -> Vec<&'a [f64]> {
     let row = |position| &cache[(table.place(sequence, position) * kv_heads + kv_head) * dim..][..dim];
-    (0..length).map(row).collect()
+    positions.map(row).collect()
 }
 
 /// Head widths, groups, cache types, page sizes, and lengths around every boundary.
@@ -295,32 +308,39 @@ pub(crate) fn rows_of<'a>(
 /// When a kernel cannot be compiled or launched.
 pub fn check(device: &Device, seed: u64) -> Result<Vec<Outcome>> {
     let mut cases = vec![
-        ([4, 4, 64], false, 16, vec![1, 15, 16, 17]),
-        ([8, 1, 128], false, 16, vec![63, 64, 65, 700]),
-        ([10, 2, 128], false, 32, vec![129, 3]),
-        ([34, 1, 64], false, 64, vec![100]),
-        ([4, 2, 256], false, 16, vec![257, 40]),
-        ([8, 2, 128], true, 16, vec![1, 33, 555]),
-        ([6, 6, 64], true, 128, vec![200]),
-        ([16, 1, 256], true, 16, vec![70, 301]),
+        ([4, 4, 64], false, 16, 0, vec![1, 15, 16, 17]),
+        ([8, 1, 128], false, 16, 0, vec![63, 64, 65, 700]),
+        ([10, 2, 128], false, 32, 0, vec![129, 3]),
+        ([34, 1, 64], false, 64, 0, vec![100]),
+        ([4, 2, 256], false, 16, 0, vec![257, 40]),
+        ([8, 2, 128], true, 16, 0, vec![1, 33, 555]),
+        ([6, 6, 64], true, 128, 0, vec![200]),
+        ([16, 1, 256], true, 16, 0, vec![70, 301]),
+        ([8, 1, 64], false, 16, 128, vec![5, 128, 129, 400]),
+        ([4, 2, 128], false, 16, 500, vec![499, 1203]),
+        ([4, 4, 128], true, 32, 33, vec![33, 34, 200]),
     ];
     if device.is_gpu() {
-        cases.push(([32, 8, 128], false, 16, vec![8192, 1, 4097, 70_000]));
-        cases.push(([64, 8, 128], true, 16, vec![8192, 33, 20_000]));
-        cases.push(([32, 8, 64], false, 16, vec![3000; 40]));
-        cases.push(([32, 16, 256], false, 16, vec![2049, 5000]));
+        cases.push(([32, 8, 128], false, 16, 0, vec![8192, 1, 4097, 70_000]));
+        cases.push(([64, 8, 128], true, 16, 0, vec![8192, 33, 20_000]));
+        cases.push(([32, 8, 64], false, 16, 0, vec![3000; 40]));
+        cases.push(([32, 16, 256], false, 16, 0, vec![2049, 5000]));
+        cases.push(([32, 8, 128], false, 16, 4096, vec![20_000, 4096, 100]));
     }
     let mut outcomes = Vec::new();
-    for (number, ([query, kv, dim], eight_bit, page, lengths)) in cases.into_iter().enumerate() {
-        let heads = Heads { query, kv, dim, eight_bit };
+    for (number, ([query, kv, dim], eight_bit, page, window, lengths)) in cases.into_iter().enumerate() {
+        let heads = Heads { query, kv, dim, eight_bit, window };
         let call = DecodeCall::new(device, heads, &lengths, page, seed as u32 ^ (number as u32) << 8)?;
         call.launch()?;
         let expected = call.expected(&lengths)?;
         let got = wide(&call.out.download(expected.len())?);
         let bits = if eight_bit { "e4m3" } else { "bf16" };
         let lengths = lengths.iter().take(4).map(u32::to_string).collect::<Vec<_>>().join(" ");
-        let case =
-            format!("{query}/{kv} heads of {dim}, {bits}, lengths {lengths}, {} parts", call.split.parts);
+        let window = if window == 0 { String::new() } else { format!(", window {window}") };
+        let case = format!(
+            "{query}/{kv} heads of {dim}, {bits}{window}, lengths {lengths}, {} parts",
+            call.split.parts
+        );
         outcomes.push(compare("decode attention", case, &got, &expected, BF16_TWICE));
     }
     Ok(outcomes)

@@ -106,7 +106,7 @@ impl MlaCall {
         let mut expected = Vec::new();
         for (row, query) in queries.chunks(width).enumerate() {
             let sequence = row / heads;
-            let keys = rows_of(&cache, &self.table, sequence, lengths[sequence], 1, 0, width);
+            let keys = rows_of(&cache, &self.table, sequence, 0..lengths[sequence], 1, 0, width);
             let values: Vec<&[f64]> = keys.iter().map(|key| &key[..LATENT as usize]).collect();
             expected.extend(reference(query, &keys, &values, 1.0 / 192_f64.sqrt()));
         }

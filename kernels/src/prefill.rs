@@ -21,6 +21,8 @@ pub struct Heads {
     pub qk: u32,
     /// Width of values.
     pub v: u32,
+    /// Keys that a query sees, itself included; 0 for all.
+    pub window: u32,
 }
 
 /// Tokens of one prompt chunk, after cached ones.
@@ -46,7 +48,12 @@ impl Version {
     pub fn best(device: &Device, heads: Heads, page: u32) -> Version {
         // A bulk copy brings one page: rows in whole swizzle patterns, and no more than a tile.
         let pages_fit = page >= 8 && page <= hopper_kernel(heads).1;
-        if device.info.capability == 90 && pages_fit { Version::Hopper } else { Version::Portable }
+        let has_window = heads.window == 0 || heads.qk == heads.v;
+        if device.info.capability == 90 && pages_fit && has_window {
+            Version::Hopper
+        } else {
+            Version::Portable
+        }
     }
 }
 
@@ -143,7 +150,7 @@ impl PrefillCall {
     }
 
     fn expected(&self, chunks: &[Chunk]) -> Result<Vec<f64>> {
-        let Heads { query, kv, qk, v } = self.heads;
+        let Heads { query, kv, qk, v, window } = self.heads;
         let (qk, v) = (qk as usize, v as usize);
         let places = (self.table.pages * self.table.page * kv) as usize;
         let (keys, values) =
@@ -157,8 +164,9 @@ impl PrefillCall {
                 let length = chunk.context + token + 1;
                 for (head, row) in rows.by_ref().take(query as usize).enumerate() {
                     let kv_head = head / (query / kv) as usize;
+                    let seen = if window == 0 { 0..length } else { length.saturating_sub(window)..length };
                     let own = |cache, width| {
-                        rows_of(cache, &self.table, sequence, length, kv as usize, kv_head, width)
+                        rows_of(cache, &self.table, sequence, seen.clone(), kv as usize, kv_head, width)
                     };
                     let scale = 1.0 / (qk as f64).sqrt();
                     expected.extend(reference(row, &own(&keys, qk), &own(&values, v), scale));
@@ -200,11 +208,14 @@ fn kernel(heads: Heads) -> Result<(&'static str, u32)> {
 
 /// Hopper's kernel and its keys per tile; [`kernel`] has refused other widths.
 fn hopper_kernel(heads: Heads) -> (&'static str, u32) {
-    match heads.qk {
-        64 => ("hopper_prefill_64_64", 128),
-        128 => ("hopper_prefill_128_128", 128),
-        192 => ("hopper_prefill_192_128", 128),
-        _ => ("hopper_prefill_256_256", 64),
+    match (heads.qk, heads.window > 0) {
+        (64, false) => ("hopper_prefill_64_64", 128),
+        (64, true) => ("hopper_window_64_64", 128),
+        (128, false) => ("hopper_prefill_128_128", 128),
+        (128, true) => ("hopper_window_128_128", 128),
+        (192, _) => ("hopper_prefill_192_128", 128),
+        (_, false) => ("hopper_prefill_256_256", 64),
+        (_, true) => ("hopper_window_256_256", 64),
     }
 }
 
@@ -224,7 +235,8 @@ fn run_version(
     let (name, tile_keys) = kernel(heads)?;
     let Attended { out, query, query_stride, keys, values, table } = attended;
     let scale = std::f32::consts::LOG2_E / (heads.qk as f32).sqrt();
-    let shape = [heads.query, heads.kv, *query_stride, table.bits(), table.per_sequence, scale.to_bits()];
+    let Heads { query: own, kv, window, .. } = heads;
+    let shape = [own, kv, *query_stride, table.bits(), table.per_sequence, window, scale.to_bits()];
     let grid = [heads.query.into(), plan.tile_count.into(), 1];
     let Plan { starts, contexts, tiles, .. } = plan;
     let shared = |tile: u32| QUERIES * heads.qk * 2 + 2 * tile * (heads.qk + heads.v) * 2;
@@ -253,26 +265,34 @@ fn run_version(
 pub fn check(device: &Device, seed: u64) -> Result<Vec<Outcome>> {
     let chunk = |context, tokens| Chunk { context, tokens };
     let mut cases = vec![
-        ([2, 1, 64, 64], 16, vec![chunk(0, 1), chunk(0, 130)]),
-        ([4, 2, 128, 128], 16, vec![chunk(0, 200), chunk(65, 30), chunk(7, 1)]),
-        ([2, 2, 192, 128], 64, vec![chunk(100, 129)]),
-        ([2, 1, 256, 256], 16, vec![chunk(33, 70)]),
-        ([1, 1, 64, 64], 128, vec![chunk(250, 140)]),
+        ([2, 1, 64, 64], 16, 0, vec![chunk(0, 1), chunk(0, 130)]),
+        ([4, 2, 128, 128], 16, 0, vec![chunk(0, 200), chunk(65, 30), chunk(7, 1)]),
+        ([2, 2, 192, 128], 64, 0, vec![chunk(100, 129)]),
+        ([2, 1, 256, 256], 16, 0, vec![chunk(33, 70)]),
+        ([1, 1, 64, 64], 128, 0, vec![chunk(250, 140)]),
+        ([2, 1, 64, 64], 16, 128, vec![chunk(0, 300), chunk(390, 1)]),
+        ([2, 2, 128, 128], 16, 1, vec![chunk(140, 20)]),
+        ([1, 1, 128, 128], 16, 100, vec![chunk(513, 130), chunk(3, 90)]),
+        ([1, 1, 256, 256], 32, 65, vec![chunk(200, 140)]),
     ];
     if device.is_gpu() {
-        cases.push(([8, 2, 128, 128], 16, vec![chunk(0, 1025), chunk(1500, 300), chunk(127, 257)]));
-        cases.push(([4, 4, 64, 64], 32, vec![chunk(0, 777), chunk(900, 128)]));
-        cases.push(([4, 1, 256, 256], 16, vec![chunk(0, 513), chunk(300, 129)]));
-        cases.push(([4, 4, 192, 128], 64, vec![chunk(0, 700), chunk(640, 64)]));
+        cases.push(([8, 2, 128, 128], 16, 0, vec![chunk(0, 1025), chunk(1500, 300), chunk(127, 257)]));
+        cases.push(([4, 4, 64, 64], 32, 0, vec![chunk(0, 777), chunk(900, 128)]));
+        cases.push(([4, 1, 256, 256], 16, 0, vec![chunk(0, 513), chunk(300, 129)]));
+        cases.push(([4, 4, 192, 128], 64, 0, vec![chunk(0, 700), chunk(640, 64)]));
+        cases.push(([8, 2, 128, 128], 16, 1024, vec![chunk(0, 2500), chunk(3000, 257)]));
+        cases.push(([8, 1, 64, 64], 16, 128, vec![chunk(0, 1500)]));
     }
     let mut outcomes = Vec::new();
-    for (number, ([query, kv, qk, v], page, chunks)) in cases.into_iter().enumerate() {
-        let heads = Heads { query, kv, qk, v };
+    for (number, ([query, kv, qk, v], page, window, chunks)) in cases.into_iter().enumerate() {
+        let heads = Heads { query, kv, qk, v, window };
         let mut call = PrefillCall::new(device, heads, &chunks, page, seed as u32 ^ (number as u32) << 8)?;
         let expected = call.expected(&chunks)?;
         let texts: Vec<String> =
             chunks.iter().map(|chunk| format!("{}+{}", chunk.context, chunk.tokens)).collect();
-        let case = format!("{query}/{kv} heads of {qk}/{v}, pages of {page}, chunks {}", texts.join(" "));
+        let window = if window == 0 { String::new() } else { format!(", window {window}") };
+        let case =
+            format!("{query}/{kv} heads of {qk}/{v}{window}, pages of {page}, chunks {}", texts.join(" "));
         let best = call.version;
         for version in [Version::Portable, Version::Hopper] {
             if version == Version::Hopper && best == Version::Portable {

@@ -312,8 +312,13 @@ impl<'a> Step<'a> {
                 decode::run(device, self.model.decode_heads(), &attended, parts, self.batch.tokens(), *split)
             }
             Attention::Prefill(plan) => {
-                let heads =
-                    prefill::Heads { query: sizes.heads, kv: sizes.kv_heads, qk: sizes.dim, v: sizes.dim };
+                let heads = prefill::Heads {
+                    query: sizes.heads,
+                    kv: sizes.kv_heads,
+                    qk: sizes.dim,
+                    v: sizes.dim,
+                    window: 0,
+                };
                 let attended = prefill::Attended { out, query, query_stride, keys, values, table };
                 prefill::run(device, heads, &attended, plan)
             }
@@ -324,6 +329,6 @@ impl<'a> Step<'a> {
 impl Model {
     fn decode_heads(&self) -> decode::Heads {
         let Sizes { heads, kv_heads, dim, .. } = self.sizes;
-        decode::Heads { query: heads, kv: kv_heads, dim, eight_bit: false }
+        decode::Heads { query: heads, kv: kv_heads, dim, eight_bit: false, window: 0 }
     }
 }

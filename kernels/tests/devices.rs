@@ -21,7 +21,7 @@ fn sizes_that_no_kernel_has_are_refused_by_name() {
         println!("skipped: no C++ compiler");
         return;
     };
-    let heads = kernels::decode::Heads { query: 4, kv: 4, dim: 96, eight_bit: false };
+    let heads = kernels::decode::Heads { query: 4, kv: 4, dim: 96, eight_bit: false, window: 0 };
     let message = kernels::decode::DecodeCall::new(&device, heads, &[5], 16, 1).err().unwrap().to_string();
     assert!(message.contains("heads of 96") && message.contains("64, 128 and 256"), "{message}");
     let message = kernels::w4a16::W4a16Call::new(&device, 513, 8, 128, 1).err().unwrap().to_string();
@@ -36,7 +36,7 @@ fn pages_must_be_a_power_of_two() {
         println!("skipped: no C++ compiler");
         return;
     };
-    let heads = kernels::prefill::Heads { query: 1, kv: 1, qk: 64, v: 64 };
+    let heads = kernels::prefill::Heads { query: 1, kv: 1, qk: 64, v: 64, window: 0 };
     let chunks = [kernels::prefill::Chunk { context: 0, tokens: 4 }];
     let message =
         kernels::prefill::PrefillCall::new(&device, heads, &chunks, 12, 1).err().unwrap().to_string();

@@ -13,7 +13,7 @@ use kernels::quantize::{QuantizeCall, Scales};
 use kernels::rotary::RotaryCall;
 use kernels::timing::Call;
 use kernels::w4a16::{ExpandedCall, MOST_ROWS, W4a16Call};
-use sim::profile::{Dtype, GpuLimits, Operation};
+use sim::profile::{Dtype, GpuLimits, Heads, Operation};
 use std::rc::Rc;
 
 /// Tokens of a page of the cache: vLLM's default.
@@ -69,23 +69,32 @@ fn call(
 ) -> kernels::Result<Option<Call>> {
     match planned.operation {
         Operation::Gemm { m, n, k, dtype } => product(device, cublas, [m as u32, n, k], dtype, seed),
-        Operation::AttentionDecode { sequences, context, heads, cache } if heads.window == 0 => {
-            let lengths = vec![(context / sequences).round() as u32; sequences as usize];
+        Operation::AttentionDecode { sequences, context, heads, cache } => {
+            let seen = (context / sequences).round() as u32;
+            // A full window has as much again before it.
+            let length = if heads.window > 0 && seen >= heads.window { 2 * seen } else { seen };
+            let lengths = vec![length; sequences as usize];
             let eight_bit = cache == Dtype::Fp8;
-            let heads = decode::Heads { query: heads.query, kv: heads.kv, dim: heads.dim, eight_bit };
+            let Heads { query, kv, dim, window } = heads;
+            let heads = decode::Heads { query, kv, dim, eight_bit, window };
             launching!(DecodeCall::new(device, heads, &lengths, PAGE, seed))
         }
-        Operation::AttentionPrefill { tokens, pairs, chunks, heads, .. } if heads.window == 0 => {
-            let (each, context) = chunk_of(tokens, pairs, chunks);
+        Operation::AttentionPrefill { tokens, pairs, chunks, heads, .. } => {
+            let Heads { query, kv, dim, window } = heads;
+            // Pairs within a window do not tell the context: those calls are planned without one.
+            let (each, context) = match window {
+                0 => chunk_of(tokens, pairs, chunks),
+                _ => ((tokens / chunks).round() as u32, 0),
+            };
             let list = vec![Chunk { context, tokens: each }; chunks as usize];
-            let heads = prefill::Heads { query: heads.query, kv: heads.kv, qk: heads.dim, v: heads.dim };
+            let heads = prefill::Heads { query, kv, qk: dim, v: dim, window };
             launching!(PrefillCall::new(device, heads, &list, PAGE, seed))
         }
         Operation::MlaPrefill { tokens, pairs, chunks, heads, .. } => {
             let (each, context) = chunk_of(tokens, pairs, chunks);
             let list = vec![Chunk { context, tokens: each }; chunks as usize];
             // Expanded keys and values: every head has its own (docs/cost-model.md).
-            let heads = prefill::Heads { query: heads, kv: heads, qk: 192, v: 128 };
+            let heads = prefill::Heads { query: heads, kv: heads, qk: 192, v: 128, window: 0 };
             launching!(PrefillCall::new(device, heads, &list, PAGE, seed))
         }
         Operation::MlaDecode { sequences, context, heads, .. } => {

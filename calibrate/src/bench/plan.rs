@@ -91,7 +91,8 @@ struct Shapes {
     products: BTreeSet<(u32, u32)>,
     /// Those of models that come with a scale per block: the ones with latent attention.
     block_products: BTreeSet<(u32, u32)>,
-    heads: BTreeSet<(u32, u32, u32)>,
+    /// Query heads, KV heads, width, window.
+    heads: BTreeSet<(u32, u32, u32, u32)>,
     latent_heads: BTreeSet<u32>,
     experts: BTreeSet<(u32, u32, u32, u32)>,
     hidden: BTreeSet<u32>,
@@ -121,7 +122,7 @@ impl Shapes {
     fn of(models: &[ModelSlices]) -> Result<Shapes> {
         let mut shapes = Shapes::default();
         shapes.products.extend(COMMON_PRODUCTS);
-        shapes.heads.extend(COMMON_HEADS);
+        shapes.heads.extend(COMMON_HEADS.map(|(query, kv, dim)| (query, kv, dim, 0)));
         for slices in models {
             let model = find_model(&slices.model)?;
             let weights = WeightPlan::of(WeightDtype::Bf16);
@@ -159,7 +160,14 @@ impl Shapes {
                 self.latent_heads.insert(narrow(kernel.heads));
             }
             Work::DecodeAttention(kernel) => {
-                self.heads.insert((narrow(kernel.heads), narrow(kernel.kv_heads), narrow(kernel.head_dim)));
+                let [query, kv, dim, window] =
+                    [kernel.heads, kernel.kv_heads, kernel.head_dim, kernel.window_tokens.unwrap_or(0)]
+                        .map(narrow);
+                self.heads.insert((query, kv, dim, window));
+                if window > 0 {
+                    // A held-out shape of a window needs neighbours too.
+                    self.heads.extend(COMMON_HEADS.map(|(query, kv, _)| (query, kv, dim, window)));
+                }
             }
             Work::Experts(experts) => {
                 let sizes = [
@@ -252,12 +260,14 @@ fn fits(dtype: Dtype, n: u32, k: u32) -> bool {
 }
 
 fn attention(shapes: &Shapes, add: &mut impl FnMut(Operation, Option<Stream>)) {
-    for (query, kv, dim) in shapes.heads.iter().copied() {
+    for (query, kv, dim, window) in shapes.heads.iter().copied() {
         if ![64, 128, 256].contains(&dim) {
             continue;
         }
-        let heads = Heads { query, kv, dim, window: 0 };
+        let heads = Heads { query, kv, dim, window };
+        let seen = |context: u32| if window == 0 { context } else { context.min(window) };
         for (sequences, context) in grid(&SEQUENCES, &CONTEXTS) {
+            let context = seen(context);
             if u64::from(sequences) * u64::from(context) <= MOST_CACHED {
                 let (sequences, context) = (f64::from(sequences), f64::from(context) * f64::from(sequences));
                 for cache in [Dtype::Bfloat16, Dtype::Fp8] {
@@ -265,10 +275,16 @@ fn attention(shapes: &Shapes, add: &mut impl FnMut(Operation, Option<Stream>)) {
                 }
             }
         }
-        for (tokens, context) in grid(&CHUNKS, &[0, 2048, 16_384]) {
+        let contexts: &[u32] = if window == 0 { &[0, 2048, 16_384] } else { &[0] };
+        for (tokens, context) in grid(&CHUNKS, contexts) {
             for chunks in [1, 4, 16] {
                 if chunks * tokens <= 16_384 && chunks * context <= 65_536 {
-                    let (tokens, pairs, chunks) = chunk_sums(chunks, context, tokens);
+                    let each = f64::from(tokens);
+                    let (tokens, mut pairs, chunks) = chunk_sums(chunks, context, tokens);
+                    if window > 0 {
+                        let width = f64::from(seen(each as u32));
+                        pairs = chunks * (width * (width + 1.0) / 2.0 + (each - width) * width);
+                    }
                     let (compute, cache) = (Dtype::Bfloat16, Dtype::Bfloat16);
                     add(Operation::AttentionPrefill { tokens, pairs, chunks, heads, compute, cache }, None);
                 }
@@ -290,11 +306,11 @@ fn latent(shapes: &Shapes, add: &mut impl FnMut(Operation, Option<Stream>)) {
                 add(Operation::MlaDecode { sequences, context, heads, cache }, None);
             }
         }
-        for tokens in CHUNKS {
+        for (tokens, context) in grid(&CHUNKS, &[0, 2048, 8192]) {
             for chunks in [1, 4, 16] {
                 // Keys and values of every head are expanded: 640 bytes per token and head.
-                if chunks * tokens <= 16_384 {
-                    let (tokens, pairs, chunks) = chunk_sums(chunks, 0, tokens);
+                if chunks * tokens <= 16_384 && chunks * (context + tokens) <= 32_768 {
+                    let (tokens, pairs, chunks) = chunk_sums(chunks, context, tokens);
                     add(Operation::MlaPrefill { tokens, pairs, chunks, heads, cache }, None);
                 }
             }

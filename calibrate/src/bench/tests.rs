@@ -325,3 +325,29 @@ fn collectives_of_given_groups_come_from_a_record_and_go_into_the_profile() {
         assert!(source.contains("predictions of profile h200-sxm-vllm"), "{source}");
     }
 }
+
+#[test]
+fn a_window_gets_rows_of_its_own_and_no_more_pairs_than_it_has() {
+    let plan = plan(&[ModelSlices::parse("gpt-oss-20b").unwrap()], &[]).unwrap();
+    let mut variants = BTreeSet::new();
+    for planned in &plan {
+        match planned.operation {
+            Operation::AttentionDecode { sequences, context, heads, .. } if heads.window > 0 => {
+                assert!(context <= sequences * f64::from(heads.window), "{planned:?}");
+                variants.insert(planned.operation.variant());
+            }
+            Operation::AttentionPrefill { tokens, pairs, heads, .. } if heads.window > 0 => {
+                assert!(pairs <= tokens * f64::from(heads.window), "{planned:?}");
+                variants.insert(planned.operation.variant());
+            }
+            _ => {}
+        }
+    }
+    let expected = [
+        "bfloat16 cache=bfloat16 head_dim=64 window=128",
+        "cache=bfloat16 head_dim=64 window=128",
+        "cache=fp8 head_dim=64 window=128",
+    ];
+    assert_eq!(variants.iter().map(String::as_str).collect::<Vec<_>>(), expected);
+    assert!(default_plan().iter().all(|planned| planned.operation.without_window().is_none()));
+}

@@ -60,19 +60,19 @@ fn of_kernels(error: kernels::Error) -> Error {
 }
 
 impl Timer {
-    /// GPU number `ordinal`.
+    /// GPU number `ordinal`; with `anyway` also when another process computes on it.
     ///
     /// # Errors
     /// One message: no driver, no such GPU, too old a GPU, no compiler or no library, another process on the GPU.
-    pub fn gpu(ordinal: u32) -> Result<Timer> {
+    pub fn gpu(ordinal: u32, anyway: bool) -> Result<Timer> {
         // Before the device is opened, when this process is not yet among them.
         let others = gpu_processes(ordinal);
         let device = Device::cuda(ordinal).map_err(of_kernels)?;
-        if !others.is_empty() {
+        if !others.is_empty() && !anyway {
             let list = others.join(", ");
             return Err(Error::new(format!(
-                "another process computes on GPU {ordinal} ({list}), so times would not be the kernels' own: end it \
-                 or take another GPU with --gpu"
+                "another process computes on GPU {ordinal} ({list}), so times would not be the kernels' own: end it, \
+                 take another GPU with --gpu, or measure --anyway"
             )));
         }
         let cublas = Cublas::open(&device).map_err(of_kernels)?;

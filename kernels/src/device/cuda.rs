@@ -68,6 +68,17 @@ pub fn gpu_count() -> u32 {
     result::device::get_count().map_or(0, |count| count.max(0) as u32)
 }
 
+/// Place of a GPU on the bus, as `nvidia-smi` takes it.
+pub(crate) fn bus_id(ordinal: u32) -> Option<String> {
+    check_driver().ok()?;
+    let device = result::device::get(ordinal as i32).ok()?;
+    let mut text = [0; 32];
+    // SAFETY: the device was given by the driver, and the length is the buffer's.
+    unsafe { sys::cuDeviceGetPCIBusId(text.as_mut_ptr(), text.len() as i32 - 1, device) }.result().ok()?;
+    // SAFETY: the driver ended the text with a zero within the buffer, whose last byte stays zero.
+    Some(unsafe { std::ffi::CStr::from_ptr(text.as_ptr()) }.to_string_lossy().to_string())
+}
+
 /// The driver's own form of a map of a 16-bit tensor (see [`super::Device::tensor_map`]).
 pub(crate) fn tensor_map(
     address: u64,

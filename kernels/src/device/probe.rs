@@ -1,5 +1,6 @@
 //! What else is going on on the GPU, as `nvidia-smi` says: clocks, temperature, power, other processes.
 
+use super::cuda::bus_id;
 use std::process::Command;
 
 /// State of a GPU at one moment.
@@ -15,8 +16,12 @@ pub struct GpuState {
     pub power_w: Option<f64>,
 }
 
+/// What `nvidia-smi` says of a GPU. It counts all GPUs of the machine, the driver only those that CUDA_VISIBLE_DEVICES
+/// leaves, which are asked for by their place on the bus.
 fn query(ordinal: u32, arguments: &[&str]) -> Option<String> {
-    let output = Command::new("nvidia-smi").arg(format!("--id={ordinal}")).args(arguments).output().ok()?;
+    let hidden = std::env::var_os("CUDA_VISIBLE_DEVICES").is_some();
+    let id = hidden.then(|| bus_id(ordinal)).flatten().unwrap_or_else(|| ordinal.to_string());
+    let output = Command::new("nvidia-smi").arg(format!("--id={id}")).args(arguments).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_string())
 }
 

@@ -40,6 +40,7 @@ impl KvPages {
         let pages = tokens / self.page - local_tokens / self.page;
         tiers.load(&chunks, &chunks[first..], pages, pace, Owner::Nobody);
         job.stored_chunks = chunks.len() as u32;
+        job.loaded_tokens = tokens - local_tokens;
     }
 
     /// Whether pages are copied to the host when they have been computed.

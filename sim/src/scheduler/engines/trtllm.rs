@@ -194,11 +194,14 @@ impl TrtLlmScheduler {
         for context in order {
             let job = self.jobs.get_mut(context.slot);
             if !job.is_running {
+                let is_loaded = context.cached_tokens > context.local_tokens;
+                if is_loaded {
+                    self.kv.load(job, context.local_tokens, context.cached_tokens, Pace::BeforeStep); // T-18
+                }
                 job.record_admission(context.cached_tokens, batch);
                 let known = job.known_tokens;
                 self.kv.grow(job, known);
-                if context.cached_tokens > context.local_tokens {
-                    self.kv.load(job, context.local_tokens, context.cached_tokens, Pace::BeforeStep); // T-18
+                if is_loaded {
                     self.kv.store(job, context.cached_tokens, self.rules.prompt_priority);
                 }
             }

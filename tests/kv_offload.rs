@@ -100,7 +100,10 @@ fn v60_a_load_takes_its_bytes_and_lets_others_go_on() {
     assert_eq!(row(&alone, 2), (6_250, 7_260, 12));
     let totals = alone.replicas[0].offload;
     assert_eq!((totals.loads, totals.wait_ns, totals.host.hit_tokens), (1, 1_250, 12));
-    assert_eq!((totals.host.stored_bytes, totals.host.loaded_bytes, totals.host.peak_bytes), (2_400, 1_200, 2_400));
+    assert_eq!(
+        (totals.host.stored_bytes, totals.host.loaded_bytes, totals.host.peak_bytes),
+        (2_400, 1_200, 2_400)
+    );
     let [to_host, to_gpu, ..] = totals.links;
     assert_eq!((to_host.busy_ns, to_gpu.busy_ns), (2_500, 1_250));
     assert_eq!(alone.path, StepPath::Plain);
@@ -338,7 +341,9 @@ fn check_random(seeds: u64, rules: impl Fn(&mut Draw, &mut SchedulerConfig)) {
             assert!(is_same(&run, &again) && run.replicas == again.replicas, "seed {seed}");
         }
     }
-    println!("{loads} loads, {from_nvme} tokens from NVMe, {evicted} bytes evicted, {refused} refused, {preemptions}");
+    println!(
+        "{loads} loads, {from_nvme} tokens from NVMe, {evicted} bytes evicted, {refused} refused, {preemptions}"
+    );
     assert!([loads, from_nvme, evicted, preemptions].iter().all(|count| *count > seeds / 20));
 }
 
@@ -367,7 +372,12 @@ fn check_no_effect(rules: impl Fn(&mut Draw, &mut SchedulerConfig)) {
 fn is_same_table(one: &RunResult, two: &RunResult) -> bool {
     let times = |run: &RunResult| {
         let table = &run.table;
-        (table.first_scheduled.clone(), table.first_token.clone(), table.last_token.clone(), table.cached_tokens.clone())
+        (
+            table.first_scheduled.clone(),
+            table.first_token.clone(),
+            table.last_token.clone(),
+            table.cached_tokens.clone(),
+        )
     };
     let steps = |run: &RunResult| -> Vec<(u64, SimDuration, u64)> {
         run.replicas.iter().map(|totals| (totals.steps, totals.busy, totals.prefix_hit_tokens)).collect()
@@ -427,7 +437,12 @@ fn scenario(engine: &str, rest: &str) -> String {
 fn tiers_that_cannot_be_are_refused() {
     let host = "kv_offload: { host: { capacity: 64GiB } }";
     for (engine, rest, place, words) in [
-        ("kv_offload: { host: { capacity: 1MiB } }", "", "engine.kv_offload.host.capacity", "takes 2097152 bytes"),
+        (
+            "kv_offload: { host: { capacity: 1MiB } }",
+            "",
+            "engine.kv_offload.host.capacity",
+            "takes 2097152 bytes",
+        ),
         (
             "kv_offload: { chunk_blocks: 4, host: { capacity: 1GiB }, nvme: { capacity: 8MB } }",
             "",
@@ -443,7 +458,12 @@ fn tiers_that_cannot_be_are_refused() {
             "more than nothing",
         ),
         ("kv_offload: { nvme: { capacity: 1TiB } }", "", "kv_offload", "host"),
-        ("kv_offload: { write: back, host: { capacity: 1GiB } }", "", "kv_offload.write", "knows through only"),
+        (
+            "kv_offload: { write: back, host: { capacity: 1GiB } }",
+            "",
+            "kv_offload.write",
+            "knows through only",
+        ),
         (
             "kv_offload: { host: { capacity: 1GiB } }\n  enable_prefix_caching: false",
             "",
@@ -474,7 +494,12 @@ fn tiers_that_cannot_be_are_refused() {
             "host.eviction",
             "vLLM's",
         ),
-        (host, "deployment: { pipeline_parallel: 2 }\n", "deployment.pipeline_parallel", "one stage and one rank"),
+        (
+            host,
+            "deployment: { pipeline_parallel: 2 }\n",
+            "deployment.pipeline_parallel",
+            "one stage and one rank",
+        ),
         (host, "deployment: { data_parallel: 2 }\n", "deployment.data_parallel", "one stage and one rank"),
         (
             "kv_offload: { host: { capacity: 1GiB } }\n  speculative_config: { method: ngram, num_speculative_tokens: 2, acceptance: { rate: 0.5 } }",

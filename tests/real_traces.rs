@@ -112,8 +112,7 @@ fn an_endless_host_finds_every_leading_block_seen_before() {
     };
     let trace = format!("path: mooncake-fast25/{file}, max_output_tokens: 1, limit: 6000");
     let endless = simulate(&folder, &engine(300_000, ""), 1, &trace);
-    let tiers =
-        ", kv_offload: { host: { capacity: 1000TiB, read_bandwidth: 9000TB/s, write_bandwidth: 9000TB/s, latency: 0ns } }";
+    let tiers = ", kv_offload: { host: { capacity: 1000TiB, read_bandwidth: 9000TB/s, write_bandwidth: 9000TB/s, latency: 0ns } }";
     let small = simulate(&folder, &engine(300, tiers), 1, &trace);
     assert_eq!(small.table.cached_tokens, endless.table.cached_tokens);
     let totals = small.replicas[0].offload;
@@ -132,6 +131,7 @@ fn a_larger_host_tier_hits_more_on_the_mooncake_conversations() {
     let run = |capacity: Option<&str>| {
         let mut document = Document::parse("prefix-routing.yaml", &text).unwrap();
         document.set("workload.trace.path=mooncake-fast25/conversation_trace.jsonl.gz").unwrap();
+        document.set("workload.trace.limit=4000").unwrap();
         if let Some(capacity) = capacity {
             document.set(&format!("engine.kv_offload.host.capacity={capacity}")).unwrap();
         }

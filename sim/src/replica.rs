@@ -18,13 +18,13 @@ pub use samples::{MOST_SAMPLES, SampledStep, StepSamples};
 
 use crate::cost::CostModel;
 use crate::durations::DurationCounts;
+use crate::offload::{OffloadTotals, StepGate};
 use crate::request::{RequestId, RequestTable};
 use crate::scheduler::aggregated::{AggregatedBatch, AggregatedScheduler};
 use crate::scheduler::{Scheduler, SchedulerConfig};
 use crate::speculation::{AcceptanceDraws, SpeculationTotals};
 use crate::step::{Admission, ScheduledBatch, ScheduledRequest, StepShape};
 use crate::units::{SimDuration, SimTime};
-use crate::offload::{OffloadTotals, StepGate};
 use delivery::Delivery;
 use offload::Offload;
 use std::sync::Arc;

@@ -144,9 +144,8 @@ impl Tier {
                 Eviction::Arc => self.lists[Place::Recent as usize].len >= self.target,
             };
             let first = if from_recent { self.first_idle(Place::Recent) } else { None };
-            let Some(entry) = first
-                .or_else(|| self.first_idle(Place::Frequent))
-                .or_else(|| self.first_idle(Place::Recent))
+            let Some(entry) =
+                first.or_else(|| self.first_idle(Place::Frequent)).or_else(|| self.first_idle(Place::Recent))
             else {
                 return false;
             };
@@ -194,14 +193,8 @@ impl Tier {
             self.unlink(entry);
             self.drop_entry(entry);
         }
-        let entry = Entry {
-            hash,
-            place: Place::Recent,
-            previous: NONE,
-            next: NONE,
-            readers: 0,
-            is_ready: false,
-        };
+        let entry =
+            Entry { hash, place: Place::Recent, previous: NONE, next: NONE, readers: 0, is_ready: false };
         let index = match self.unused.pop() {
             Some(index) => {
                 self.entries[index as usize] = entry;

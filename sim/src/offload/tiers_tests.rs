@@ -1,7 +1,7 @@
 use super::*;
-use std::collections::HashSet;
 use crate::offload::{Eviction, TierConfig, WritePolicy};
 use crate::units::SimDuration;
+use std::collections::HashSet;
 
 fn config(host: u32, nvme: Option<u32>, write: WritePolicy) -> OffloadConfig {
     let tier = |chunks| TierConfig {

@@ -109,7 +109,8 @@ pub(super) fn resolve(
             return Err(at(&key("capacity"), message));
         }
         if chunks > MOST_CHUNKS {
-            let message = format!("found room for {chunks} chunks, at most {MOST_CHUNKS}; raise chunk_blocks");
+            let message =
+                format!("found room for {chunks} chunks, at most {MOST_CHUNKS}; raise chunk_blocks");
             return Err(at(&key("capacity"), message));
         }
         if tier.eviction == Some(Eviction::Arc) && !file.engine.preset.is_vllm() {
@@ -165,7 +166,11 @@ fn source(left_out: &[String], gpu: &GpuSpec) -> String {
     let list = |names: &[&String]| names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
     let mut parts = Vec::new();
     if !sheet.is_empty() {
-        parts.push(format!("{}: PCIe of the data sheet of {}, which copies do not quite reach", list(&sheet), gpu.name));
+        parts.push(format!(
+            "{}: PCIe of the data sheet of {}, which copies do not quite reach",
+            list(&sheet),
+            gpu.name
+        ));
     }
     if !assumed.is_empty() {
         parts.push(format!("{}: assumed", list(&assumed)));
@@ -195,13 +200,15 @@ fn check_combination(document: &Document, file: &ScenarioFile, scheduler: &Sched
     if !scheduler.prefix_caching {
         return refuse(
             SECTION,
-            "keeps blocks by their content, but the engine's prefix caching is off; leave one of them out".into(),
+            "keeps blocks by their content, but the engine's prefix caching is off; leave one of them out"
+                .into(),
         );
     }
     if file.engine.speculative_config.is_some() {
         return refuse(
             "engine.speculative_config",
-            "found it beside engine.kv_offload, which are not simulated together; leave one of them out".into(),
+            "found it beside engine.kv_offload, which are not simulated together; leave one of them out"
+                .into(),
         );
     }
     let deployment = &file.deployment;

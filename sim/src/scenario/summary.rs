@@ -253,7 +253,10 @@ impl<'a> Resolved<'a> {
                 gpu_memory_utilization: engine.gpu_memory_utilization,
                 kv_cache_dtype: engine.kv.name(),
                 speculative_config: engine.speculation.as_ref().map(ResolvedSpeculation::new),
-                kv_offload: engine.offload.as_ref().map(|offload| ResolvedOffload::new(offload, s.block_size)),
+                kv_offload: engine
+                    .offload
+                    .as_ref()
+                    .map(|offload| ResolvedOffload::new(offload, s.block_size)),
                 rules: s.rules,
             },
             experts: scenario.pricing.expert_load.as_deref().map(ResolvedExpertLoad::new),

@@ -190,8 +190,11 @@ impl VllmScheduler {
         tiers.chunks_of(hashes, &mut self.chunks);
         let (pool, held) = (&mut self.pool, &sequence.blocks);
         let is_done = tiers.store(&self.chunks, sequence.stored_chunks as usize, Pace::Free, |numbers| {
-            let blocks: Vec<_> =
-                numbers.iter().flat_map(|&number| &held[number * each..(number + 1) * each]).copied().collect();
+            let blocks: Vec<_> = numbers
+                .iter()
+                .flat_map(|&number| &held[number * each..(number + 1) * each])
+                .copied()
+                .collect();
             pool.hold_cached(&blocks);
             Owner::Blocks(blocks)
         });

@@ -1,9 +1,9 @@
 //! The scheduling loop itself. The rule behind each decision is named beside it.
 
+use super::offload::Outside;
 use super::queue::{Rank, WaitingQueue};
 use super::sequence::{Sequence, Slots};
 use super::{NewRequest, Policy, Refusal, SchedulerConfig};
-use super::offload::Outside;
 use crate::block_pool::{BlockId, BlockPool};
 use crate::identity::BlockHash;
 use crate::offload::Tiers;

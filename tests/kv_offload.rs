@@ -107,6 +107,7 @@ fn v60_a_load_takes_its_bytes_and_lets_others_go_on() {
     let [to_host, to_gpu, ..] = totals.links;
     assert_eq!((to_host.busy_ns, to_gpu.busy_ns), (2_500, 1_250));
     assert_eq!(alone.path, StepPath::Plain);
+    assert_eq!(alone.table.loaded_tokens, [0, 0, 12]);
 
     arrivals.push(request(5_100, 3, 2));
     let beside = run(config, &arrivals);
@@ -428,7 +429,7 @@ fn v60_an_endless_host_finds_as_much_as_an_endless_gpu() {
 fn scenario(engine: &str, rest: &str) -> String {
     format!(
         "model: llama-3.1-8b\nhardware: {{ gpu: h100 }}\nengine:\n  {engine}\n{rest}workload:\n  requests: 10\n  \
-         arrivals: {{ poisson: 1/s }}\n  prompt: { constant: 100 }\n  output: { constant: 10 }\n"
+         arrivals: {{ poisson: 1/s }}\n  prompt: {{ constant: 100 }}\n  output: {{ constant: 10 }}\n"
     )
 }
 

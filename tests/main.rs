@@ -36,6 +36,7 @@ mod techniques;
 mod tokens;
 mod traffic;
 mod traffic_cli;
+mod traffic_traces;
 mod vllm_026;
 mod vllm_033;
 mod vllm_033_ahead;

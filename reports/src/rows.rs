@@ -67,6 +67,9 @@ pub struct RequestRow {
     pub preemptions: u32,
     /// Prompt tokens found in the prefix cache at the first admission.
     pub cached_tokens: u32,
+    /// Of those, tokens loaded from tiers beside the GPU; absent from files of runs that loaded nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loaded_tokens: Option<u32>,
     /// Its tenant, counted from 0 as the report lists them; absent from files of runs without tenants.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<u16>,
@@ -103,6 +106,11 @@ impl RequestRow {
             e2el_ns: finished.then(|| metrics::e2el_ns(table, id)),
             preemptions: table.preemptions[i],
             cached_tokens: table.cached_tokens[i],
+            loaded_tokens: match table.loaded_tokens.is_empty() {
+                true => None,
+                // Later rows than the last with one are not there.
+                false => Some(table.loaded_tokens.get(i).copied().unwrap_or(0)),
+            },
             tenant: table.tenant.get(i).copied(),
             gate_ns: table
                 .admitted

@@ -47,7 +47,7 @@ macro_rules! table {
     }};
 }
 
-/// The table of requests: the fields of [`RequestRow`] as columns, those of tenants where there are any.
+/// The table of requests: the fields of [`RequestRow`] as columns, those of tenants and of tiers where there are any.
 pub fn requests(rows: &[RequestRow]) -> Table {
     let mut table = table! { rows;
         Whole id = |row| Some(row.id.into()),
@@ -67,6 +67,10 @@ pub fn requests(rows: &[RequestRow]) -> Table {
         Whole preemptions = |row| Some(row.preemptions.into()),
         Whole cached_tokens = |row| Some(row.cached_tokens.into()),
     };
+    if rows.iter().any(|row| row.loaded_tokens.is_some()) {
+        let loaded = rows.iter().map(|row| row.loaded_tokens.map(u64::from)).collect();
+        table.push("loaded_tokens", Values::Whole(loaded));
+    }
     if rows.iter().any(|row| row.tenant.is_some()) {
         let of_tenants = table! { rows;
             Whole tenant = |row| row.tenant.map(u64::from),

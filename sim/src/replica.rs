@@ -86,6 +86,7 @@ impl StepTotals {
             if admission.is_first {
                 table.first_scheduled[admission.id.index()] = now;
                 table.cached_tokens[admission.id.index()] = admission.cached_tokens;
+                table.record_loaded(admission.id, admission.loaded_tokens);
             }
         }
     }

@@ -53,6 +53,8 @@ pub struct RequestTable {
     pub preemptions: Vec<u32>,
     /// Prompt tokens found in the prefix cache at its first admission.
     pub cached_tokens: Vec<u32>,
+    /// Of those, tokens loaded from tiers beside the GPU; empty where nothing was loaded.
+    pub loaded_tokens: Vec<u32>,
     /// How it ended.
     pub outcome: Vec<Outcome>,
     /// Which tenant sent it; empty where the scenario has no tenants.
@@ -138,6 +140,9 @@ impl RequestTable {
             };
             homes.iter().map(row).collect()
         }
+        if tables.iter().any(|table| !table.loaded_tokens.is_empty()) {
+            tables.iter_mut().for_each(|table| table.loaded_tokens.resize(table.len(), 0));
+        }
         let all = &mut tables[..];
         RequestTable {
             arrival: column(all, homes, |table| &mut table.arrival),
@@ -152,6 +157,10 @@ impl RequestTable {
             generated_tokens: column(all, homes, |table| &mut table.generated_tokens),
             preemptions: column(all, homes, |table| &mut table.preemptions),
             cached_tokens: column(all, homes, |table| &mut table.cached_tokens),
+            loaded_tokens: match all.iter().all(|table| table.loaded_tokens.is_empty()) {
+                true => Vec::new(),
+                false => column(all, homes, |table| &mut table.loaded_tokens),
+            },
             outcome: column(all, homes, |table| &mut table.outcome),
             tenant: Vec::new(),
             admitted: Vec::new(),
@@ -185,6 +194,14 @@ impl RequestTable {
             return Err(format!("conservation: request {i} generated {made} of {asked} tokens"));
         }
         Ok(self.last_token[i] - self.arrival[i])
+    }
+
+    /// Writes down how many tokens were loaded for the request's first admission.
+    pub fn record_loaded(&mut self, id: RequestId, tokens: u32) {
+        if tokens > 0 {
+            self.loaded_tokens.resize(self.len(), 0);
+            self.loaded_tokens[id.index()] = tokens;
+        }
     }
 
     /// Writes down that the request got a token at `now`; gives the gap since its previous token, in ns.

@@ -26,8 +26,10 @@ pub struct ScheduledRequest {
 pub struct Admission {
     /// The request.
     pub id: RequestId,
-    /// Tokens of it found in the prefix cache.
+    /// Tokens of it found in the prefix cache, those loaded from tiers beside the GPU included.
     pub cached_tokens: u32,
+    /// Of those, tokens that were loaded.
+    pub loaded_tokens: u32,
     /// Tokens of it that were looked up: all that are known.
     pub known_tokens: u32,
     /// Whether it is its first admission, not a return after preemption.

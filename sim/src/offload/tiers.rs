@@ -215,11 +215,31 @@ impl Tiers {
         let nvme_tokens = (promoted * u64::from(self.chunk_tokens())).min(tokens);
         self.totals.host.hit_tokens += tokens - nvme_tokens;
         self.totals.host.loaded_bytes += bytes;
-        self.totals.host.stored_bytes += nvme_bytes;
+        self.totals.host.stored_bytes += job.written.len() as u64 * chunk_bytes;
         self.totals.nvme.hit_tokens += nvme_tokens;
         self.totals.nvme.loaded_bytes += nvme_bytes;
         self.note_peaks();
         self.begin(job, Route::Load { nvme_bytes }, bytes, pace);
+    }
+
+    /// Keeps chunks that were found where they are, until they are loaded or given up.
+    pub fn hold(&mut self, chunks: &[BlockHash]) {
+        for &chunk in chunks {
+            self.host.read(chunk);
+            if let Some(nvme) = &mut self.nvme {
+                nvme.read(chunk);
+            }
+        }
+    }
+
+    /// Gives up chunks that were held, in the same step.
+    pub fn release(&mut self, chunks: &[BlockHash]) {
+        for &chunk in chunks {
+            self.host.has_been_read(chunk);
+            if let Some(nvme) = &mut self.nvme {
+                nvme.has_been_read(chunk);
+            }
+        }
     }
 
     /// Gives chunks that only NVMe has a place in the host's memory; gives how many.
@@ -230,8 +250,10 @@ impl Tiers {
             nvme.read(chunk);
             job.read.push((TierKind::Nvme, chunk));
         }
-        self.make_room_in_host(coming.len() as u32);
-        for &chunk in &coming {
+        // Where everything in the host's memory is on the move, they pass through and leave no copy.
+        let placed = coming.len().min(self.host.room() as usize);
+        self.make_room_in_host(placed as u32);
+        for &chunk in &coming[..placed] {
             self.host.insert(chunk);
             job.written.push((TierKind::Host, chunk));
         }

@@ -96,6 +96,7 @@ impl VllmScheduler {
         sequence.remembered_blocks = hits;
         sequence.computed_tokens = tokens;
         sequence.is_loading = true;
+        sequence.loaded_tokens = tokens - local_tokens;
         let chunk_tokens = tiers.chunk_tokens();
         let (first, end) = ((local_tokens / chunk_tokens) as usize, (tokens / chunk_tokens) as usize);
         sequence.stored_chunks = end as u32;
@@ -153,6 +154,7 @@ impl VllmScheduler {
             batch.admitted.push(Admission {
                 id: sequence.id,
                 cached_tokens: sequence.computed_tokens,
+                loaded_tokens: sequence.loaded_tokens,
                 known_tokens: sequence.known_tokens,
                 is_first,
             });

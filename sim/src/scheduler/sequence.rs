@@ -46,6 +46,8 @@ pub(super) struct Sequence {
     pub entry: Option<u32>,
     /// Whether it waits for a load from a tier.
     pub is_loading: bool,
+    /// Tokens that were loaded for the admission that comes.
+    pub loaded_tokens: u32,
     /// Leading chunks that have been given to the tiers since its admission, or came from them.
     pub stored_chunks: u32,
 }

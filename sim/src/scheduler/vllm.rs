@@ -377,6 +377,7 @@ impl VllmScheduler {
         batch.admitted.push(Admission {
             id: sequence.id,
             cached_tokens,
+            loaded_tokens: 0,
             known_tokens: sequence.known_tokens,
             is_first,
         });

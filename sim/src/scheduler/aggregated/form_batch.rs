@@ -164,6 +164,7 @@ impl AggregatedScheduler {
             batch.admitted.push(Admission {
                 id: sequence.id,
                 cached_tokens,
+                loaded_tokens: 0,
                 known_tokens: sequence.known_tokens,
                 is_first: !std::mem::replace(&mut sequence.was_admitted, true),
             });

@@ -37,6 +37,8 @@ pub(super) struct Job {
     pub identity: TokenIdentity,
     /// Leading chunks that have been given to the tiers, or came from them, since it was admitted.
     pub stored_chunks: u32,
+    /// Tokens loaded for the admission that comes.
+    pub loaded_tokens: u32,
 }
 
 impl Job {
@@ -125,6 +127,7 @@ impl Job {
         batch.admitted.push(Admission {
             id: self.id,
             cached_tokens,
+            loaded_tokens: std::mem::take(&mut self.loaded_tokens),
             known_tokens: self.known_tokens,
             is_first,
         });

@@ -3,7 +3,7 @@
 
 use super::job::{Job, KvPages};
 use super::radix::Gone;
-use crate::identity::chain;
+use crate::identity::{BlockHash, chain};
 use crate::offload::{Owner, Pace, WritePolicy};
 
 /// Retention priority from which on a block that the GPU gives up is worth a copy (T-18).
@@ -30,16 +30,39 @@ impl KvPages {
         (first + found.chunks) as u32 * chunk_tokens
     }
 
-    /// Loads the request's tokens from `local_tokens` up to `tokens`, as [`KvPages::look_outside`] gave them.
-    pub fn load(&mut self, job: &mut Job, local_tokens: u32, tokens: u32, pace: Pace) {
-        let Some(tiers) = &mut self.tiers else { return };
+    /// The chunks with the request's tokens up to `tokens`, and how many of them its first `local_tokens` fill.
+    fn chunks(&self, job: &Job, local_tokens: u32, tokens: u32) -> (Vec<BlockHash>, usize) {
         let mut chunks = Vec::new();
+        let Some(tiers) = &self.tiers else { return (chunks, 0) };
         let blocks = (tokens / self.page) as usize;
         tiers.chunks_of(&job.identity.hashes()[..blocks], &mut chunks);
-        let first = (local_tokens / tiers.chunk_tokens()) as usize;
+        (chunks, (local_tokens / tiers.chunk_tokens()) as usize)
+    }
+
+    /// Keeps in the tiers what [`KvPages::look_outside`] found, until the request runs or is put off.
+    pub fn hold_outside(&mut self, job: &Job, local_tokens: u32, tokens: u32) {
+        let (chunks, first) = self.chunks(job, local_tokens, tokens);
+        if let Some(tiers) = &mut self.tiers {
+            tiers.hold(&chunks[first..]);
+        }
+    }
+
+    /// The other end of [`KvPages::hold_outside`].
+    pub fn release_outside(&mut self, job: &Job, local_tokens: u32, tokens: u32) {
+        let (chunks, first) = self.chunks(job, local_tokens, tokens);
+        if let Some(tiers) = &mut self.tiers {
+            tiers.release(&chunks[first..]);
+        }
+    }
+
+    /// Loads the request's tokens from `local_tokens` up to `tokens`, as [`KvPages::look_outside`] gave them.
+    pub fn load(&mut self, job: &mut Job, local_tokens: u32, tokens: u32, pace: Pace) {
+        let (chunks, first) = self.chunks(job, local_tokens, tokens);
+        let Some(tiers) = &mut self.tiers else { return };
         let pages = tokens / self.page - local_tokens / self.page;
         tiers.load(&chunks, &chunks[first..], pages, pace, Owner::Nobody);
         job.stored_chunks = chunks.len() as u32;
+        job.loaded_tokens = tokens - local_tokens;
     }
 
     /// Whether pages are copied to the host when they have been computed.

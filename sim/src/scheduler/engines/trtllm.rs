@@ -104,6 +104,7 @@ impl TrtLlmScheduler {
             if with_tiers > cached_tokens {
                 local_tokens = found.tokens;
                 cached_tokens = with_tiers;
+                self.kv.hold_outside(job, local_tokens, cached_tokens);
             }
             self.kv.hold(job, &found);
         }
@@ -114,6 +115,15 @@ impl TrtLlmScheduler {
             missing_tokens: job.coming_tokens() - cached_tokens,
             tokens: 0,
         }
+    }
+
+    /// Gives back what was found for a prompt that gets no tokens in this step.
+    fn put_off(&mut self, context: &Context) {
+        let job = self.jobs.get_mut(context.slot);
+        if context.cached_tokens > context.local_tokens {
+            self.kv.release_outside(job, context.local_tokens, context.cached_tokens);
+        }
+        self.kv.release(job);
     }
 
     /// How many tokens each approved request runs (T-9 to T-13).
@@ -134,7 +144,7 @@ impl TrtLlmScheduler {
             // A paused request may have become longer than a step: it is cut, the first time is not.
             let may_be_cut = self.config.chunked_prefill || self.jobs.get(slot).was_admitted;
             if !may_be_cut && tokens + context.missing_tokens > most {
-                self.kv.release(self.jobs.get_mut(slot));
+                self.put_off(&context);
                 break;
             }
             if !self.config.chunked_prefill {
@@ -188,9 +198,8 @@ impl TrtLlmScheduler {
     /// Runs the prompts that got tokens: a new one gets the blocks of its whole prompt (T-6).
     fn start_contexts(&mut self, contexts: &[Context], batch: &mut ScheduledBatch) {
         for context in contexts.iter().filter(|context| context.tokens == 0) {
-            let job = self.jobs.get_mut(context.slot);
-            if !job.is_running {
-                self.kv.release(job);
+            if !self.jobs.get(context.slot).is_running {
+                self.put_off(context);
             }
         }
         // Chunks that are not the last of their prompt come first (T-11).
@@ -200,11 +209,15 @@ impl TrtLlmScheduler {
         for context in order {
             let job = self.jobs.get_mut(context.slot);
             if !job.is_running {
+                let is_loaded = context.cached_tokens > context.local_tokens;
+                if is_loaded {
+                    self.kv.release_outside(job, context.local_tokens, context.cached_tokens);
+                    self.kv.load(job, context.local_tokens, context.cached_tokens, Pace::BeforeStep); // T-18
+                }
                 job.record_admission(context.cached_tokens, batch);
                 let known = job.known_tokens;
                 self.kv.grow(job, known);
-                if context.cached_tokens > context.local_tokens {
-                    self.kv.load(job, context.local_tokens, context.cached_tokens, Pace::BeforeStep); // T-18
+                if is_loaded {
                     self.kv.store(job, context.cached_tokens, self.rules.prompt_priority);
                 }
             }

@@ -351,7 +351,15 @@ pub const MOST_ROWS: u64 = 1_000_000;
 
 /// A run that keeps the laws.
 fn checked(run: RunResult) -> Result<RunResult> {
-    match run.check_laws() {
+    let laws = run.check_laws();
+    let is_beyond = |ns: u64| ns > u64::MAX / 2;
+    if is_beyond(run.end.0) || laws.is_err() && run.replicas.iter().any(|replica| is_beyond(replica.busy.0)) {
+        return Err(Error::new(
+            "the run takes more than 292 years of simulated time, about what the clock can count; are the step times, \
+             think times and rates as meant?",
+        ));
+    }
+    match laws {
         Ok(()) => Ok(run),
         Err(law) => {
             Err(Error::new(format!("internal error, please report it: a law of the simulation broke: {law}")))

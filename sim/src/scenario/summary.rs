@@ -3,6 +3,7 @@
 use super::preset::Limit;
 use super::{CostSection, DeploymentSection, ReplicaGroup, Scenario, SloSection, Speculation};
 use crate::cost::{ExpertLoad, UsageReport};
+use crate::digits::grouped;
 use crate::error::Result;
 use crate::fleet::FleetUse;
 use crate::memory::MemoryPlan;
@@ -356,17 +357,17 @@ fn warnings(scenario: &Scenario, run: &RunResult, metrics: &Metrics) -> Vec<Stri
     let preset = scenario.engine.preset;
     let counts = &metrics.requests;
     if counts.rejected > 0 {
-        let longest = rejected_tokens(run);
+        let longest = grouped(rejected_tokens(run));
         let tenants = if scenario.tenants.is_some() { ", or less as its tenant's limits say" } else { "" };
         warnings.push(format!(
             "{} of {} requests were rejected: the longest has {longest} tokens, but a request can have {} \
              (engine.{}{tenants}) and all KV blocks together hold {}{}; raise the limit that binds, or cap the \
              workload's lengths",
-            counts.rejected,
-            counts.arrived,
-            config.max_model_len,
+            grouped(counts.rejected),
+            grouped(counts.arrived),
+            grouped(u64::from(config.max_model_len)),
             preset.key(Limit::Length),
-            u64::from(metrics.kv.usable_blocks) * u64::from(config.block_size),
+            grouped(u64::from(metrics.kv.usable_blocks) * u64::from(config.block_size)),
             whole_prompts(config),
         ));
     }
@@ -374,7 +375,19 @@ fn warnings(scenario: &Scenario, run: &RunResult, metrics: &Metrics) -> Vec<Stri
         warnings.push(format!(
             "{} of {} requests were throttled by their tenants' limits; let them wait (when_limited: queue), or raise \
              the limit that binds",
-            counts.throttled, counts.arrived
+            grouped(counts.throttled),
+            grouped(counts.arrived)
+        ));
+    }
+    let positions = scenario.model.max_positions;
+    if config.max_model_len > positions {
+        warnings.push(format!(
+            "engine.{} is {}, but {} was made for {} tokens: an engine refuses that unless the model's configuration \
+             is changed too; lower it, or be sure that the model can",
+            preset.key(Limit::Length),
+            grouped(u64::from(config.max_model_len)),
+            scenario.model.name,
+            grouped(u64::from(positions))
         ));
     }
     warnings.extend(scenario.workload().notes().iter().cloned());
@@ -393,22 +406,23 @@ fn warnings(scenario: &Scenario, run: &RunResult, metrics: &Metrics) -> Vec<Stri
         warnings.push(format!(
             "{} preemptions for {} requests: the KV cache is too small for this traffic; lower engine.{}, \
              quantise the KV cache, or add GPUs",
-            metrics.steps.preemptions,
-            counts.finished,
+            grouped(metrics.steps.preemptions),
+            grouped(counts.finished),
             preset.key(Limit::Seats)
         ));
     }
     if counts.finished > 0 && counts.finished < REQUESTS_FOR_P99 {
         warnings.push(format!(
-            "p99 over {} requests rests on {} of them and moves with the seed; simulate at least {REQUESTS_FOR_P99}",
+            "p99 over {} requests rests on {} of them and moves with the seed; simulate at least {}",
             counts.finished,
-            counts.finished.div_ceil(100)
+            counts.finished.div_ceil(100),
+            grouped(REQUESTS_FOR_P99)
         ));
     }
     if let Some(usage) = run.usage.as_ref().filter(|usage| usage.outside_measured_range > 0.005) {
         warnings.push(format!(
-            "{:.1} % of the step time lies outside what was measured, up to {:.1} times too large or too small; the \
-             profile extrapolates there, so measure such shapes or read those times with care",
+            "{:.1} % of the step time comes from shapes up to {:.1} times larger or smaller than any measured; the \
+             profile extrapolates there: measure such shapes, or read those times with care",
             usage.outside_measured_range * 100.0,
             libm::exp2(usage.octaves_outside)
         ));

@@ -150,12 +150,30 @@ fn merge(arguments: &MergeArguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What stands in the manifest as it is must not end a line or a word there.
+fn check_words(arguments: &ManifestArguments) -> Result<()> {
+    let words = [
+        ("--name", Some(&arguments.name)),
+        ("--image", arguments.image.as_ref()),
+        ("--queue", arguments.queue.as_ref()),
+        ("--folder", Some(&arguments.folder)),
+    ];
+    for (option, word) in words {
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@".contains(c);
+        if let Some(word) = word.filter(|word| word.is_empty() || !word.chars().all(is_plain)) {
+            bail!("{option}: found `{word}`, expected letters, digits and any of - _ . / : @");
+        }
+    }
+    Ok(())
+}
+
 fn manifest(arguments: &ManifestArguments) -> Result<ExitCode> {
     let points = &arguments.points;
     let sweep = Sweep::load(&points.scenario, &points.set, points.sample)?;
     if !(1..=sweep.len()).contains(&arguments.shards) {
         bail!("--shards: found {}, expected 1 to {}, the number of points", arguments.shards, sweep.len());
     }
+    check_words(arguments)?;
     let mut words: Vec<String> =
         points.set.iter().flat_map(|set| ["--set".to_string(), set.clone()]).collect();
     words.extend(points.sample.iter().flat_map(|count| ["--sample".to_string(), count.to_string()]));

@@ -227,6 +227,11 @@ fn other_bad_input_is_refused() {
             &["plan", "s.yaml", "--set", "slo.ttft=1s", "--set", "plan.goal.rate=1e30/s"],
             "plan.goal.rate: found 1e30, expected",
         ),
+        (&["memory", "--model", "llama-3.1-8b", "--gpu", "h20"], "--gpu: unknown GPU `h20` (did you mean"),
+        (
+            &["sweep", "manifest", "s.yaml", "--shards", "1", "--slurm", "--name", "a b"],
+            "--name: found `a b`, expected letters, digits and any of - _ . / : @",
+        ),
         (&["plan", "s.yaml", "--threads", "1000000"], "--threads: found 1000000, expected 1 to 4096"),
         (&["simulate", "s.yaml", "--set", "model=config.json"], "num_attention_heads"),
         (&["simulate", "s.yaml", "--set", "model=."], "is a directory"),

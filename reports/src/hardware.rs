@@ -63,7 +63,7 @@ fn share_bars(title: &str, note: &str, shares: &[(String, f64)]) -> Option<Bars>
 }
 
 /// What a bound of the report means, in words.
-pub fn bound_name(bound: &str) -> &str {
+fn bound_name(bound: &str) -> &str {
     match bound {
         "memory" => "memory bandwidth",
         "compute" => "matrix units",

@@ -57,7 +57,7 @@ pub fn chart_grid(charts: &[Chart]) -> Markup {
 }
 
 /// Figures of any kind side by side where there is room.
-pub fn figure_grid(figures: &[Figure]) -> Markup {
+fn figure_grid(figures: &[Figure]) -> Markup {
     html! { div.charts { @for figure in figures { (figure.drawing().figure()) } } }
 }
 

@@ -12,8 +12,17 @@ use crate::simulation::RunResult;
 /// Requests below which a 99th percentile rests on fewer than ten requests.
 const REQUESTS_FOR_P99: u64 = 1000;
 
+/// What to keep in mind of this run.
 pub(super) fn warnings(scenario: &Scenario, run: &RunResult, metrics: &Metrics) -> Vec<String> {
     let mut warnings = Vec::new();
+    turned_away(scenario, run, metrics, &mut warnings);
+    overloaded(scenario, run, metrics, &mut warnings);
+    uncertain(scenario, run, metrics, &mut warnings);
+    warnings
+}
+
+/// Requests that were turned away, rows that were left out.
+fn turned_away(scenario: &Scenario, run: &RunResult, metrics: &Metrics, warnings: &mut Vec<String>) {
     let config = &scenario.engine.scheduler;
     let preset = scenario.engine.preset;
     let counts = &metrics.requests;
@@ -40,22 +49,17 @@ pub(super) fn warnings(scenario: &Scenario, run: &RunResult, metrics: &Metrics) 
             grouped(counts.arrived)
         ));
     }
-    let positions = scenario.model.max_positions;
-    if config.max_model_len > positions {
-        warnings.push(format!(
-            "engine.{} is {}, but {} was made for {} tokens: an engine refuses that unless the model's configuration \
-             is changed too; lower it, or be sure that the model can",
-            preset.key(Limit::Length),
-            grouped(u64::from(config.max_model_len)),
-            scenario.model.name,
-            grouped(u64::from(positions))
-        ));
-    }
     warnings.extend(scenario.workload().notes().iter().cloned());
     let skipped = scenario.skipped_rows();
     if skipped > 0 {
         warnings.push(format!("{skipped} malformed rows of the trace were skipped (on_error: skip)"));
     }
+}
+
+/// Load that the deployment cannot carry.
+fn overloaded(scenario: &Scenario, run: &RunResult, metrics: &Metrics, warnings: &mut Vec<String>) {
+    let preset = scenario.engine.preset;
+    let counts = &metrics.requests;
     if is_saturated(run) {
         warnings.push(
             "the deployment could not keep up: requests that arrived late waited far longer than early ones, so \
@@ -70,6 +74,24 @@ pub(super) fn warnings(scenario: &Scenario, run: &RunResult, metrics: &Metrics) 
             grouped(metrics.steps.preemptions),
             grouped(counts.finished),
             preset.key(Limit::Seats)
+        ));
+    }
+}
+
+/// What the figures do not know.
+fn uncertain(scenario: &Scenario, run: &RunResult, metrics: &Metrics, warnings: &mut Vec<String>) {
+    let config = &scenario.engine.scheduler;
+    let preset = scenario.engine.preset;
+    let counts = &metrics.requests;
+    let positions = scenario.model.max_positions;
+    if config.max_model_len > positions {
+        warnings.push(format!(
+            "engine.{} is {}, but {} was made for {} tokens: an engine refuses that unless the model's configuration \
+             is changed too; lower it, or be sure that the model can",
+            preset.key(Limit::Length),
+            grouped(u64::from(config.max_model_len)),
+            scenario.model.name,
+            grouped(u64::from(positions))
         ));
     }
     if counts.finished > 0 && counts.finished < REQUESTS_FOR_P99 {
@@ -97,7 +119,6 @@ pub(super) fn warnings(scenario: &Scenario, run: &RunResult, metrics: &Metrics) 
             scenario.model.name, plan.blocks_per_position
         ));
     }
-    warnings
 }
 
 /// What bounds a prompt where it is not cut.

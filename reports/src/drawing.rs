@@ -196,7 +196,7 @@ pub fn log_ticks(low: f64, high: f64) -> Vec<f64> {
 /// A tick's text, without needless decimals.
 pub fn tick_text(value: f64) -> String {
     match value {
-        v if v >= 1000.0 && v < 1e5 && v.fract() == 0.0 => grouped(v as u64),
+        v if (1000.0..1e5).contains(&v) && v.fract() == 0.0 => grouped(v as u64),
         v if v >= 1e6 => format!("{}M", trimmed(v / 1e6)),
         v if v >= 1e4 => format!("{}k", trimmed(v / 1e3)),
         v => trimmed(v),

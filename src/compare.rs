@@ -7,7 +7,7 @@ use comfy_table::{CellAlignment, Table, TableStyle};
 use planner::compare::{Comparison, Side, compare};
 use planner::seeds::{self, Estimate};
 use reports::RunFolder;
-use reports::numbers::{grouped, short};
+use reports::numbers::{counted, grouped, short};
 use reports::run_folder::{SCENARIO_FILE, read_report};
 use sim::scenario::{Scenario, ScenarioFile};
 use std::fmt::Write;
@@ -48,6 +48,11 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
     if arguments.sides.len() < 2 {
         bail!("found one scenario, expected two or more, or one with --engines");
+    }
+    if !arguments.set.is_empty() && arguments.sides.iter().all(|side| Path::new(side).is_dir()) {
+        bail!(
+            "--set: changes scenarios, but all sides are finished runs; give their {SCENARIO_FILE} to simulate them anew"
+        );
     }
     let sides = arguments.sides.iter().map(|side| load(side, arguments)).collect::<Result<Vec<Side>>>()?;
     let comparison = compare(&sides);
@@ -173,7 +178,8 @@ fn text(comparison: &Comparison) -> String {
     let (inputs, measures) = tables(comparison, true);
     let mut text = String::new();
     if comparison.labels.len() == 1 {
-        let _ = writeln!(text, "{} over {} seeds", comparison.labels[0], comparison.seeds[0]);
+        let _ =
+            writeln!(text, "{} over {}", comparison.labels[0], counted(comparison.seeds[0] as u64, "seed"));
     } else if comparison.inputs.is_empty() {
         let _ = writeln!(text, "The inputs are the same.");
     } else {

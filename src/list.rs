@@ -10,15 +10,16 @@ use sim::catalogue;
 use sim::document::Document;
 use sim::gpu::GpuSpec;
 use sim::model::{KvDtype, ModelSpec};
+use sim::profile::CostProfile;
 use sim::scenario::{Calibration, EnginePreset};
 use std::process::ExitCode;
 
 /// Arguments of `list`.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// What to list
+    /// What to list; without it, how many of each there are
     #[arg(value_enum)]
-    kind: Kind,
+    kind: Option<Kind>,
     /// Form of the answer
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
@@ -37,7 +38,8 @@ enum Kind {
 /// Runs the command.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let (header, rows): (&[&str], Vec<Vec<Value>>) = match arguments.kind {
-        Kind::Models => (
+        None => (&["list", "entries", "what"], kinds()),
+        Some(Kind::Models) => (
             &[
                 "name",
                 "parameters_billion",
@@ -48,11 +50,13 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             ],
             models()?,
         ),
-        Kind::Gpus => (&["name", "memory", "memory_bandwidth", "bf16", "fp8", "tdp", "source"], gpus()?),
-        Kind::Profiles => (&["name", "description"], described(&catalogue::profiles())?),
-        Kind::Calibrations => (&["name", "engine", "fitted_on", "held_out"], calibrations()?),
-        Kind::Scenarios => (&["name", "description"], described(&catalogue::scenarios())?),
-        Kind::Engines => (
+        Some(Kind::Gpus) => {
+            (&["name", "memory", "memory_bandwidth", "bf16", "fp8", "tdp", "source"], gpus()?)
+        }
+        Some(Kind::Profiles) => (&["name", "gpu", "measured_with", "source"], profiles()?),
+        Some(Kind::Calibrations) => (&["name", "engine", "fitted_on", "held_out"], calibrations()?),
+        Some(Kind::Scenarios) => (&["name", "description"], described(&catalogue::scenarios())?),
+        Some(Kind::Engines) => (
             &["name", "description"],
             EnginePreset::ALL.map(|preset| vec![json!(preset.name()), json!(preset.description())]).into(),
         ),
@@ -84,6 +88,45 @@ fn text(header: &[&str], rows: &[Vec<Value>]) -> String {
         column.set_padding((0, 2));
     }
     table.lines().map(|line| line.trim_end().to_string() + "\n").collect()
+}
+
+/// The kinds, with how many there are of each.
+fn kinds() -> Vec<Vec<Value>> {
+    let kinds = [
+        ("models", catalogue::models().len(), "models by name, for `model:` and `memory --model`"),
+        ("gpus", catalogue::gpus().len(), "GPUs by name, for `hardware.gpu:` and `memory --gpu`"),
+        ("engines", EnginePreset::ALL.len(), "engines and versions, for `engine.preset:`"),
+        (
+            "scenarios",
+            catalogue::scenarios().len(),
+            "ready-made scenarios, for `simulate`, `plan`, `sweep`, `compare`",
+        ),
+        (
+            "profiles",
+            catalogue::profiles().len(),
+            "kernel times fitted from measurements, for `cost: {profile: ...}`",
+        ),
+        (
+            "calibrations",
+            catalogue::calibrations().len(),
+            "corrections fitted to served runs, for `engine.calibration:`",
+        ),
+    ];
+    kinds.map(|(kind, count, what)| vec![json!(kind), json!(count), json!(what)]).into()
+}
+
+/// The profiles: which GPU, with which software, by whom.
+fn profiles() -> Result<Vec<Vec<Value>>> {
+    let row = |entry: catalogue::Entry| -> Result<Vec<Value>> {
+        let profile = CostProfile::parse(entry.name, entry.text)?;
+        Ok(vec![
+            json!(entry.name),
+            json!(profile.gpu.name),
+            json!(profile.software),
+            json!(profile.attribution),
+        ])
+    };
+    catalogue::profiles().into_iter().map(row).collect()
 }
 
 fn models() -> Result<Vec<Vec<Value>>> {

@@ -43,11 +43,20 @@ use std::process::ExitCode;
 
 /// Simulates LLM serving: TTFT, ITL, throughput, goodput, memory and cost of a model, a GPU, an engine and a traffic.
 #[derive(Parser)]
-#[command(version, max_term_width = 100)]
+#[command(version, max_term_width = 100, after_help = EXAMPLES)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
 }
+
+/// What to try first.
+const EXAMPLES: &str = "Examples:
+  servesim simulate quickstart
+  servesim simulate my.yaml --set engine.max_num_seqs=128 --out run
+  servesim report run
+  servesim plan plan-70b --set plan.space.gpu=[h200-sxm] --report plan.html
+  servesim memory --model llama-3.1-70b --gpu h100-sxm --tp 4 --kv fp8
+  servesim list scenarios";
 
 #[derive(Subcommand)]
 enum Command {

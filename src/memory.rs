@@ -92,7 +92,7 @@ enum Line {
 /// Runs the command.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let models =
-        arguments.model.iter().map(|name| catalogue::find_model(name)).collect::<Result<Vec<_>, _>>()?;
+        arguments.model.iter().map(|name| find_model("--model", name)).collect::<Result<Vec<_>>>()?;
     check_numbers(arguments)?;
     if arguments.min_gpus {
         return min_gpus(arguments, &models);
@@ -101,7 +101,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         bail!("--gpu: found {} GPUs, expected one (several with --min-gpus)", arguments.gpu.len());
     };
     let chart = arguments.chart.as_deref().map(svg_file).transpose()?;
-    let lines = lines(arguments, &models, &catalogue::find_gpu(gpu)?)?;
+    let lines = lines(arguments, &models, &find_gpu(gpu)?)?;
     let answers: Vec<&Answer> = lines
         .iter()
         .filter_map(|line| match line {
@@ -127,7 +127,7 @@ fn lines(arguments: &Arguments, models: &[ModelSpec], gpu: &GpuSpec) -> Result<V
     let kvs = kv_formats(arguments)?;
     let parse = |text: &String| AttentionChange::parse(text).map_err(|e| anyhow!("--attention: {e}"));
     let attentions = arguments.attention.iter().map(parse).collect::<Result<Vec<_>>>()?;
-    let draft = arguments.draft.as_deref().map(catalogue::find_model).transpose()?;
+    let draft = arguments.draft.as_deref().map(|name| find_model("--draft", name)).transpose()?;
     let mut lines = Vec::new();
     for model in models {
         let context_tokens = context(arguments, model)?;
@@ -169,6 +169,14 @@ fn lines(arguments: &Arguments, models: &[ModelSpec], gpu: &GpuSpec) -> Result<V
     }
 }
 
+fn find_model(option: &str, name: &str) -> Result<ModelSpec> {
+    catalogue::find_model(name).map_err(|e| anyhow!("{option}: {e}"))
+}
+
+fn find_gpu(name: &str) -> Result<GpuSpec> {
+    catalogue::find_gpu(name).map_err(|e| anyhow!("--gpu: {e}"))
+}
+
 fn refused(question: &Question<'_>, refused: String) -> Line {
     Line::Refused {
         model: question.model.name.clone(),
@@ -185,7 +193,7 @@ fn min_gpus(arguments: &Arguments, models: &[ModelSpec]) -> Result<ExitCode> {
             .iter()
             .map(|entry| GpuSpec::from_yaml(entry.text, entry.name))
             .collect::<Result<_, _>>()?,
-        false => arguments.gpu.iter().map(|name| catalogue::find_gpu(name)).collect::<Result<_, _>>()?,
+        false => arguments.gpu.iter().map(|name| find_gpu(name)).collect::<Result<_>>()?,
     };
     let mut tables: Vec<(String, Vec<Found>)> = Vec::new();
     for model in models {

@@ -53,12 +53,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         Format::Json => output::print_json(&plan)?,
         Format::Text => output::print(&plan_table::plan(&plan, arguments.top))?,
     }
-    let unsteady = plan.candidates.iter().filter(|c| !c.exceptions_per_s.is_empty()).count();
-    if unsteady > 0 {
-        eprintln!(
-            "warning: {unsteady} deployments keep the goal again at a higher rate than one that breaks it; their rate \
-             is the highest below every failure, and the JSON names the exceptions"
-        );
+    for warning in plan.warnings() {
+        eprintln!("warning: {warning}");
     }
     Ok(if plan.candidates.is_empty() { ExitCode::from(1) } else { ExitCode::SUCCESS })
 }

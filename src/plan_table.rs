@@ -3,7 +3,7 @@
 use crate::compare::estimate;
 use comfy_table::{CellAlignment, Table, TableStyle};
 use planner::answer::{Candidate, Plan, Stage, deployment_name as name};
-use reports::numbers::{duration_ms, grouped, percent, short};
+use reports::numbers::{counted, duration_ms, grouped, percent, short};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
@@ -19,10 +19,10 @@ pub fn plan(plan: &Plan, top: usize) -> String {
     let _ = writeln!(text, "{}: {}, {goal}\n", plan.scenario, plan.model);
     let _ = writeln!(
         text,
-        "{} deployments considered, {} meet the goal, {} do not\n",
-        grouped(plan.considered as u64),
-        grouped(plan.candidates.len() as u64),
-        grouped(plan.fallen.len() as u64)
+        "{} considered: {} the goal, {} not\n",
+        counted(plan.considered as u64, "deployment"),
+        verb(plan.candidates.len(), "meet"),
+        verb(plan.fallen.len(), "do"),
     );
     match plan.candidates.first() {
         Some(best) => recommendation(&mut text, plan, best, top),
@@ -33,13 +33,23 @@ pub fn plan(plan: &Plan, top: usize) -> String {
     text
 }
 
+/// `1 meets`, `2 meet`; `1 does`, `2 do`.
+fn verb(count: usize, verb: &str) -> String {
+    let ending = match (count, verb) {
+        (1, "do") => "es",
+        (1, _) => "s",
+        _ => "",
+    };
+    format!("{} {verb}{ending}", grouped(count as u64))
+}
+
 fn recommendation(text: &mut String, plan: &Plan, best: &Candidate, top: usize) {
     let _ = writeln!(text, "Best: {}", name(&best.deployment));
     let money = best.usd_per_hour.map_or(String::new(), |usd| format!(", {usd:.2} USD/h"));
     let per_million = best.usd_per_million_output_tokens;
     let per_million =
         per_million.map_or(String::new(), |usd| format!(", {usd:.2} USD per million output tokens"));
-    let gpus = if best.gpus == 1 { "1 GPU".to_string() } else { format!("{} GPUs", best.gpus) };
+    let gpus = counted(u64::from(best.gpus), "GPU");
     let _ = writeln!(text, "      {gpus}{money}{per_million}");
     let headroom =
         best.headroom.map_or(String::new(), |share| format!(", {} above the goal", percent(share)));
@@ -65,10 +75,13 @@ fn recommendation(text: &mut String, plan: &Plan, best: &Candidate, top: usize) 
     if left_out > 0 {
         let _ = writeln!(text, "... and {left_out} more (--top {})", plan.candidates.len());
     }
-    let _ = writeln!(
-        text,
-        "\n$ no other is cheaper with a shorter TTFT p99; T no other gives more tokens per GPU and per user\n"
-    );
+    let shown = || plan.candidates.iter().take(top);
+    let marks = [
+        (shown().any(|c| c.is_on_cost_front), "$ no other is cheaper with a shorter TTFT p99"),
+        (shown().any(|c| c.is_on_throughput_front), "T no other gives more tokens per GPU and per user"),
+    ];
+    let marks: Vec<&str> = marks.iter().filter(|(is_shown, _)| *is_shown).map(|(_, mark)| *mark).collect();
+    let _ = writeln!(text, "\n{}{}", marks.join("; "), if marks.is_empty() { "" } else { "\n" });
 }
 
 fn table(plan: &Plan, top: usize) -> Table {
@@ -95,7 +108,7 @@ fn table(plan: &Plan, top: usize) -> Table {
         table.add_row([
             (index + 1).to_string(),
             name(&c.deployment),
-            c.gpus.to_string(),
+            grouped(u64::from(c.gpus)),
             usd(c.usd_per_hour),
             usd(c.usd_per_million_output_tokens),
             short(c.holds_per_s),

@@ -3,6 +3,9 @@
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+/// More threads than any machine has cores only take memory.
+const MOST_THREADS: usize = 4096;
+
 /// A bar over `count` things, such as `deployments`.
 pub fn bar(count: u64, things: &str) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(count), ProgressDrawTarget::stderr());
@@ -16,7 +19,10 @@ pub fn bar(count: u64, things: &str) -> ProgressBar {
 /// Sets the number of threads; all cores without a number.
 pub fn set_threads(threads: Option<usize>) -> Result<()> {
     let Some(threads) = threads else { return Ok(()) };
-    anyhow::ensure!(threads > 0, "--threads: found 0, expected 1 or more");
+    anyhow::ensure!(
+        (1..=MOST_THREADS).contains(&threads),
+        "--threads: found {threads}, expected 1 to {MOST_THREADS}"
+    );
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .build_global()

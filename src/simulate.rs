@@ -4,7 +4,7 @@ use crate::output::{self, Format, WholeFile};
 use crate::rows::{self, RowWriter};
 use crate::run_output::RunOutput;
 use crate::table;
-use anyhow::Result;
+use anyhow::{Result, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use reports::rows::StepRow;
 use sim::replica::StepRecord;
@@ -56,6 +56,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         return crate::compare::over_seeds(&arguments.scenario, &arguments.set, seeds, arguments.format);
     }
     let scenario = Scenario::load(&arguments.scenario, &arguments.set)?;
+    check_apart(arguments)?;
     let create = |path: &Option<PathBuf>| path.as_deref().map(RowWriter::create).transpose();
     let requests_out = create(&arguments.requests_out)?;
     let trace_out = arguments.trace_out.as_deref().map(WholeFile::create).transpose()?;
@@ -90,6 +91,22 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         eprintln!("warning: {warning}");
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Each file is written to for one purpose.
+fn check_apart(arguments: &Arguments) -> Result<()> {
+    let files = [
+        ("--requests-out", &arguments.requests_out),
+        ("--steps-out", &arguments.steps_out),
+        ("--trace-out", &arguments.trace_out),
+        ("--out", &arguments.out),
+    ];
+    for (index, (name, file)) in files.iter().enumerate().filter(|(_, (_, file))| file.is_some()) {
+        if let Some((earlier, _)) = files[..index].iter().find(|(_, other)| other == file) {
+            bail!("{name}: found the same name as for {earlier}, expected another");
+        }
+    }
+    Ok(())
 }
 
 /// A run shorter than this shows no progress.

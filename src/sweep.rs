@@ -6,6 +6,7 @@ use crate::progress;
 use crate::sweep_file;
 use anyhow::{Result, bail};
 use planner::sweep::{self, Journal, Manifest, Row, Shard, Sweep};
+use reports::numbers::{counted, grouped};
 use std::process::ExitCode;
 
 /// Arguments of `sweep`.
@@ -108,7 +109,7 @@ fn run_points(arguments: &Arguments, points: &Points, out: &Place) -> Result<Exi
     let open = sweep.points_of(shard).filter(|point| !journal.has(*point)).count();
     let known = journal.rows().len();
     if known > 0 {
-        eprintln!("going on: {known} points are in the journal, {open} are left");
+        eprintln!("going on: {} in the journal, {open} left", counted(known as u64, "point"));
     }
     let bar = progress::bar(open as u64, "points");
     let rows = sweep.run(shard, &journal, &|| bar.inc(1));
@@ -117,7 +118,8 @@ fn run_points(arguments: &Arguments, points: &Points, out: &Place) -> Result<Exi
     let failed = rows.iter().filter(|row| is_error(&sweep, row)).count();
     sweep_file::write(out, &sweep.columns(), &rows)?;
     journal.remove()?;
-    output::print(&format!("{} points, {failed} could not run: {}\n", rows.len(), out.label()))?;
+    let points = counted(rows.len() as u64, "point");
+    output::print(&format!("{points}, {} could not run: {}\n", grouped(failed as u64), out.label()))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -144,8 +146,25 @@ fn merge(arguments: &MergeArguments) -> Result<ExitCode> {
     }
     let rows = sweep::merge(shards)?;
     sweep_file::write(&out, &columns.unwrap_or_default(), &rows)?;
-    output::print(&format!("{} points: {}\n", rows.len(), arguments.out))?;
+    output::print(&format!("{}: {}\n", counted(rows.len() as u64, "point"), arguments.out))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What stands in the manifest as it is must not end a line or a word there.
+fn check_words(arguments: &ManifestArguments) -> Result<()> {
+    let words = [
+        ("--name", Some(&arguments.name)),
+        ("--image", arguments.image.as_ref()),
+        ("--queue", arguments.queue.as_ref()),
+        ("--folder", Some(&arguments.folder)),
+    ];
+    for (option, word) in words {
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@".contains(c);
+        if let Some(word) = word.filter(|word| word.is_empty() || !word.chars().all(is_plain)) {
+            bail!("{option}: found `{word}`, expected letters, digits and any of - _ . / : @");
+        }
+    }
+    Ok(())
 }
 
 fn manifest(arguments: &ManifestArguments) -> Result<ExitCode> {
@@ -154,6 +173,7 @@ fn manifest(arguments: &ManifestArguments) -> Result<ExitCode> {
     if !(1..=sweep.len()).contains(&arguments.shards) {
         bail!("--shards: found {}, expected 1 to {}, the number of points", arguments.shards, sweep.len());
     }
+    check_words(arguments)?;
     let mut words: Vec<String> =
         points.set.iter().flat_map(|set| ["--set".to_string(), set.clone()]).collect();
     words.extend(points.sample.iter().flat_map(|count| ["--sample".to_string(), count.to_string()]));

@@ -3,7 +3,7 @@
 use crate::replica_table;
 use crate::tenant_table;
 use comfy_table::{CellAlignment, Table, TableStyle};
-use reports::numbers::{grouped, percent, short};
+use reports::numbers::{counted, grouped, percent, short};
 use sim::cost::{Bound, UsageReport};
 use sim::metrics::Distribution;
 use sim::offload::OffloadUse;
@@ -15,7 +15,7 @@ use std::fmt::Write;
 pub fn report(report: &Report) -> String {
     let metrics = &report.metrics;
     let mut text = String::new();
-    let gpus = if report.gpus == 1 { "1 GPU".to_string() } else { format!("{} GPUs", report.gpus) };
+    let gpus = counted(u64::from(report.gpus), "GPU");
     let replicas =
         if report.replicas == 1 { String::new() } else { format!(", {} replicas", report.replicas) };
     let _ = writeln!(
@@ -143,11 +143,14 @@ fn usage(metrics: &Metrics) -> Vec<(&'static str, String)> {
         ),
     )];
     if let Some(prefix) = &metrics.prefix_cache {
-        let hits = grouped(prefix.hit_tokens);
-        rows.push((
-            "Prefix cache",
-            format!("{} hit: {hits} of {} tokens", percent(prefix.hit_rate), grouped(prefix.queried_tokens)),
-        ));
+        let queried = grouped(prefix.queried_tokens);
+        let value = match prefix.hit_tokens {
+            0 => format!("no hits in {queried} prompt tokens"),
+            hits => {
+                format!("{} hit: {} of {queried} prompt tokens", percent(prefix.hit_rate), grouped(hits))
+            }
+        };
+        rows.push(("Prefix cache", value));
     }
     if let Some(offload) = &metrics.kv_offload {
         rows.extend(offload_rows(offload));
@@ -226,6 +229,9 @@ fn offload_rows(offload: &OffloadUse) -> Vec<(&'static str, String)> {
     rows
 }
 
+/// Shares below this read as nothing.
+const SHOWN_SHARE: f64 = 0.0005;
+
 /// What bound the steps, and which operators they spent their time in.
 fn time_use(usage: &UsageReport) -> Vec<(&'static str, String)> {
     let named = |bound: Bound| match bound {
@@ -238,6 +244,7 @@ fn time_use(usage: &UsageReport) -> Vec<(&'static str, String)> {
     let bounds: Vec<String> = usage
         .by_bound
         .iter()
+        .filter(|(_, share)| *share >= SHOWN_SHARE)
         .map(|(bound, share)| format!("{} {}", named(*bound), percent(*share)))
         .collect();
     let operators: Vec<String> =
@@ -254,16 +261,22 @@ fn time_use(usage: &UsageReport) -> Vec<(&'static str, String)> {
         ),
         ("Time goes to", operators.join(", ")),
     ];
-    if usage.waiting_for_seats + usage.waiting_for_blocks > 0.001 {
-        let (seats, blocks) = (percent(usage.waiting_for_seats), percent(usage.waiting_for_blocks));
-        rows.push(("Waiting", format!("for seats {seats} of the time, for KV blocks {blocks}")));
+    let waiting = [("seats", usage.waiting_for_seats), ("KV blocks", usage.waiting_for_blocks)];
+    let waiting = waiting.iter().filter(|(_, share)| *share >= SHOWN_SHARE);
+    let waiting: Vec<String> =
+        waiting.map(|(what, share)| format!("for {what} {} of the time", percent(*share))).collect();
+    if !waiting.is_empty() {
+        rows.push(("Waiting", waiting.join(", ")));
     }
     rows
 }
 
 /// How the results move within the error of the step times.
 fn band(band: &ErrorBand) -> Vec<(&'static str, String)> {
-    let range = |[a, b]: [f64; 2]| format!("{} to {}", short(a.min(b)), short(a.max(b)));
+    let range = |[a, b]: [f64; 2]| match (short(a.min(b)), short(a.max(b))) {
+        (low, high) if low == high => low,
+        (low, high) => format!("{low} to {high}"),
+    };
     let error = percent(band.step_error_90);
     vec![
         (

@@ -81,6 +81,31 @@ fn bad_scenarios_get_one_message_with_place_found_and_allowed() {
             "max_num_batched_tokens: 16\n  max_num_seqs: 64",
             "s.yaml:6:17: engine.max_num_seqs: found 64, more than max_num_batched_tokens 16",
         ),
+        (
+            "max_num_seqs: 64",
+            "max_num_batched_tokens: 0",
+            "s.yaml:5:27: engine.max_num_batched_tokens: found 0, expected 1 to",
+        ),
+        (
+            "max_num_seqs: 64",
+            "max_num_seqs: 4294967296",
+            "s.yaml:5:17: engine.max_num_seqs: found the number 4294967296, expected a whole number, 0 to 4294967295",
+        ),
+        (
+            "max_num_seqs: 64",
+            "max_num_seqs: 1e18",
+            "s.yaml:5:17: engine.max_num_seqs: found the number 1e18, expected a whole number without a point or exponent",
+        ),
+        (
+            "requests: 40",
+            "requests: 1000000000000000000",
+            "s.yaml:7:13: workload.requests: found 1000000000000000000, expected 1 to 4294967295",
+        ),
+        (
+            "requests: 40",
+            "duration: 100000000h",
+            "s.yaml:7:13: workload.duration: found `100000000h`, which is out of range for a duration",
+        ),
         ("max_num_seqs: 64", "watermark: 2", "s.yaml:5:14: engine.watermark: found 2, expected 0 to 0.9"),
         ("max_num_seqs: 64", "watermark: .nan", "s.yaml:5:14: not valid YAML: non-finite float `.nan`"),
         (
@@ -184,6 +209,30 @@ fn other_bad_input_is_refused() {
         (&["simulate", "s.yaml", "--set", "engine"], "found no `=`"),
         (&["simulate", "s.yaml", "--steps-out", "steps.txt"], "expected .csv or .jsonl"),
         (&["simulate", "s.yaml", "--steps-out", "missing/steps.csv"], "missing/steps.csv: cannot be written"),
+        (
+            &["simulate", "s.yaml", "--steps-out", "a.csv", "--requests-out", "a.csv"],
+            "--steps-out: found the same name as for --requests-out, expected another",
+        ),
+        (
+            &[
+                "simulate",
+                "s.yaml",
+                "--set",
+                "cost={linear: {base: 1000h, per_token: 1000h, per_context_token: 1000h}}",
+            ],
+            "the run takes more than 292 years of simulated time",
+        ),
+        (&["simulate", "s.yaml", "--set", "model=llama-3-8b"], "(did you mean `llama-3.1-8b`?)"),
+        (
+            &["plan", "s.yaml", "--set", "slo.ttft=1s", "--set", "plan.goal.rate=1e30/s"],
+            "plan.goal.rate: found 1e30, expected",
+        ),
+        (&["memory", "--model", "llama-3.1-8b", "--gpu", "h20"], "--gpu: unknown GPU `h20` (did you mean"),
+        (
+            &["sweep", "manifest", "s.yaml", "--shards", "1", "--slurm", "--name", "a b"],
+            "--name: found `a b`, expected letters, digits and any of - _ . / : @",
+        ),
+        (&["plan", "s.yaml", "--threads", "1000000"], "--threads: found 1000000, expected 1 to 4096"),
         (&["simulate", "s.yaml", "--set", "model=config.json"], "num_attention_heads"),
         (&["simulate", "s.yaml", "--set", "model=."], "is a directory"),
         (
@@ -223,6 +272,59 @@ fn a_line_of_a_gigabyte_is_refused_without_reading_it() {
         assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0), "{arguments:?}: {message}");
         assert_eq!(message.lines().count(), 1, "{message}");
     }
+}
+
+/// A device has no length, and this one no end.
+#[cfg(unix)]
+#[test]
+fn a_device_without_end_is_refused() {
+    let message = refusal(&[], &["simulate", "/dev/zero"]);
+    assert!(message.contains("/dev/zero: is longer than the 16777216 bytes that are read"), "{message}");
+}
+
+#[test]
+fn a_kept_run_whose_rows_were_cut_off_is_refused() {
+    let folder = TempDir::new().unwrap();
+    std::fs::write(folder.path().join("s.yaml"), SMALL).unwrap();
+    answer(folder.path(), &["simulate", "s.yaml", "--out", "run"]);
+    answer(folder.path(), &["report", "run"]);
+    for (name, rows) in [
+        ("requests.csv", "holds 39 rows, expected 40 as report.json says"),
+        ("steps.csv", "as report.json says"),
+    ] {
+        let path = folder.path().join("run").join(name);
+        let whole = std::fs::read_to_string(&path).unwrap();
+        let (cut, _) = whole.trim_end().rsplit_once('\n').unwrap();
+        std::fs::write(&path, cut).unwrap();
+        let message = refused(folder.path(), &["report", "run"]);
+        assert!(message.contains(name) && message.contains(rows), "{message}");
+        std::fs::write(&path, whole).unwrap();
+    }
+    let message = refused(folder.path(), &["compare", "run", "run", "--set", "seed=2"]);
+    assert!(message.contains("--set: changes scenarios, but all sides are finished runs"), "{message}");
+}
+
+/// A plan does not say that it carries what no deployment that it tries can.
+#[test]
+fn a_rate_that_takes_too_many_replicas_is_not_met() {
+    let folder = TempDir::new().unwrap();
+    std::fs::write(folder.path().join("s.yaml"), SMALL).unwrap();
+    let output = servesim(
+        folder.path(),
+        &[
+            "plan",
+            "s.yaml",
+            "--set",
+            "slo.ttft=1s",
+            "--set",
+            "workload.requests=2000",
+            "--set",
+            "plan.goal.rate=1000000000/s",
+        ],
+    );
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("at most 100000 are tried"), "{text}");
 }
 
 #[test]

@@ -111,3 +111,72 @@ fn the_readme_shows_what_quickstart_prints() {
     let trimmed: String = printed.lines().map(|line| line.trim_end().to_string() + "\n").collect();
     assert!(readme.contains(&trimmed), "the README should show:\n{trimmed}");
 }
+
+/// The Markdown files below `folder`, without what is built and what is hidden.
+fn markdown(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_dir() && !path.is_symlink() && name != "target" && !name.starts_with('.') {
+            markdown(&path, found);
+        } else if name.ends_with(".md") {
+            found.push(path);
+        }
+    }
+}
+
+/// The text without fenced blocks and code between backticks, in which brackets are no links.
+fn prose(text: &str) -> String {
+    let mut is_code = false;
+    let mut kept = String::new();
+    for line in text.lines() {
+        if line.trim_start().starts_with("```") {
+            is_code = !is_code;
+        } else if !is_code {
+            kept.extend(line.split('`').step_by(2));
+            kept.push('\n');
+        }
+    }
+    kept
+}
+
+/// The anchor that a heading gets: lower case, spaces as dashes, without punctuation.
+fn anchor(heading: &str) -> String {
+    let letters = heading.trim().to_lowercase();
+    let kept = letters.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+}
+
+/// What is wrong with a link of `page`, if anything.
+fn broken(page: &Path, link: &str) -> Option<String> {
+    if link.contains("://") || link.starts_with("mailto:") {
+        return None;
+    }
+    let (file, heading) = link.split_once('#').map_or((link, None), |(file, heading)| (file, Some(heading)));
+    let target = if file.is_empty() { page.to_path_buf() } else { page.parent().unwrap().join(file) };
+    if !target.exists() {
+        return Some(format!("{}: `{link}` leads nowhere", page.display()));
+    }
+    let text = heading.map(|_| std::fs::read_to_string(&target).unwrap()).unwrap_or_default();
+    let mut headings = text.lines().filter(|line| line.starts_with('#'));
+    let is_there =
+        heading.is_none_or(|wanted| headings.any(|line| anchor(line.trim_start_matches('#')) == wanted));
+    (!is_there).then(|| format!("{}: `{link}` names no heading", page.display()))
+}
+
+#[test]
+fn every_relative_link_leads_somewhere() {
+    let mut pages = Vec::new();
+    markdown(Path::new(env!("CARGO_MANIFEST_DIR")), &mut pages);
+    let (mut links, mut wrong) = (0, Vec::new());
+    for page in &pages {
+        let text = prose(&std::fs::read_to_string(page).unwrap());
+        for part in text.split("](").skip(1) {
+            let link = part.split([')', ' ']).next().unwrap_or_default();
+            links += 1;
+            wrong.extend(broken(page, link));
+        }
+    }
+    assert!(pages.len() > 20 && links > 50, "{} pages, {links} links", pages.len());
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}

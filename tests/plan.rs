@@ -231,7 +231,7 @@ fn bad_plans_get_one_message() {
         ),
         ("ttft_p99: 800ms", "ttft_p98: 800ms", "plan.goal.ttft_p98: unknown key"),
         (", ttft_p99: 800ms, itl_p99: 120ms", "", "plan.goal: sets no latency"),
-        ("rate: 30/s", "rate: 0/s", "plan.goal.rate: found 0, expected more than 0"),
+        ("rate: 30/s", "rate: 0/s", "plan.goal.rate: found 0, expected 0.000001 to 1000000000 per second"),
         (
             "rate: 30/s",
             "rate: 30/s, output_tokens_per_s: 5",
@@ -303,7 +303,7 @@ plan: { goal: { itl_p99: 16200us } }
     let folder = folder(text);
     let output = servesim(folder.path(), &["plan", "s.yaml", "--format", "json"]);
     let warning = String::from_utf8(output.stderr).unwrap();
-    assert!(warning.contains("1 deployments keep the goal again at a higher rate"), "{warning}");
+    assert!(warning.contains("1 deployment keeps the goal again at a higher rate"), "{warning}");
     let plan: Value = serde_json::from_slice(&output.stdout).unwrap();
     let candidate = &plan["candidates"][0];
     let exceptions = candidate["exceptions_per_s"].as_array().unwrap();

@@ -4,15 +4,23 @@ use crate::goal::{LatencyLimit, Standing};
 use crate::limits::BindingLimit;
 use crate::seeds::Estimate;
 use serde::Serialize;
+use sim::digits::grouped;
 use sim::metrics::Distribution;
 use sim::scenario::Report;
 use std::collections::BTreeMap;
+
+/// Requests below which a 99th percentile rests on fewer than ten.
+const REQUESTS_FOR_P99: u64 = 1000;
+/// Requests that each replica should see.
+const REQUESTS_PER_REPLICA: u64 = 100;
 
 /// What a run at one rate gave. Times in ms.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Measured {
     /// Requests per second offered.
     pub rate_per_s: f64,
+    /// Requests that arrived.
+    pub requests: u64,
     /// How it stands against the goal.
     pub standing: Standing,
     /// 99th percentile of the time to first token.
@@ -163,6 +171,37 @@ pub struct Confirmation {
 }
 
 impl Plan {
+    /// What to keep in mind, each with a remedy.
+    pub fn warnings(&self) -> Vec<String> {
+        let best = self.candidates.first();
+        let few = best.filter(|best| {
+            let enough = u64::from(best.replicas).saturating_mul(REQUESTS_PER_REPLICA).max(REQUESTS_FOR_P99);
+            best.carries.requests < enough
+        });
+        let few = few.map(|best| {
+            format!(
+                "the best deployment was tried with {} requests on {}; raise workload.requests to {} and to \
+                 {REQUESTS_PER_REPLICA} per replica, or its 99th percentiles move with the seed",
+                grouped(best.carries.requests),
+                if best.replicas == 1 {
+                    "1 replica".into()
+                } else {
+                    format!("{} replicas", grouped(best.replicas.into()))
+                },
+                grouped(REQUESTS_FOR_P99)
+            )
+        });
+        let unsteady = self.candidates.iter().filter(|c| !c.exceptions_per_s.is_empty()).count();
+        let unsteady = (unsteady > 0).then(|| {
+            let who = if unsteady == 1 { "1 deployment keeps".into() } else { format!("{unsteady} deployments keep") };
+            format!(
+                "{who} the goal again at a higher rate than one that breaks it; their rate is the highest below every \
+                 failure, and the JSON names the exceptions"
+            )
+        });
+        few.into_iter().chain(unsteady).collect()
+    }
+
     /// The deployment that misses the goal by the smallest factor.
     pub fn nearest_miss(&self) -> Option<&Fallen> {
         let known = self.fallen.iter().filter_map(|fallen| Some((fallen.misses_by?, fallen)));
@@ -177,6 +216,7 @@ impl Measured {
         let p99 = |d: &Option<Distribution>| d.as_ref().map(|d| d.p99);
         Measured {
             rate_per_s,
+            requests: metrics.requests.arrived,
             standing,
             ttft_p99_ms: p99(&metrics.ttft_ms),
             itl_p99_ms: p99(&metrics.itl_ms),

@@ -12,6 +12,7 @@ use crate::search::{self, Bracket, rounded};
 use crate::seeds::Estimate;
 use crate::space::{Choice, deployments};
 use rayon::prelude::*;
+use sim::digits::decimal;
 use sim::document::Document;
 use sim::error::Result;
 use sim::scenario::{PlanSection, Scenario, ScenarioFile, is_saturated};
@@ -22,6 +23,10 @@ use std::path::PathBuf;
 
 /// More replicas than a rate needs on paper are tried up to this many.
 const EXTRA_REPLICAS: u32 = 3;
+/// The most replicas of a deployment.
+const MOST_REPLICAS: u32 = 100_000;
+/// Requests or tokens per second that can be wanted.
+const WANTED: (f64, f64) = (0.000_001, 1e9);
 /// The requests of a run grow with its replicas up to this factor, so that each replica sees enough of them.
 const MOST_REQUEST_FACTOR: u32 = 4;
 
@@ -152,9 +157,10 @@ impl Planner {
                            gamma, weibull, a trace or servegen, without sessions";
             return Err(locate("workload.arrivals", message.into()));
         }
-        let positive = |key: &str, value: f64| {
-            let message = format!("found {value}, expected more than 0");
-            if value > 0.0 && value.is_finite() { Ok(value) } else { Err(locate(key, message)) }
+        let within = |key: &str, value: f64| {
+            let message =
+                format!("found {}, expected {} to {} per second", decimal(value), WANTED.0, WANTED.1);
+            if (WANTED.0..=WANTED.1).contains(&value) { Ok(value) } else { Err(locate(key, message)) }
         };
         match (goal.rate, goal.output_tokens_per_s) {
             (Some(_), Some(_)) => {
@@ -162,9 +168,9 @@ impl Planner {
                     "cannot go with `rate`, both say how much traffic to carry; remove one of the two";
                 Err(locate("plan.goal.output_tokens_per_s", message.into()))
             }
-            (Some(rate), None) => positive("plan.goal.rate", rate.0).map(Some),
+            (Some(rate), None) => within("plan.goal.rate", rate.0).map(Some),
             (None, Some(tokens_per_s)) => {
-                let tokens_per_s = positive("plan.goal.output_tokens_per_s", tokens_per_s)?;
+                let tokens_per_s = within("plan.goal.output_tokens_per_s", tokens_per_s)?;
                 let (mut workload, mut count, mut tokens) = (workload, 0u64, 0u64);
                 while let Some(arrival) = workload.next().filter(|_| count < 20_000) {
                     count += 1;
@@ -280,9 +286,16 @@ impl Planner {
             let measured = self.measure(&mut scenario, wanted, &mut ())?;
             return Ok(Ok((measured, scenario)));
         }
-        let needed = (wanted / highest.rate_per_s).ceil().clamp(1.0, 100_000.0) as u32;
+        let needed = (wanted / highest.rate_per_s).ceil().max(1.0);
+        if needed > f64::from(MOST_REPLICAS) {
+            let reason =
+                format!("{wanted} requests/s take {needed} replicas, at most {MOST_REPLICAS} are tried");
+            return Ok(Err((Stage::Budget, reason, needed / f64::from(MOST_REPLICAS))));
+        }
+        let needed = needed as u32;
+        let most = (needed + EXTRA_REPLICAS).min(MOST_REPLICAS);
         let mut missed = 1.0;
-        for replicas in needed..=needed + EXTRA_REPLICAS {
+        for replicas in needed..=most {
             let mut sized = self.scenario(choices, Some(replicas))?;
             if let Some((reason, misses_by)) = self.over_budget(&sized) {
                 let reason = format!("{wanted} requests/s take {replicas} replicas: {reason}");
@@ -294,7 +307,6 @@ impl Planner {
             }
             missed = measured.standing.ratio;
         }
-        let most = needed + EXTRA_REPLICAS;
         let reason = format!("breaks the goal at {wanted} requests/s with up to {most} replicas");
         Ok(Err((Stage::Simulated, reason, missed)))
     }

@@ -74,7 +74,7 @@ impl Bars {
             widest as f64 * LETTER
         };
         let is_above = self.has_long_labels();
-        let left = if is_above { 10.0 } else { letters(|bar| &bar.label) + 12.0 };
+        let left = if is_above { 10.0 } else { letters(|bar| &bar.label) + 18.0 };
         let right = WIDTH - letters(|bar| &bar.text) - 14.0;
         let largest = self.bars.iter().map(|bar| bar.values.iter().sum::<f64>()).fold(0.0, f64::max);
         let ticks = linear_ticks(largest.max(f64::MIN_POSITIVE), true);

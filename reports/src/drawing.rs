@@ -1,6 +1,7 @@
 //! What all drawings share: the frame with title, note and legend, in a page or in a file of its own, and the numbers
 //! along an axis.
 
+use crate::numbers::grouped;
 use crate::palette;
 use maud::{Markup, PreEscaped, html};
 
@@ -195,6 +196,7 @@ pub fn log_ticks(low: f64, high: f64) -> Vec<f64> {
 /// A tick's text, without needless decimals.
 pub fn tick_text(value: f64) -> String {
     match value {
+        v if (1000.0..1e5).contains(&v) && v.fract() == 0.0 => grouped(v as u64),
         v if v >= 1e6 => format!("{}M", trimmed(v / 1e6)),
         v if v >= 1e4 => format!("{}k", trimmed(v / 1e3)),
         v => trimmed(v),
@@ -219,8 +221,8 @@ mod tests {
         assert_eq!(log_ticks(15.0, 320.0), [20.0, 50.0, 100.0, 200.0]);
         assert_eq!(log_ticks(75.0, 110.0), [80.0, 90.0, 100.0, 110.0]);
         assert_eq!(
-            [0.0, 0.05, 2.5, 400.0, 12_000.0, 3e6].map(tick_text),
-            ["0", "0.05", "2.5", "400", "12k", "3M"]
+            [0.0, 0.05, 2.5, 400.0, 2500.0, 10_000.0, 150_000.0, 3e6].map(tick_text),
+            ["0", "0.05", "2.5", "400", "2,500", "10,000", "150k", "3M"]
         );
     }
 

@@ -14,8 +14,10 @@ use std::path::Path;
 
 /// Operators below this share of the step time are shown together.
 const SMALL_SHARE: f64 = 0.005;
-/// A decimal gigabyte.
-const GB: f64 = 1e9;
+/// Shares below this read as nothing.
+const NO_SHARE: f64 = 0.0005;
+/// A binary gigabyte, in which engines state memory.
+const GIB: f64 = (1u64 << 30) as f64;
 
 /// What a run's scenario says of the hardware.
 pub struct Hardware {
@@ -61,7 +63,7 @@ fn share_bars(title: &str, note: &str, shares: &[(String, f64)]) -> Option<Bars>
 }
 
 /// What a bound of the report means, in words.
-pub fn bound_name(bound: &str) -> &str {
+fn bound_name(bound: &str) -> &str {
     match bound {
         "memory" => "memory bandwidth",
         "compute" => "matrix units",
@@ -76,6 +78,7 @@ pub fn bound_name(bound: &str) -> &str {
 pub fn bounds(run: &RunFolder) -> Vec<(String, f64)> {
     shares(run, "/usage/by_bound")
         .into_iter()
+        .filter(|(_, share)| *share >= NO_SHARE)
         .map(|(name, share)| (bound_name(&name).to_string(), share))
         .collect()
 }
@@ -89,7 +92,7 @@ pub fn step_time(run: &RunFolder) -> Vec<Bars> {
         let name = format!("{} others", small.len());
         operators.push((name, small.iter().map(|(_, share)| share).sum()));
     }
-    let note = "Of all steps of the run. Host: the engine on the CPU while the GPU waits.";
+    let note = "Of a sample of steps over the whole run. Host: the engine on the CPU while the GPU waits.";
     let bound_note = "Each kernel counts for what would make it faster. Kernel overhead: kernels that take more than \
                       three times what their work needs.";
     let by_operator = share_bars("Where the step time goes", note, &operators);
@@ -158,15 +161,15 @@ pub fn roofline(run: &RunFolder, hardware: &Hardware) -> Option<Chart> {
 pub const MEMORY_PARTS: [&str; 6] =
     ["weights", "KV cache", "activations", "CUDA graphs", "framework", "left"];
 
-/// The parts of a GPU's memory in GB; a model that is too large is cut at the end of the memory.
+/// The parts of a GPU's memory in GiB; a model that is too large is cut at the end of the memory.
 pub fn memory_values(usable_bytes: u64, parts: [u64; 5]) -> Vec<f64> {
     let mut room = usable_bytes;
     let cut = parts.map(|bytes| {
         let taken = bytes.min(room);
         room -= taken;
-        taken as f64 / GB
+        taken as f64 / GIB
     });
-    cut.into_iter().chain([room as f64 / GB]).collect()
+    cut.into_iter().chain([room as f64 / GIB]).collect()
 }
 
 /// The memory of each kind of GPU of the deployment, as one bar each.
@@ -184,7 +187,7 @@ pub fn memory_bars(plan: &MemoryPlan) -> Bars {
         Bar {
             label: if stages == 1 { gpus } else { format!("stage {}, {gpus}", rank.stage) },
             values: memory_values(plan.usable_bytes, parts),
-            text: format!("{} GB", short(plan.usable_bytes as f64 / GB)),
+            text: format!("{} GiB", short(plan.usable_bytes as f64 / GIB)),
         }
     };
     Bars {
@@ -193,7 +196,7 @@ pub fn memory_bars(plan: &MemoryPlan) -> Bars {
             "Left: kept free by gpu_memory_utilization, or too little for another KV block. {} KV blocks fit.",
             crate::numbers::grouped(u64::from(plan.num_blocks))
         ),
-        axis: "GB".into(),
+        axis: "GiB".into(),
         parts: MEMORY_PARTS.map(String::from).to_vec(),
         bars: plan.ranks.iter().map(bar).collect(),
     }

@@ -17,7 +17,7 @@ pub fn memory_chart(answers: &[&Answer]) -> Result<String, String> {
     let memory = Bars {
         title: "Memory of one GPU, and requests that fit".into(),
         note: format!("{} x {}, requests of {context} tokens.", first.gpus, first.gpu),
-        axis: "GB".into(),
+        axis: "GiB".into(),
         parts: MEMORY_PARTS.map(String::from).to_vec(),
         bars: answers.iter().map(|answer| memory_bar(answer)).collect(),
     };

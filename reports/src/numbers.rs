@@ -1,21 +1,16 @@
 //! Numbers as people read them.
 
-/// A number with thousands separated by commas.
-pub fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
+pub use sim::digits::grouped;
+
+/// So many things: `1 point`, `2,000 points`.
+pub fn counted(count: u64, thing: &str) -> String {
+    format!("{} {thing}{}", grouped(count), if count == 1 { "" } else { "s" })
 }
 
 /// A value with three significant digits or no decimals, thousands separated.
 pub fn short(value: f64) -> String {
     match value {
+        0.0 => "0".to_string(),
         v if v < 0.0 => format!("-{}", short(-v)),
         v if v >= 1000.0 => grouped(v.round() as u64),
         v if v >= 100.0 => format!("{v:.0}"),
@@ -42,15 +37,16 @@ pub fn duration_ms(ms: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{duration_ms, grouped, short};
+    use super::{counted, duration_ms, grouped, short};
 
     #[test]
     fn numbers_are_short_and_grouped() {
         assert_eq!(grouped(0), "0");
         assert_eq!(grouped(1_234_567), "1,234,567");
+        assert_eq!((counted(1, "GPU").as_str(), counted(2000, "GPU").as_str()), ("1 GPU", "2,000 GPUs"));
         assert_eq!(
-            [0.12345, 1.234, 12.34, 123.4, 1234.5, -12.34].map(short),
-            ["0.123", "1.23", "12.3", "123", "1,235", "-12.3"].map(String::from)
+            [0.0, 0.12345, 1.234, 12.34, 123.4, 1234.5, -12.34].map(short),
+            ["0", "0.123", "1.23", "12.3", "123", "1,235", "-12.3"].map(String::from)
         );
         assert_eq!(
             [0.5, 1.0, 999.0, 1500.0, 900_000.0].map(duration_ms),

@@ -34,7 +34,7 @@ impl Tile {
 /// A row of tiles.
 pub fn tiles(tiles: &[Tile]) -> Markup {
     html! {
-        div.tiles {
+        div.tiles style=(format!("--columns: {}", columns(tiles.len()))) {
             @for tile in tiles {
                 div.tile {
                     div.name { (tile.name) }
@@ -46,13 +46,18 @@ pub fn tiles(tiles: &[Tile]) -> Markup {
     }
 }
 
+/// Tiles beside each other where there is room: up to six in one row, more in rows of equal length.
+fn columns(tiles: usize) -> usize {
+    tiles.max(1).div_ceil(tiles.max(1).div_ceil(6))
+}
+
 /// Charts side by side where there is room.
 pub fn chart_grid(charts: &[Chart]) -> Markup {
     html! { div.charts { @for chart in charts { (chart.figure()) } } }
 }
 
 /// Figures of any kind side by side where there is room.
-pub fn figure_grid(figures: &[Figure]) -> Markup {
+fn figure_grid(figures: &[Figure]) -> Markup {
     html! { div.charts { @for figure in figures { (figure.drawing().figure()) } } }
 }
 
@@ -139,10 +144,11 @@ fn band(run: &RunFolder, key: &str) -> Option<(f64, f64)> {
     Some((fast.min(slow), fast.max(slow)))
 }
 
-/// `140 to 173 ms`, of a figure of the error band in ms.
-fn band_ms(run: &RunFolder, key: &str) -> Option<String> {
+/// `140 ms to 173 ms`, or one number where both read the same.
+fn band_text(run: &RunFolder, key: &str, text: fn(f64) -> String) -> Option<String> {
     let (low, high) = band(run, key)?;
-    Some(format!("{} to {}", duration_ms(low), duration_ms(high)))
+    let (low, high) = (text(low), text(high));
+    Some(if low == high { low } else { format!("{low} to {high}") })
 }
 
 fn band_sentence(run: &RunFolder) -> String {
@@ -186,18 +192,20 @@ fn run_tiles(run: &RunFolder) -> Vec<Tile> {
         Some(band) => format!("{what}; error band {band}"),
         None => what.to_string(),
     };
-    let throughput =
-        band(run, "output_tokens_per_s").map(|(low, high)| format!("{} to {}", short(low), short(high)));
+    let throughput = band_text(run, "output_tokens_per_s", short);
     let mut tiles = vec![
         Tile::new(
             "TTFT p99",
             latency("/metrics/ttft_ms/p99"),
-            banded("99 of 100 requests have their first token by then", band_ms(run, "ttft_ms_p99")),
+            banded(
+                "99 of 100 requests have their first token by then",
+                band_text(run, "ttft_ms_p99", duration_ms),
+            ),
         ),
         Tile::new(
             "ITL p99",
             latency("/metrics/itl_ms/p99"),
-            banded("99 of 100 gaps between tokens are shorter", band_ms(run, "itl_ms_p99")),
+            banded("99 of 100 gaps between tokens are shorter", band_text(run, "itl_ms_p99", duration_ms)),
         ),
         Tile::new("E2EL p50", latency("/metrics/e2el_ms/p50"), "half of the answers are complete by then"),
         Tile::new(
@@ -241,8 +249,7 @@ fn latency_table(run: &RunFolder) -> Markup {
     let columns = ["mean", "p50", "p90", "p95", "p99", "max"];
     let bands = |key: &str| {
         let one = |column: &&str| {
-            let (low, high) = band(run, &format!("{key}_{column}"))?;
-            Some(format!("{column} {} to {}", short(low), short(high)))
+            band_text(run, &format!("{key}_{column}"), short).map(|band| format!("{column} {band}"))
         };
         columns.iter().filter_map(one).collect::<Vec<_>>().join(", ")
     };
@@ -281,13 +288,16 @@ fn usage(run: &RunFolder) -> Markup {
         short(number("/metrics/steps/step_ms_mean")),
         percent(number("/metrics/steps/busy_share"))
     );
+    let hits = match number("/metrics/prefix_cache/hit_rate") {
+        0.0 => "none of ".to_string(),
+        rate => format!("{} of ", percent(rate)),
+    };
     html! {
         dl {
             dt { "KV cache" } dd { (kv) }
             @if run.number("/metrics/prefix_cache/hit_rate").is_some() {
                 dt { "Prefix cache" }
-                dd { (percent(number("/metrics/prefix_cache/hit_rate"))) " of "
-                    (integer(run, "/metrics/prefix_cache/queried_tokens")) " prompt tokens found" }
+                dd { (hits) (integer(run, "/metrics/prefix_cache/queried_tokens")) " prompt tokens found" }
             }
             @for (tier, name) in [(0, "Host tier"), (1, "NVMe tier")] {
                 @if run.number(&format!("/metrics/kv_offload/tiers/{tier}/hit_rate")).is_some() {

@@ -2,7 +2,7 @@
 
 use crate::charts::{Axis, Chart, Mark, Series};
 use crate::numbers::{duration_ms, grouped, percent, short};
-use crate::page::{Tile, chart_grid, document, tiles};
+use crate::page::{Tile, chart_grid, document, tiles, warnings};
 use maud::{Markup, html};
 use planner::answer::{Candidate, Measured, Plan, Stage, deployment_name};
 use planner::seeds::Estimate;
@@ -23,6 +23,7 @@ pub fn plan_page(plan: &Plan) -> String {
                 div.card { strong { "To hold more. " } "Bound by " (best.binding.name()) ": "
                     (best.next_change) "." }
                 (trust(plan))
+                (warnings(&plan.warnings().iter().map(String::as_str).collect::<Vec<_>>()))
                 @if let Some(sure) = &plan.confirmation {
                     div.card { strong { "Other seeds. " }
                         (sure.keep_the_goal) " of " (sure.seeds) " seeds keep the goal; TTFT p99 "
@@ -138,9 +139,9 @@ fn best_tiles(plan: &Plan, best: &Candidate) -> Vec<Tile> {
     }
     all.push(Tile::new(
         "Holds",
-        format!("{} /s", short(best.holds_per_s)),
+        format!("{}/s", short(best.holds_per_s)),
         match best.fails_per_s {
-            Some(rate) => format!("requests; {} breaks at {} /s", best.breaks_first, short(rate)),
+            Some(rate) => format!("requests; {} breaks at {}/s", best.breaks_first, short(rate)),
             None => "requests; no rate was found that it does not hold".into(),
         },
     ));
@@ -229,7 +230,7 @@ fn table(plan: &Plan) -> Markup {
             tbody {
                 @for (index, c) in plan.candidates.iter().take(LISTED).enumerate() {
                     tr.best[index == 0] {
-                        td.text { (deployment_name(&c.deployment)) } td { (c.gpus) } td { (usd(c.usd_per_hour)) }
+                        td.text { (deployment_name(&c.deployment)) } td { (grouped(u64::from(c.gpus))) } td { (usd(c.usd_per_hour)) }
                         td { (usd(c.usd_per_million_output_tokens)) } td { (short(c.holds_per_s)) }
                         td { (c.headroom.map_or("-".into(), percent)) } td { (ms(c.carries.ttft_p99_ms)) }
                         td { (ms(c.carries.itl_p99_ms)) } td.text { (c.binding.name()) }

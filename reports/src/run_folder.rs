@@ -44,7 +44,22 @@ impl RunFolder {
         let report = read_report(path)?;
         let requests = read_rows(&in_run(path, REQUESTS_FILE)?)?;
         let steps = read_rows(&in_run(path, STEPS_FILE)?)?;
-        Ok(RunFolder { scenario, report, requests, steps })
+        let run = RunFolder { scenario, report, requests, steps };
+        run.check_rows(path, REQUESTS_FILE, run.requests.len(), "/metrics/requests/arrived")?;
+        run.check_rows(path, STEPS_FILE, run.steps.len(), "/metrics/steps/steps")?;
+        Ok(run)
+    }
+
+    /// The rows are as many as the report counts.
+    fn check_rows(&self, path: &Path, name: &str, rows: usize, pointer: &str) -> Result<()> {
+        match self.report.pointer(pointer).and_then(Value::as_u64) {
+            Some(counted) if counted != rows as u64 => {
+                let message =
+                    format!("holds {rows} rows, expected {counted} as {REPORT_FILE} says: is it cut off?");
+                Err(Error::file(path.join(name).display().to_string(), message))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The number at a JSON pointer of the report, such as `/metrics/ttft_ms/p99`; none when it is absent.

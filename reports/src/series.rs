@@ -24,7 +24,7 @@ impl Bins {
     }
 
     /// The middle of a span, in s.
-    pub fn middle_s(&self, index: usize) -> f64 {
+    fn middle_s(&self, index: usize) -> f64 {
         (index as f64 + 0.5) * self.width_ns as f64 / 1e9
     }
 
@@ -80,7 +80,7 @@ impl Bins {
 }
 
 /// The smallest value with at least `percent` of the weight at or below it; none without values. `sorted` ascends.
-pub fn weighted_percentile(sorted: &[(f64, u64)], percent: f64) -> Option<f64> {
+fn weighted_percentile(sorted: &[(f64, u64)], percent: f64) -> Option<f64> {
     let total: u64 = sorted.iter().map(|value| value.1).sum();
     let needed = total as f64 * percent / 100.0;
     let mut seen = 0;

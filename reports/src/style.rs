@@ -14,7 +14,8 @@ p { margin: 6px 0; }
 .soft, .note { color: var(--soft); }
 .note { font-size: .92rem; margin: 2px 0 6px; }
 .good { color: var(--good); } .bad { color: var(--bad); }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(148px, 1fr)); gap: 12px; margin: 20px 0; padding: 0; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(max(148px, calc(100% / var(--columns) - 12px)), 1fr)); gap: 12px;
+  margin: 20px 0; padding: 0; }
 .tile, figure, .card { background: var(--card); border: 1px solid var(--rule); border-radius: 8px; }
 .tile { padding: 12px 14px; }
 .tile .name { font-size: .9rem; color: var(--soft); }

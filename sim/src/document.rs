@@ -11,6 +11,7 @@ pub(crate) use reader::hint;
 use serde::de::{DeserializeOwned, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 use std::fmt;
+use std::io::Read;
 use std::path::Path;
 pub use writer::to_yaml;
 
@@ -134,7 +135,16 @@ pub fn read_text(path: &Path, max_bytes: u64) -> Result<String> {
             format!("holds {} bytes, at most {max_bytes} are read: is this the right file?", metadata.len()),
         ));
     }
-    let bytes = std::fs::read(path).map_err(|e| Error::file(&label, io_message(&e)))?;
+    // A device has no length of its own, and some never end.
+    let mut bytes = Vec::with_capacity(metadata.len() as usize);
+    let read = std::fs::File::open(path).and_then(|file| file.take(max_bytes + 1).read_to_end(&mut bytes));
+    read.map_err(|e| Error::file(&label, io_message(&e)))?;
+    if bytes.len() as u64 > max_bytes {
+        return Err(Error::file(
+            label,
+            format!("is longer than the {max_bytes} bytes that are read: is this the right file?"),
+        ));
+    }
     String::from_utf8(bytes).map_err(|e| {
         let line = 1 + e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count();
         Error::new("is not UTF-8 text").at(label, line as u64, 0)

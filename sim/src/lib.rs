@@ -4,6 +4,7 @@
 pub mod block_pool;
 pub mod catalogue;
 pub mod cost;
+pub mod digits;
 pub mod document;
 pub mod durations;
 pub mod error;

@@ -1,6 +1,7 @@
 //! Units: simulated time as integers, and the physical quantities of a scenario, which carry their unit in the text
 //! (`500ms`, `141GB`, `12/s`). A bare number is an error that lists the units.
 
+use crate::digits::decimal;
 use std::fmt;
 use std::ops::{Add, AddAssign, Sub};
 
@@ -74,7 +75,8 @@ impl AddAssign for SimDuration {
 type Unit = (&'static str, f64);
 
 /// Reads `text` as a number followed by one of `units`; the message on failure names the units and an example.
-fn parse_quantity(text: &str, what: &str, units: &[Unit], example: &str) -> Result<f64, String> {
+/// `most` is the largest value in base units.
+fn parse_quantity(text: &str, what: &str, units: &[Unit], example: &str, most: f64) -> Result<f64, String> {
     let names = || units.iter().map(|u| u.0).collect::<Vec<_>>().join(", ");
     let trimmed = text.trim();
     // The unit starts at the first character that cannot belong to a number; `e` counts only before digits or signs.
@@ -120,7 +122,7 @@ fn parse_quantity(text: &str, what: &str, units: &[Unit], example: &str) -> Resu
     if number < 0.0 {
         return Err(format!("found `{text}`, but {what} cannot be negative"));
     }
-    if !value.is_finite() || value > 1e30 {
+    if !value.is_finite() || value > most {
         return Err(format!("found `{text}`, which is out of range for {what}"));
     }
     Ok(value)
@@ -138,7 +140,8 @@ macro_rules! quantity {
 
             /// Reads the text form; the error says what was found and what is allowed.
             pub fn parse(text: &str) -> Result<Self, String> {
-                parse_quantity(text, $what, Self::UNITS, $example).map(|value| $name(Self::from_base(value)))
+                let value = parse_quantity(text, $what, Self::UNITS, $example, Self::MOST)?;
+                Ok($name(Self::from_base(value)))
             }
         }
 
@@ -193,6 +196,9 @@ macro_rules! quantity {
 macro_rules! whole {
     ($name:ident) => {
         impl $name {
+            /// A quarter of what the integers hold: 146 years in nanoseconds, so that sums of a few are no overflow.
+            const MOST: f64 = (1u64 << 62) as f64;
+
             fn from_base(value: f64) -> u64 {
                 value.round() as u64
             }
@@ -204,6 +210,8 @@ macro_rules! whole {
 macro_rules! real {
     ($name:ident) => {
         impl $name {
+            const MOST: f64 = 1e30;
+
             fn from_base(value: f64) -> f64 {
                 value
             }
@@ -292,7 +300,7 @@ impl fmt::Display for ByteSize {
 
 impl fmt::Display for Rate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/s", self.0)
+        write!(f, "{}/s", decimal(self.0))
     }
 }
 
@@ -366,6 +374,7 @@ mod tests {
         assert!(Rate::parse("NaN/s").unwrap_err().contains("expected a rate"));
         assert!(Span::parse("").unwrap_err().contains("expected a duration"));
         assert!(Span::parse("1e300s").unwrap_err().contains("out of range"));
+        assert!(Span::parse("100000000h").unwrap_err().contains("out of range"), "11,000 years");
     }
 
     #[test]

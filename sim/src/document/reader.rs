@@ -1,10 +1,12 @@
 //! serde's view of the document's tree: a `Deserializer` whose failures know their place and key.
 
 use super::{Key, Node, Spot, Value};
+use crate::digits::decimal;
 use serde::de::{
     self, DeserializeSeed, EnumAccess, IntoDeserializer, MapAccess, SeqAccess, Unexpected, VariantAccess,
     Visitor,
 };
+use std::cmp::Reverse;
 use std::fmt;
 
 type Read<T> = Result<T, Failure>;
@@ -58,12 +60,25 @@ fn plain_expectation(expected: &str) -> String {
     }
 }
 
+/// The largest value of a whole-number type that serde names so.
+fn largest(expected: &str) -> Option<u64> {
+    match expected {
+        "u8" => Some(u64::from(u8::MAX)),
+        "u16" => Some(u64::from(u16::MAX)),
+        "u32" => Some(u64::from(u32::MAX)),
+        "u64" | "usize" => Some(u64::MAX),
+        "i32" => Some(i32::MAX as u64),
+        "i64" => Some(i64::MAX as u64),
+        _ => None,
+    }
+}
+
 fn plain_finding(found: &Unexpected<'_>) -> String {
     match found {
         Unexpected::Str(text) => format!("`{text}`"),
         Unexpected::Unsigned(number) => format!("the number {number}"),
         Unexpected::Signed(number) => format!("the number {number}"),
-        Unexpected::Float(number) => format!("the number {number}"),
+        Unexpected::Float(number) => format!("the number {}", decimal(*number)),
         Unexpected::Bool(value) => format!("`{value}`"),
         Unexpected::Unit => "nothing".to_string(),
         Unexpected::UnitVariant => "the name alone".to_string(),
@@ -78,7 +93,16 @@ impl de::Error for Failure {
         Failure { spot: None, path: String::new(), message: message.to_string() }
     }
     fn invalid_type(found: Unexpected<'_>, expected: &dyn de::Expected) -> Self {
-        let expected = plain_expectation(&expected.to_string());
+        let expected = expected.to_string();
+        let expected = match (&found, largest(&expected)) {
+            (Unexpected::Unsigned(number), Some(most)) if *number > most => {
+                format!("a whole number, 0 to {most}")
+            }
+            (Unexpected::Float(number), Some(most)) if number.fract() == 0.0 && *number >= 0.0 => {
+                format!("a whole number without a point or exponent, 0 to {most}")
+            }
+            _ => plain_expectation(&expected),
+        };
         Failure::custom(format!("found {}, expected {expected}", plain_finding(&found)))
     }
     fn invalid_value(found: Unexpected<'_>, expected: &dyn de::Expected) -> Self {
@@ -102,9 +126,14 @@ impl de::Error for Failure {
 
 /// `, did you mean ...?` when one of the known words is close.
 pub(crate) fn hint(word: &str, known: &[&str]) -> String {
-    let best = known.iter().map(|k| (edit_distance(word, k), *k)).min();
+    // Among equally close ones the one that starts and ends alike for longest.
+    let alike = |name: &str| {
+        let start = word.chars().zip(name.chars()).take_while(|(a, b)| a == b).count();
+        start + word.chars().rev().zip(name.chars().rev()).take_while(|(a, b)| a == b).count()
+    };
+    let best = known.iter().map(|k| (edit_distance(word, k), Reverse(alike(k)), *k)).min();
     match best {
-        Some((distance, name)) if distance <= 1 + name.len() / 4 => format!(" (did you mean `{name}`?)"),
+        Some((distance, _, name)) if distance <= 1 + name.len() / 4 => format!(" (did you mean `{name}`?)"),
         _ => String::new(),
     }
 }
@@ -246,7 +275,7 @@ impl<'de> de::Deserializer<'de> for NodeReader<'de> {
                     Value::Bool(value) => format!("`{value}`"),
                     Value::Unsigned(value) => format!("the number {value}"),
                     Value::Signed(value) => format!("the number {value}"),
-                    Value::Float(value) => format!("the number {value}"),
+                    Value::Float(value) => format!("the number {}", decimal(*value)),
                     Value::Text(_) | Value::Map(_) => String::new(),
                 };
                 Err(de::Error::custom(format!("found {found}, expected one of {known}")))

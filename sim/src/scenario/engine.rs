@@ -160,8 +160,9 @@ fn check(document: &Document, section: &EngineSection, wanted: &Wanted) -> Resul
     let scheduler = &wanted.scheduler;
     for (key, value) in [
         (section.preset.key(Limit::Block), scheduler.block_size),
-        (section.preset.key(Limit::Seats), scheduler.max_num_seqs),
+        // Before the seats, whose default is at most this.
         (wanted.step_key, scheduler.max_num_batched_tokens),
+        (section.preset.key(Limit::Seats), scheduler.max_num_seqs),
         (section.preset.key(Limit::Length), scheduler.max_model_len),
     ] {
         if !(1..=MOST).contains(&value) {

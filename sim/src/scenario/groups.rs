@@ -1,9 +1,10 @@
 //! Replicas that are not all alike: groups with their own GPU, parallelism, KV cache and limits.
 
+use super::check::check_deployment;
 use super::cost::{self, Pricing};
 use super::engine::{self, Engine};
 use super::file::{EngineSection, ScenarioFile};
-use super::{Calibration, check_deployment, experts, in_folder, speculation};
+use super::{Calibration, experts, in_folder, speculation};
 use crate::catalogue;
 use crate::document::Document;
 use crate::error::{Error, Result};

@@ -2,6 +2,7 @@
 
 mod acceptance;
 mod calibration;
+mod check;
 mod cost;
 mod engine;
 mod experts;
@@ -11,8 +12,11 @@ mod histogram;
 mod offload;
 mod plan;
 mod preset;
+mod resolved;
+mod run;
 mod speculation;
 mod summary;
+mod warnings;
 
 pub use acceptance::AcceptanceSection;
 pub use calibration::Calibration;
@@ -26,24 +30,25 @@ pub use groups::{Group, ReplicaGroup};
 pub use offload::{Offload, OffloadSection, TierSection};
 pub use plan::{PlanGoal, PlanSection, PlanSpace};
 pub use preset::{EnginePreset, Translation};
+pub use resolved::Resolved;
+pub use run::MOST_ROWS;
 pub use speculation::{Speculation, SpeculativeMethod, SpeculativeSection};
-pub use summary::{ErrorBand, Report, Resolved, is_saturated};
+pub use summary::{ErrorBand, Report};
+pub use warnings::is_saturated;
 
 use crate::catalogue;
-use crate::cost::{CostModel, ScaledCost, UsagePart, UsageReport};
 use crate::document::{Document, to_yaml};
 use crate::error::{Error, Result};
 use crate::gpu::GpuSpec;
 use crate::metrics::Limits;
 use crate::model::ModelSpec;
-use crate::replica::{DataParallel, StepPath};
 use crate::router::{GroupSize, RouterConfig};
-use crate::scheduler::EngineRules;
-use crate::simulation::{EngineSpec, RunObserver, RunResult, Simulation};
+use crate::simulation::RunResult;
 use crate::step::StepShape;
 use crate::tenants::Tenants;
 use crate::units::{HourlyPrice, Rate, SimDuration};
 use crate::workload::WorkloadGenerator;
+use check::{check_router, refuse_to_simulate};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -206,110 +211,6 @@ impl Scenario {
         self.groups.iter().map(of_group).sum()
     }
 
-    /// Runs the scenario and checks the laws that every run obeys.
-    pub fn simulate(&self, observer: &mut dyn RunObserver) -> Result<RunResult> {
-        self.simulate_on(self.best_path(), observer)
-    }
-
-    /// The same, for its report alone: of more than a million requests no rows are kept, where that is possible, so that
-    /// memory does not grow with them; percentiles are then counted ([`crate::durations`]).
-    pub fn simulate_for_report(&self, observer: &mut dyn RunObserver) -> Result<RunResult> {
-        let simulation = self.simulation(None, self.best_path(), self.workload.clone())?;
-        let simulation = match self.expected_requests() {
-            Some(expected) if expected > MOST_ROWS => simulation.fold_rows(self.limits, expected),
-            _ => simulation,
-        };
-        self.run(simulation, observer)
-    }
-
-    /// The same with rows and with the steps computed as `path` says, where the engine's settings allow it: for
-    /// benchmarks and tests. The results are equal.
-    pub fn simulate_on(&self, path: StepPath, observer: &mut dyn RunObserver) -> Result<RunResult> {
-        self.run(self.simulation(None, path, self.workload.clone())?, observer)
-    }
-
-    /// The same deployment, each of its engines under this cost model, and other requests: for comparisons with measured
-    /// runs.
-    pub fn simulate_with(
-        &self,
-        cost: &Arc<dyn CostModel>,
-        workload: WorkloadGenerator,
-        observer: &mut dyn RunObserver,
-    ) -> Result<RunResult> {
-        let same = |_: &Group| Arc::clone(cost);
-        self.run(self.simulation(Some(&same), self.best_path(), workload)?, observer)
-    }
-
-    /// Why it can be planned but not simulated, when that is so.
-    pub fn refusal(&self) -> Option<&Error> {
-        self.refusal.as_ref()
-    }
-
-    /// The same run with every step time scaled, in thousandths.
-    pub fn simulate_scaled(&self, per_mille: u64) -> Result<RunResult> {
-        let scaled = |group: &Group| -> Arc<dyn CostModel> {
-            Arc::new(ScaledCost { inner: Arc::clone(&group.pricing.model), per_mille })
-        };
-        checked(self.simulation(Some(&scaled), self.best_path(), self.workload.clone())?.run(&mut ()))
-    }
-
-    /// The fastest path for the engines of the first group; the others take the fastest of their own.
-    fn best_path(&self) -> StepPath {
-        StepPath::best(&self.engine.scheduler)
-    }
-
-    /// The run to come, each group under its own cost model or the one that `cost` gives.
-    fn simulation(
-        &self,
-        cost: Option<&CostOf<'_>>,
-        path: StepPath,
-        workload: WorkloadGenerator,
-    ) -> Result<Simulation> {
-        if let Some(refusal) = &self.refusal {
-            return Err(refusal.clone());
-        }
-        let spec = |group: &Group| EngineSpec {
-            config: group.engine.scheduler,
-            cost: cost.map_or_else(|| Arc::clone(&group.pricing.model), |cost| cost(group)),
-            data_parallel: self.data_parallel(),
-        };
-        let specs: Vec<EngineSpec> = self
-            .groups
-            .iter()
-            .flat_map(|group| std::iter::repeat_n(spec(group), group.replicas as usize))
-            .collect();
-        let simulation = Simulation::with_router(&specs, workload, path, &self.router, self.file.seed);
-        let simulation = match &self.engine.speculation {
-            Some(speculation) => simulation.speculate(&speculation.acceptance.draws(self.file.seed)),
-            None => simulation,
-        };
-        Ok(simulation.with_tenants(self.tenants.clone()))
-    }
-
-    /// The engines inside each replica, when there is more than one (V-45, V-46).
-    fn data_parallel(&self) -> Option<DataParallel> {
-        let ranks = self.file.deployment.data_parallel;
-        (ranks > 1).then(|| DataParallel { ranks, is_lockstep: self.model.has_experts() })
-    }
-
-    /// Runs, checks the laws, and finds out where the time of the steps went, when the cost model can tell.
-    fn run(&self, simulation: Simulation, observer: &mut dyn RunObserver) -> Result<RunResult> {
-        let mut run = checked(simulation.run(observer))?;
-        run.usage = UsageReport::of_run(&run.replicas, &self.usage_parts());
-        Ok(run)
-    }
-
-    /// Which engines were priced by which profile.
-    fn usage_parts<'a>(&'a self) -> Vec<UsagePart<'a>> {
-        let mut first = 0;
-        let part = |group: &'a Group| {
-            let engines = first..first + (group.replicas * self.engines_per_replica()) as usize;
-            first = engines.end;
-            UsagePart { engines, config: group.engine.scheduler, pricing: &group.pricing }
-        };
-        self.groups.iter().map(part).collect()
-    }
-
     /// What the run says.
     pub fn report(&self, run: &RunResult) -> Report {
         Report::new(self, run)
@@ -358,22 +259,6 @@ impl Scenario {
     }
 }
 
-/// The cost model of a group.
-type CostOf<'a> = dyn Fn(&Group) -> Arc<dyn CostModel> + 'a;
-
-/// Requests up to which a report keeps their rows, 70 bytes each, and has exact percentiles.
-pub const MOST_ROWS: u64 = 1_000_000;
-
-/// A run that keeps the laws.
-fn checked(run: RunResult) -> Result<RunResult> {
-    match run.check_laws() {
-        Ok(()) => Ok(run),
-        Err(law) => {
-            Err(Error::new(format!("internal error, please report it: a law of the simulation broke: {law}")))
-        }
-    }
-}
-
 fn unknown_scenario(name: &str) -> Error {
     let names: Vec<&str> = catalogue::scenarios().iter().map(|entry| entry.name).collect();
     let suggestion = crate::document::hint(name, &names);
@@ -416,104 +301,4 @@ fn make_paths_absolute(value: &mut serde_json::Value, folder: &Path) {
             value => make_paths_absolute(value, folder),
         }
     }
-}
-
-fn check_deployment(document: &Document, deployment: &DeploymentSection, model: &ModelSpec) -> Result<()> {
-    let at = |key: &str, message: String| document.error(&format!("deployment.{key}"), message);
-    let degrees = [
-        ("replicas", deployment.replicas, groups::MOST_REPLICAS),
-        ("tensor_parallel", deployment.tensor_parallel, 1024),
-        ("pipeline_parallel", deployment.pipeline_parallel, 1024),
-        ("data_parallel", deployment.data_parallel, 1024),
-        ("expert_parallel", deployment.expert_parallel, 4096),
-    ];
-    for (key, value, most) in degrees {
-        if !(1..=most).contains(&value) {
-            return Err(at(key, format!("found {value}, expected 1 to {most}")));
-        }
-    }
-    model
-        .check_tensor_parallel(deployment.tensor_parallel)
-        .map_err(|e| at("tensor_parallel", e.message().into()))?;
-    if deployment.pipeline_parallel > model.layers() {
-        let layers = model.layers();
-        return Err(at(
-            "pipeline_parallel",
-            format!("found more stages than the {layers} layers of {}", model.name),
-        ));
-    }
-    let group = deployment.tensor_parallel * deployment.data_parallel;
-    if deployment.expert_parallel != 1 && deployment.expert_parallel != group {
-        return Err(at(
-            "expert_parallel",
-            format!(
-                "found {}, expected 1, or tensor_parallel x data_parallel = {group}",
-                deployment.expert_parallel
-            ),
-        ));
-    }
-    Ok(())
-}
-
-/// The router finds in requests and replicas what it goes by.
-fn check_router(
-    document: &Document,
-    file: &ScenarioFile,
-    router: &RouterConfig,
-    workload: &WorkloadGenerator,
-    engine: &Engine,
-) -> Result<()> {
-    let policy = file.router.policy.name();
-    let refuse = |message: String| Err(document.error("router.policy", format!("{policy} {message}")));
-    if router.needs_prefixes() && !workload.has_prefix_identity() {
-        return refuse(
-            "compares prompts, but this workload does not say which tokens are equal; use a trace with block \
-             identities (docs/traces.md), workload.shared_prefix, workload.sessions, or another policy"
-                .to_string(),
-        );
-    }
-    if router.needs_sessions() && !workload.has_sessions() {
-        return refuse(
-            "keeps sessions together, but this workload has none; use a workload with sessions, or another policy"
-                .to_string(),
-        );
-    }
-    if router.kv_events_delay().is_some() && !engine.scheduler.prefix_caching {
-        return refuse(
-            "goes by the blocks in the replicas' caches, but engine.enable_prefix_caching is off".to_string(),
-        );
-    }
-    if router.kv_events_delay().is_some() && engine.scheduler.rules != EngineRules::Vllm {
-        return refuse(format!(
-            "goes by what the replicas tell of their blocks, which only vLLM's do here, not {}",
-            engine.preset.name()
-        ));
-    }
-    Ok(())
-}
-
-/// Degrees that are understood but cannot be stepped.
-fn refuse_to_simulate(document: &Document, file: &ScenarioFile, model: &ModelSpec) -> Option<Error> {
-    let deployment = &file.deployment;
-    if deployment.pipeline_parallel > 1 && matches!(file.cost, CostSection::Linear { .. }) {
-        let message =
-            format!("found {}; linear step times say nothing of stages", deployment.pipeline_parallel);
-        return Some(document.error("deployment.pipeline_parallel", message));
-    }
-    if deployment.data_parallel == 1 || !model.has_experts() {
-        return None;
-    }
-    let message = format!(
-        "found {}: the data-parallel ranks of a model with experts step together, one step at a time",
-        deployment.data_parallel
-    );
-    if deployment.pipeline_parallel > 1 {
-        let message = format!("{message}; use pipeline_parallel 1");
-        return Some(document.error("deployment.data_parallel", message));
-    }
-    if file.engine.speculative_config.is_some() {
-        let message = format!("{message}; speculative_config is not modelled with that");
-        return Some(document.error("deployment.data_parallel", message));
-    }
-    None
 }

@@ -4,6 +4,7 @@ use super::MAX_TOKENS;
 use super::spec::{
     ArrivalSpec, GapSpec, LengthSpec, PrioritySpec, SharedPrefixSpec, TraceSpec, WorkloadSpec,
 };
+use crate::digits::decimal;
 use crate::error::{Error, Result};
 use crate::units::Rate;
 
@@ -22,6 +23,9 @@ pub(super) const CV_WEIBULL: (f64, f64) = (0.02, 400.0);
 const CLIENTS_MAX: u32 = 1_000_000;
 /// System prompts are kept in a table.
 const SYSTEM_PROMPTS_MAX: u32 = 1_000_000;
+
+/// Requests are numbered in 32 bits.
+const REQUESTS_MAX: u64 = u32::MAX as u64;
 
 /// The most classes of a workload.
 const CLASSES_MAX: usize = 1000;
@@ -66,8 +70,11 @@ pub(super) fn check(spec: &WorkloadSpec, locate: Locate) -> Result<()> {
 }
 
 fn check_ends(spec: &WorkloadSpec, key: &str, locate: Locate) -> Result<()> {
-    if spec.requests == Some(0) {
-        return Err(locate(&format!("{key}.requests"), "found 0, expected 1 or more".into()));
+    if let Some(requests) = spec.requests
+        && !(1..=REQUESTS_MAX).contains(&requests)
+    {
+        let message = format!("found {requests}, expected 1 to {REQUESTS_MAX}");
+        return Err(locate(&format!("{key}.requests"), message));
     }
     if spec.duration.is_some_and(|duration| duration.0 == 0) {
         let message = "found no time, expected more than 0, for example `10min`";
@@ -190,7 +197,10 @@ fn check_gaps(gaps: &GapSpec, (low, high): (f64, f64), key: &str, locate: Locate
     if (low..=high).contains(&gaps.cv) {
         return Ok(());
     }
-    Err(locate(&format!("{key}.cv"), format!("found {}, expected {low} to {high} (1 is Poisson)", gaps.cv)))
+    Err(locate(
+        &format!("{key}.cv"),
+        format!("found {}, expected {low} to {high} (1 is Poisson)", decimal(gaps.cv)),
+    ))
 }
 
 pub(super) fn check_rate(rate: Rate, key: &str, locate: Locate) -> Result<()> {
@@ -211,7 +221,7 @@ pub(super) fn check_real(value: f64, low: f64, high: f64, key: &str, locate: Loc
     if (low..=high).contains(&value) {
         return Ok(());
     }
-    Err(locate(key, format!("found {value}, expected {low} to {high}")))
+    Err(locate(key, format!("found {}, expected {low} to {high}", decimal(value))))
 }
 
 /// Bounds of a distribution: each a token count, and in order.

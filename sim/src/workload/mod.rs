@@ -84,3 +84,5 @@ mod tests;
 mod class_tests;
 #[cfg(test)]
 mod reference_tests;
+#[cfg(test)]
+mod refused_tests;

@@ -108,15 +108,15 @@ fn check_sessions(spec: &WorkloadSpec, sessions: &SessionSpec, key: &str, locate
         return Err(locate(key, message.into()));
     }
     let turns = format!("{key}.turns");
-    check_length(&sessions.turns, &turns, locate)?;
     if let LengthSpec::Constant(count) = sessions.turns
-        && count > TURNS_MAX
+        && !(1..=TURNS_MAX).contains(&count)
     {
         return Err(locate(
             &format!("{turns}.constant"),
             format!("found {count}, expected 1 to {TURNS_MAX}"),
         ));
     }
+    check_length(&sessions.turns, &turns, locate)?;
     if let Some(first) = &sessions.first_prompt {
         if spec.lengths.is_some() {
             let message = "cannot go with `lengths`, which gives all prompts; remove one of the two";

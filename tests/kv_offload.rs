@@ -57,6 +57,7 @@ fn engine(rules: EngineRules, usable_blocks: u32, offload: OffloadConfig) -> Sch
         reserve_full_prompt: true,
         async_scheduling: false,
         draft_tokens: 0,
+        drops_last_hit: false,
         lookahead_tokens: 0,
         rules,
     }
@@ -76,7 +77,7 @@ fn request(at: u64, content: u64, tokens: u32) -> Arrival {
 /// Steps of 1,000 ns and 10 ns per token.
 fn run(config: SchedulerConfig, arrivals: &[Arrival]) -> RunResult {
     let cost: Arc<dyn CostModel> =
-        Arc::new(LinearCost { base_ns: 1_000, per_token_ns: 10, per_context_token_ns: 0 });
+        Arc::new(LinearCost { base_ns: 1_000, per_token_ns: 10, ..LinearCost::NONE });
     let workload = WorkloadGenerator::from_arrivals(arrivals.to_vec());
     let run = Simulation::new(1, config, &cost, workload).run(&mut ());
     run.check_laws().unwrap();
@@ -312,6 +313,7 @@ fn random_run(seed: u64, rules: impl Fn(&mut Draw, &mut SchedulerConfig)) -> Run
         base_ns: 1 + draw.below(500),
         per_token_ns: draw.below(20),
         per_context_token_ns: draw.below(3),
+..LinearCost::NONE
     });
     let workload = WorkloadGenerator::from_arrivals(arrivals(&mut draw));
     Simulation::new(draw.between(1, 2), config, &cost, workload).run(&mut ())

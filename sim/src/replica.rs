@@ -231,7 +231,7 @@ impl Replica {
     }
 
     fn launch(&mut self, now: SimTime) -> StepRecord<'_> {
-        let shape = self.batch.shape();
+        let shape = StepShape { epoch: self.cost.epoch(now).0, ..self.batch.shape() };
         let duration = self.cost.step(&shape) + self.cost.host(&shape);
         self.step_end = now + duration;
         let held_blocks = self.scheduler.used_blocks();

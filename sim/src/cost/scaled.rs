@@ -2,7 +2,7 @@
 
 use super::CostModel;
 use crate::step::StepShape;
-use crate::units::SimDuration;
+use crate::units::{SimDuration, SimTime};
 use std::sync::Arc;
 
 /// Times of `inner` times `per_mille / 1000`, GPU and host alike.
@@ -22,6 +22,10 @@ impl ScaledCost {
 impl CostModel for ScaledCost {
     fn step(&self, shape: &StepShape) -> SimDuration {
         SimDuration(self.scaled(self.inner.step(shape)).0.max(1))
+    }
+
+    fn epoch(&self, now: SimTime) -> (u32, SimTime) {
+        self.inner.epoch(now)
     }
 
     fn stages(&self) -> usize {

@@ -122,12 +122,17 @@ type Fitted<'a> = (&'a ProfiledCost, Vec<Option<&'a KernelFit>>);
 impl Usage {
     /// Looks at a step that stands for `weight` others: the target's pass, and a drafter's.
     fn see(&mut self, part: &UsagePart<'_>, fitted: &[Fitted<'_>], step: &SampledStep, weight: f64) {
-        let Some((target, _)) = fitted.first() else { return };
+        // The first of those fitted is the target in its first epoch; later ones differ in loads alone, not in fits.
+        let (Some((_, target_fits)), Some(target)) =
+            (fitted.first(), part.pricing.profiled_at(step.shape.epoch))
+        else {
+            return;
+        };
         let before = Work { seconds: self.total, operations: self.operations, bytes: self.bytes };
         let drafting = part.pricing.drafting.iter().flat_map(|drafting| drafting.passes(&step.shape));
-        for (cost, shape) in std::iter::once((*target, step.shape)).chain(drafting) {
+        for (cost, shape) in std::iter::once((target, step.shape)).chain(drafting) {
             let fits = fitted.iter().find(|(known, _)| std::ptr::eq(*known, cost)).map(|(_, fits)| &fits[..]);
-            if self.see_pass(cost, fits.unwrap_or(&[]), &shape, weight).is_err() {
+            if self.see_pass(cost, fits.unwrap_or(target_fits), &shape, weight).is_err() {
                 return;
             }
         }

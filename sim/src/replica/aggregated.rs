@@ -147,6 +147,7 @@ impl AggregatedReplica {
         }
         let first = self.batch.shape;
         let mut shape = first;
+        let horizon = horizon.min(self.cost.epoch(now).1);
         let running = self.scheduler.running_requests();
         let oldest = self.scheduler.oldest_decoding_since();
         let (scheduler, totals) = (&mut self.scheduler, &mut self.totals);
@@ -184,6 +185,7 @@ impl AggregatedReplica {
             self.scheduler.form_batch(&mut self.batch);
             self.record_decisions(now, steps_before, table);
             if self.batch.shape.batch_requests() > 0 {
+                self.batch.shape.epoch = self.cost.epoch(now).0;
                 return true;
             }
         }

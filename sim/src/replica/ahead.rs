@@ -8,6 +8,7 @@ use crate::durations::DurationCounts;
 use crate::request::{Outcome, RequestTable};
 use crate::scheduler::aggregated::{AggregatedBatch, AggregatedScheduler, Departure, Landing};
 use crate::scheduler::{NewRequest, SchedulerConfig};
+use crate::step::StepShape;
 use crate::units::SimTime;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -175,7 +176,7 @@ impl AheadReplica {
     }
 
     fn launch(&mut self, batch: AggregatedBatch, now: SimTime) -> StepRecord<'_> {
-        let shape = batch.shape;
+        let shape = StepShape { epoch: self.cost.epoch(now).0, ..batch.shape };
         self.host_free = now + self.cost.host(&shape);
         self.gpu_free = self.host_free.max(self.gpu_free) + self.cost.stage(0, &shape);
         let end = self.gpu_free;

@@ -7,7 +7,7 @@ use crate::cost::CostModel;
 use crate::durations::DurationCounts;
 use crate::request::{RequestId, RequestTable};
 use crate::scheduler::{Scheduler, SchedulerConfig};
-use crate::step::ScheduledBatch;
+use crate::step::{ScheduledBatch, StepShape};
 use crate::units::SimTime;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -117,7 +117,7 @@ impl PipelinedReplica {
     /// Sends a batch through the stages: each takes it when the stage before has handed it on and it is free. The first
     /// needs the tokens that the batch goes on from: those of the step as many batches before as there are stages (V-8).
     fn launch(&mut self, batch: ScheduledBatch, now: SimTime) -> StepRecord<'_> {
-        let shape = batch.shape();
+        let shape = StepShape { epoch: self.cost.epoch(now).0, ..batch.shape() };
         self.host_free = now + self.cost.host(&shape);
         let mut ready = self.host_free;
         if batch.follows_in_flight

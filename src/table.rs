@@ -57,7 +57,7 @@ fn summary(report: &Report) -> Vec<(&'static str, String)> {
                 grouped(counts.arrived),
                 grouped(counts.finished),
                 grouped(counts.rejected),
-                if report.tenants.is_some() {
+                if report.tenants.is_some() || counts.throttled > 0 {
                     format!(", {} throttled", grouped(counts.throttled))
                 } else {
                     String::new()

@@ -6,7 +6,7 @@ use sim::scenario::Scenario;
 use sim::step::StepShape;
 use std::path::Path;
 
-fn text(model: &str, deployment: &str, engine: &str) -> String {
+pub fn text(model: &str, deployment: &str, engine: &str) -> String {
     format!(
         "model: {model}\nhardware: {{ gpu: h200-sxm }}\ndeployment: {{ {deployment} }}\n\
          engine: {{ max_model_len: 16384{engine} }}\n\
@@ -14,7 +14,7 @@ fn text(model: &str, deployment: &str, engine: &str) -> String {
     )
 }
 
-fn scenario_in(folder: &Path, engine: &str, cost: &str) -> Scenario {
+pub fn scenario_in(folder: &Path, engine: &str, cost: &str) -> Scenario {
     let text = text("qwen3-30b-a3b", "data_parallel: 8, expert_parallel: 8", engine);
     let document = Document::parse("s.yaml", &format!("{text}cost: {cost}\n")).unwrap();
     Scenario::resolve("s.yaml", &document, folder).unwrap()

@@ -313,7 +313,7 @@ fn random_run(seed: u64, rules: impl Fn(&mut Draw, &mut SchedulerConfig)) -> Run
         base_ns: 1 + draw.below(500),
         per_token_ns: draw.below(20),
         per_context_token_ns: draw.below(3),
-..LinearCost::NONE
+        ..LinearCost::NONE
     });
     let workload = WorkloadGenerator::from_arrivals(arrivals(&mut draw));
     Simulation::new(draw.between(1, 2), config, &cost, workload).run(&mut ())

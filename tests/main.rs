@@ -12,6 +12,7 @@ mod docs;
 mod engine_rules;
 mod engine_scenarios;
 mod engines;
+mod expert_drift;
 mod experts;
 mod fidelity;
 mod full;

@@ -9,8 +9,11 @@ use sim::cost::{CostModel, LinearCost};
 use sim::metrics::Limits;
 use sim::replica::{DataParallel, StepPath, StepRecord};
 use sim::report::Metrics;
-use sim::request::Outcome;
-use sim::router::{KvAwareConfig, KvSource, RouterConfig, ScorerWeights, Staleness};
+use sim::request::{Outcome, RequestId};
+use sim::router::{
+    BucketConfig, BusyConfig, KvAwareConfig, KvSource, RouterConfig, SaturationSection, ScorerWeights,
+    Staleness, WhenSaturated,
+};
 use sim::scheduler::{Policy, SchedulerConfig};
 use sim::simulation::{EngineSpec, RunObserver, RunResult, Simulation};
 use sim::units::SimDuration;
@@ -48,7 +51,18 @@ fn routers() -> Vec<RouterConfig> {
         chunk_tokens: 4,
         lru_entries: 20,
         max_prefix_chunks: 6,
+        saturation: None,
     };
+    let refusing = |others| RouterConfig::Scored {
+        weights: ScorerWeights::default(),
+        staleness: stale(1_500, 400),
+        events_delay: None,
+        chunk_tokens: 4,
+        lru_entries: 20,
+        max_prefix_chunks: 6,
+        saturation: Some(SaturationSection { queue_depth: 2.0, kv_utilization: 0.5, others }),
+    };
+    let kv_aware = |weights, source| RouterConfig::KvAware { weights, source, busy: BusyConfig::default() };
     vec![
         RouterConfig::RoundRobin(None),
         RouterConfig::RoundRobin(Some(vec![2, 1, 0])),
@@ -69,14 +83,24 @@ fn routers() -> Vec<RouterConfig> {
             eviction_interval: SimDuration(5_000),
             max_tree_tokens: 60,
         },
-        RouterConfig::KvLookup { threshold_tokens: 15, delay: SimDuration::ZERO },
-        RouterConfig::KvLookup { threshold_tokens: 15, delay: SimDuration(3_000) },
-        RouterConfig::KvAware { weights: kv, source: KvSource::Events(SimDuration::ZERO) },
-        RouterConfig::KvAware { weights: kv, source: KvSource::Events(SimDuration(700)) },
+        RouterConfig::KvLookup { threshold_tokens: 15, delay: SimDuration::ZERO, session_nodes: None },
+        RouterConfig::KvLookup { threshold_tokens: 15, delay: SimDuration(3_000), session_nodes: Some(7) },
+        kv_aware(kv, KvSource::Events(SimDuration::ZERO)),
+        kv_aware(kv, KvSource::Events(SimDuration(700))),
+        kv_aware(KvAwareConfig { temperature: 0.5, ..kv }, KvSource::Dispatch(SimDuration(9_000))),
         RouterConfig::KvAware {
-            weights: KvAwareConfig { temperature: 0.5, ..kv },
-            source: KvSource::Dispatch(SimDuration(9_000)),
+            weights: KvAwareConfig { temperature: 0.2, ..kv },
+            source: KvSource::Events(SimDuration::ZERO),
+            busy: BusyConfig { decode_blocks_share: Some(0.6), prefill_tokens: Some(30) },
         },
+        refusing(WhenSaturated::Pass),
+        refusing(WhenSaturated::Queue),
+        RouterConfig::Bucket(BucketConfig {
+            balance_abs_tokens: 30,
+            balance_rel_threshold: 1.2,
+            interval: SimDuration(4_000),
+            initial_tokens: 60,
+        }),
         scored(stale(0, 0), None),
         scored(stale(1_500, 400), None),
         scored(stale(1_500, 0), Some(SimDuration(200))),
@@ -115,7 +139,7 @@ fn simulation(case: &Case, router: &RouterConfig, path: StepPath) -> Simulation 
 
 #[test]
 fn every_router_conserves_requests_and_repeats_itself_on_every_path() {
-    let (mut aggregated, mut moved) = (0, 0u64);
+    let (mut aggregated, mut moved, mut refused) = (0, 0u64, 0);
     for seed in 0..400 {
         let case = case(seed);
         let mut homes = Vec::new();
@@ -126,11 +150,15 @@ fn every_router_conserves_requests_and_repeats_itself_on_every_path() {
             assert_eq!(run.check_laws(), Ok(()), "{}", name());
             assert_eq!(run.table.len(), case.arrivals.len(), "{}", name());
             assert!(run.table.outcome.iter().all(|outcome| *outcome != Outcome::Unfinished), "{}", name());
-            assert_eq!(run.routed.iter().sum::<u64>(), case.arrivals.len() as u64, "{}", name());
+            // What a router turns away goes nowhere.
+            let went =
+                |id: RequestId| !router.may_refuse() || run.table.outcome[id.index()] == Outcome::Finished;
             for (replica, routed) in run.routed.iter().enumerate() {
-                let found = run.table.replica.iter().filter(|home| **home == replica as u32).count();
+                let home = |id: &RequestId| run.table.replica[id.index()] == replica as u32;
+                let found = run.table.ids().filter(|id| went(*id) && home(id)).count();
                 assert_eq!(found as u64, *routed, "{}", name());
             }
+            refused += run.table.outcome.iter().filter(|outcome| **outcome == Outcome::Throttled).count();
             let again = simulation(&case, router, path).run(&mut ());
             assert!(is_same(&run, &again), "{}: not equal when repeated", name());
             let mut watch = Watch(0);
@@ -144,6 +172,7 @@ fn every_router_conserves_requests_and_repeats_itself_on_every_path() {
         }
         moved += homes.iter().filter(|other| **other != homes[0]).count() as u64;
     }
+    assert!(refused > 1_000, "{refused} turned away");
     assert!(aggregated > 2_000 && moved > 4_000, "{aggregated} on the fast path, {moved} routed otherwise");
 }
 
@@ -194,6 +223,9 @@ fn every_router_keeps_the_laws_with_sessions_tenants_and_ranks() {
             );
             let passed = match &fast.tenants {
                 Some(Ok(totals)) => totals.iter().map(|totals| totals.admitted).sum(),
+                _ if router.may_refuse() => {
+                    fast.table.outcome.iter().filter(|outcome| **outcome == Outcome::Finished).count() as u64
+                }
                 _ => fast.table.len() as u64,
             };
             assert_eq!(fast.routed.iter().sum::<u64>(), passed, "{}", name());

@@ -250,7 +250,7 @@ impl Replica {
     }
 
     fn launch(&mut self, now: SimTime, gate: StepGate) -> StepRecord<'_> {
-        let shape = self.batch.shape();
+        let shape = StepShape { epoch: self.cost.epoch(now).0, ..self.batch.shape() };
         let start = now + self.cost.host(&shape);
         self.step_end = self.offload.step_end(gate, start, self.cost.step(&shape));
         let duration = self.step_end - now;

@@ -22,7 +22,7 @@ pub enum Outcome {
     Finished,
     /// It could never have run here: longer than `max_model_len`, than the whole KV cache, or than its tenant may send.
     Rejected,
-    /// Turned away because of its tenant's rate, budget or quota.
+    /// Turned away because of its tenant's rate, budget or quota, or by the router.
     Throttled,
 }
 

@@ -9,6 +9,7 @@ mod engines;
 mod gate;
 mod lanes;
 mod laws;
+mod refusal;
 mod requests;
 
 use crate::cost::{CostModel, UsageReport};
@@ -26,6 +27,7 @@ use crate::units::SimTime;
 use crate::workload::{Arrival, Origin, WorkloadGenerator};
 pub use engines::EngineSpec;
 use engines::Place;
+use refusal::RouterQueue;
 use requests::Requests;
 use std::sync::Arc;
 
@@ -66,6 +68,8 @@ pub struct Simulation {
     origins: Vec<Origin>,
     /// Where requests pass before they are routed, with tenants.
     gate: Option<Box<Gate>>,
+    /// Requests that wait at the router.
+    waiting: RouterQueue,
     /// Where rows are not kept: what becomes of them.
     folder: Option<RequestFolder>,
     /// Requests sent to each engine.
@@ -158,6 +162,7 @@ impl Simulation {
             }
         };
         let mut replicas: Vec<EitherReplica> = specs.iter().zip(&paths).zip(&places).map(replica).collect();
+        let may_refuse = router.may_refuse();
         let block_size = specs.first().map_or(1, |spec| spec.config.block_size);
         let mut router = Router::new(router, specs.len(), block_size, seed);
         if router.informed().is_some_and(|router| router.hears_kv_events()) {
@@ -175,6 +180,7 @@ impl Simulation {
             requests: Requests::default(),
             origins: Vec::new(),
             gate: None,
+            waiting: RouterQueue::default(),
             folder: None,
             routed: vec![0; specs.iter().map(|spec| spec.engines() as usize).sum()],
             next_arrival: SimTime::NEVER,
@@ -182,7 +188,9 @@ impl Simulation {
             touched: Vec::new(),
             finished: Vec::new(),
             has_drafts: false,
-            may_fold: paths.iter().all(|path| *path == StepPath::Aggregated) && !specs.iter().any(needs_rows),
+            may_fold: paths.iter().all(|path| *path == StepPath::Aggregated)
+                && !specs.iter().any(needs_rows)
+                && !may_refuse,
             places,
             replicas,
         }
@@ -240,6 +248,7 @@ impl Simulation {
             self.end_steps(now);
             self.take_arrivals(now, observer);
             self.pass_gate(now);
+            self.pass_router_queue(now);
             self.start_steps(now, runs_ahead, watches_steps.then_some(&mut *observer));
             if let Some(folder) = self.folder.as_mut().filter(|_| self.requests.is_full()) {
                 self.requests.fold_into(folder);
@@ -250,7 +259,8 @@ impl Simulation {
     }
 
     fn next_event(&self) -> Option<SimTime> {
-        let next = self.next_arrival.min(SimTime(self.events.min())).min(self.gate_at());
+        let next = self.next_arrival.min(SimTime(self.events.min()));
+        let next = next.min(self.gate_at()).min(self.router_queue_at());
         (next != SimTime::NEVER).then_some(next)
     }
 
@@ -310,6 +320,9 @@ impl Simulation {
 
     /// Sends a request where the router says.
     fn accept(&mut self, arrival: &Arrival) {
+        if self.router.informed().is_some_and(|router| router.may_refuse()) {
+            return self.accept_or_refuse(arrival);
+        }
         let number = self.requests.arrived;
         let index = self.choose(arrival.at, number, arrival);
         let (place, replica) = (&self.places[index], &mut self.replicas[index]);
@@ -337,7 +350,7 @@ impl Simulation {
     fn choose(&mut self, now: SimTime, number: u64, arrival: &Arrival) -> usize {
         let replicas = &self.replicas;
         match &mut self.router {
-            Router::Blind(router) => router.route(number, arrival),
+            Router::Blind(router) => router.route(now, number, arrival),
             Router::Informed(router) => {
                 let load = |index: usize| replicas[index].load();
                 router.route(now, number, arrival, &self.requests.table, &load)

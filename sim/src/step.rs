@@ -98,6 +98,8 @@ pub struct StepShape {
     pub group_tokens: u64,
     /// Tokens of the rank among them that has most; 0 when it steps alone. Its batch is what the others are padded to.
     pub group_largest_tokens: u64,
+    /// In which epoch of the cost model it starts; 0 where costs do not change with time.
+    pub epoch: u32,
 }
 
 impl StepShape {
@@ -115,6 +117,7 @@ impl StepShape {
         draft_logits: 0,
         group_tokens: 0,
         group_largest_tokens: 0,
+        epoch: 0,
     };
 
     /// Adds a request that computes `tokens` after `context_tokens` that it already had.

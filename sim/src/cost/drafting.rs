@@ -6,7 +6,7 @@ use super::CostModel;
 use super::operators::{Gemm, Layout, Operator, Rows, Work, operators};
 use crate::model::{KvDtype, ModelSpec, WeightDtype, WeightPlan};
 use crate::step::StepShape;
-use crate::units::SimDuration;
+use crate::units::{SimDuration, SimTime};
 use std::sync::Arc;
 
 /// What proposes tokens.
@@ -268,6 +268,10 @@ impl SpeculativeCost {
 impl CostModel for SpeculativeCost {
     fn step(&self, shape: &StepShape) -> SimDuration {
         self.target.step(shape) + self.passes(shape)
+    }
+
+    fn epoch(&self, now: SimTime) -> (u32, SimTime) {
+        self.target.epoch(now)
     }
 
     fn stages(&self) -> usize {

@@ -67,7 +67,17 @@ impl ExpertLoad {
     /// counts as there are experts for each layer.
     pub fn new(group: &ExpertGroup, popularity: &Popularity, seed: u64) -> ExpertLoad {
         let layers = chances(group, popularity, seed);
-        let is_even = *popularity == Popularity::Balanced;
+        let places: Vec<Placed> = layers.iter().map(|chances| place(group, chances)).collect();
+        ExpertLoad::of_places(group, &layers, &places, *popularity == Popularity::Balanced)
+    }
+
+    /// The same of layers with these chances whose experts have these places.
+    pub(super) fn of_places(
+        group: &ExpertGroup,
+        layers: &[Vec<f64>],
+        places: &[Placed],
+        is_even: bool,
+    ) -> ExpertLoad {
         let mut load = ExpertLoad {
             busiest: vec![0.0; OCTAVES + 1],
             touched: vec![0.0; OCTAVES + 1],
@@ -75,8 +85,8 @@ impl ExpertLoad {
             busiest_receiver: 0.0,
         };
         let share = 1.0 / layers.len().max(1) as f64;
-        for chances in &layers {
-            let layer = Layer::new(group, chances, is_even);
+        for (chances, placed) in layers.iter().zip(places) {
+            let layer = Layer::new(placed, chances, is_even);
             for octave in 0..=OCTAVES {
                 let tokens = (1u64 << octave) as f64;
                 load.busiest[octave] += share * layer.busiest(tokens);
@@ -118,7 +128,7 @@ fn at(table: &[f64], tokens: f64) -> f64 {
 }
 
 /// The chance that a token uses each expert, for each layer that differs from others; they sum to the experts per token.
-fn chances(group: &ExpertGroup, popularity: &Popularity, seed: u64) -> Vec<Vec<f64>> {
+pub(super) fn chances(group: &ExpertGroup, popularity: &Popularity, seed: u64) -> Vec<Vec<f64>> {
     let picked = f64::from(group.experts_per_token);
     match popularity {
         Popularity::Balanced | Popularity::Uniform => {
@@ -190,8 +200,12 @@ struct Layer {
 }
 
 impl Layer {
-    fn new(group: &ExpertGroup, chances: &[f64], is_even: bool) -> Layer {
-        let ranks = place(group, chances);
+    fn new(placed: &Placed, chances: &[f64], is_even: bool) -> Layer {
+        // Copies share an expert's tokens.
+        let held = |rank: &Vec<(usize, f64)>| {
+            rank.iter().map(|&(expert, copies)| chances[expert] / copies).collect::<Vec<f64>>()
+        };
+        let ranks: Vec<Vec<f64>> = placed.iter().map(held).collect();
         let spread = |rank: &Vec<f64>| rank.iter().map(|chance| chance * (1.0 - chance)).sum::<f64>();
         let all: f64 = ranks.iter().map(spread).sum();
         let (experts, count) = (chances.len() as f64, ranks.len() as f64);
@@ -231,8 +245,11 @@ impl Layer {
     }
 }
 
-/// Puts the experts, and second copies of the hottest, on their GPUs; copies share an expert's tokens.
-fn place(group: &ExpertGroup, chances: &[f64]) -> Vec<Vec<f64>> {
+/// The experts that each GPU holds, each with how many copies of it there are.
+pub(super) type Placed = Vec<Vec<(usize, f64)>>;
+
+/// Puts the experts, and second copies of the hottest, on their GPUs.
+pub(super) fn place(group: &ExpertGroup, chances: &[f64]) -> Placed {
     let ranks = group.ranks.max(1) as usize;
     let mut copies = vec![1.0; chances.len()];
     let load = |copies: &[f64], expert: usize| chances[expert] / copies[expert];
@@ -243,8 +260,8 @@ fn place(group: &ExpertGroup, chances: &[f64]) -> Vec<Vec<f64>> {
             copies[hottest] += 1.0;
         }
     }
-    let held: Vec<f64> = (0..chances.len())
-        .flat_map(|expert| std::iter::repeat_n(load(&copies, expert), copies[expert] as usize))
+    let held: Vec<(usize, f64)> = (0..chances.len())
+        .flat_map(|expert| std::iter::repeat_n((expert, copies[expert]), copies[expert] as usize))
         .collect();
     let mut placed = vec![Vec::new(); ranks];
     match group.placement {
@@ -258,20 +275,20 @@ fn place(group: &ExpertGroup, chances: &[f64]) -> Vec<Vec<f64>> {
             }
         }
         Placement::RoundRobin => {
-            for (expert, chance) in held.into_iter().enumerate() {
-                placed[expert % ranks].push(chance);
+            for (number, expert) in held.into_iter().enumerate() {
+                placed[number % ranks].push(expert);
             }
         }
         Placement::LoadBalanced => {
             let room = held.len().div_ceil(ranks);
             let mut hottest_first = held;
-            hottest_first.sort_by(|a, b| b.total_cmp(a));
+            hottest_first.sort_by(|a, b| load(&copies, b.0).total_cmp(&load(&copies, a.0)));
             let mut loads = vec![0.0; ranks];
-            for chance in hottest_first {
+            for expert in hottest_first {
                 let open = (0..ranks).filter(|rank| placed[*rank].len() < room);
                 if let Some(rank) = open.reduce(|a, b| if loads[b] < loads[a] { b } else { a }) {
-                    placed[rank].push(chance);
-                    loads[rank] += chance;
+                    placed[rank].push(expert);
+                    loads[rank] += load(&copies, expert.0);
                 }
             }
         }
@@ -315,7 +332,7 @@ mod tests {
         let weights: Vec<f64> = (1..=64).map(|rank| libm::pow(f64::from(rank), -0.7)).collect();
         let chances = without_repeats(&weights, 8.0);
         assert!((chances.iter().sum::<f64>() - 8.0).abs() < 1e-9);
-        let layer = Layer::new(&spread, &chances, false);
+        let layer = Layer::new(&place(&spread, &chances), &chances, false);
         let mut random = rng::stream(3, "test");
         let mut unit = || (random.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
         for batch in [4usize, 64, 1024] {

@@ -4,6 +4,7 @@ mod band;
 mod calls;
 mod datasheet;
 pub mod drafting;
+mod drift;
 mod expert_load;
 mod graphs;
 mod host;
@@ -22,6 +23,7 @@ pub use band::{ASSUMED_ERROR, error_of_sum};
 pub use calls::Context;
 pub use datasheet::{DatasheetCost, experts_touched};
 pub use drafting::{DraftSchedule, SpeculativeCost};
+pub use drift::{DriftingCost, ExpertDrift};
 pub use expert_load::{ExpertGroup, ExpertLoad, Placement, Popularity};
 pub use graphs::CudaGraphs;
 pub use host::HostTime;
@@ -32,12 +34,18 @@ pub use scaled::ScaledCost;
 pub use usage::{Bound, PhaseUsage, StepKind, UsagePart, UsageReport};
 
 use crate::step::StepShape;
-use crate::units::SimDuration;
+use crate::units::{SimDuration, SimTime};
 
 /// Gives the duration of a step from the sums of its batch. Pure: equal shapes take equal times.
 pub trait CostModel: Send + Sync {
     /// Time of one step on the GPU; at least 1 ns.
     fn step(&self, shape: &StepShape) -> SimDuration;
+
+    /// In which epoch a step that starts `now` falls, and when the next one begins. What a step costs may differ by
+    /// epoch ([`StepShape::epoch`]), and by nothing else of the time.
+    fn epoch(&self, _now: SimTime) -> (u32, SimTime) {
+        (0, SimTime::NEVER)
+    }
 
     /// Pipeline stages that a step passes through.
     fn stages(&self) -> usize {

@@ -2,7 +2,7 @@
 
 use super::{CostModel, PRICED_AT_ONCE};
 use crate::step::StepShape;
-use crate::units::SimDuration;
+use crate::units::{SimDuration, SimTime};
 use std::sync::Arc;
 
 /// Times of `inner` times `per_mille / 1000`, GPU and host alike.
@@ -31,6 +31,10 @@ impl ScaledCost {
 impl CostModel for ScaledCost {
     fn step(&self, shape: &StepShape) -> SimDuration {
         self.step_of(self.inner.step(shape))
+    }
+
+    fn epoch(&self, now: SimTime) -> (u32, SimTime) {
+        self.inner.epoch(now)
     }
 
     fn stages(&self) -> usize {

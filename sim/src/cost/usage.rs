@@ -143,16 +143,14 @@ impl<'a> Fitted<'a> {
 impl Usage {
     /// Looks at a step that stands for `weight` others: the target's pass, and a drafter's.
     fn see(&mut self, part: &UsagePart<'_>, fitted: &mut [Fitted<'_>], step: &SampledStep, weight: f64) {
+        let Some(target) = part.pricing.profiled_at(step.shape.epoch) else { return };
         let before = Work { seconds: self.total, operations: self.operations, bytes: self.bytes };
-        let [target, drafters @ ..] = fitted else { return };
-        if self.see_pass(target, &step.shape, weight).is_err() {
-            return;
-        }
-        for (cost, shape) in part.pricing.drafting.iter().flat_map(|drafting| drafting.passes(&step.shape)) {
-            let Some(drafter) = drafters.iter_mut().find(|known| std::ptr::eq(known.cost, cost)) else {
+        let drafting = part.pricing.drafting.iter().flat_map(|drafting| drafting.passes(&step.shape));
+        for (cost, shape) in std::iter::once((target, step.shape)).chain(drafting) {
+            let Some(fitted) = fitted.iter_mut().find(|known| std::ptr::eq(known.cost, cost)) else {
                 return;
             };
-            if self.see_pass(drafter, &shape, weight).is_err() {
+            if self.see_pass(fitted, &shape, weight).is_err() {
                 return;
             }
         }
@@ -268,7 +266,7 @@ impl UsageReport {
             let Some(target) = part.pricing.profiled.as_deref() else { continue };
             let drafters = part.pricing.drafting.iter().flat_map(DraftPricing::profiles);
             let mut fitted: Vec<Fitted<'_>> =
-                std::iter::once(target).chain(drafters).map(Fitted::new).collect();
+                part.pricing.profiled_by_epoch().chain(drafters).map(Fitted::new).collect();
             for (weight, step) in replicas[part.engines.clone()].iter().flat_map(|r| r.samples.steps()) {
                 sampled_steps += 1;
                 own.see(part, &mut fitted, step, weight as f64);

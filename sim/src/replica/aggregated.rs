@@ -125,6 +125,7 @@ impl AggregatedReplica {
     /// Starts the batch that was formed, of decoding requests alone with nobody waiting, and goes on as long as they
     /// stay the same and each step ends before `horizon`.
     fn run_decoding(&mut self, now: SimTime, horizon: SimTime) {
+        let horizon = horizon.min(self.cost.epoch(now).1);
         let (scheduler, first) = (&mut self.scheduler, self.batch.shape);
         let (first_step, oldest) = (scheduler.steps(), scheduler.oldest_decoding_since());
         let running = scheduler.running_requests();
@@ -166,6 +167,7 @@ impl AggregatedReplica {
             self.scheduler.form_batch(&mut self.batch);
             self.record_decisions(now, steps_before, table);
             if self.batch.shape.batch_requests() > 0 {
+                self.batch.shape.epoch = self.cost.epoch(now).0;
                 return true;
             }
         }

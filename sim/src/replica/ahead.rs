@@ -10,6 +10,7 @@ use crate::durations::DurationCounts;
 use crate::request::{Outcome, RequestTable};
 use crate::scheduler::aggregated::{AggregatedBatch, AggregatedScheduler, Departure, Landing};
 use crate::scheduler::{NewRequest, SchedulerConfig};
+use crate::step::StepShape;
 use crate::units::SimTime;
 use std::sync::Arc;
 
@@ -198,7 +199,9 @@ impl AheadReplica {
     /// up to `horizon`. Each is scheduled when the one before the one before has ended and the CPU is free, and starts on
     /// the GPU when the one before ends. Gives the time of the last end.
     fn run_decoding(&mut self, now: SimTime, horizon: SimTime) -> SimTime {
-        let (first, scheduler) = (self.scheduler.next_decode_shape(), &mut self.scheduler);
+        let (epoch, epoch_end) = self.cost.epoch(now.max(self.host_free));
+        let (first, scheduler) =
+            (StepShape { epoch, ..self.scheduler.next_decode_shape() }, &mut self.scheduler);
         let Some(mut end) = self.in_flight.first().map(|flight| flight.end) else { return now };
         let (first_step, oldest) = (scheduler.steps(), scheduler.oldest_decoding_since());
         let running = scheduler.running_requests();
@@ -211,7 +214,7 @@ impl AheadReplica {
             let until_finish = scheduler.steps_to_finish(times.len() + 1);
             for (number, time) in times.iter().enumerate() {
                 let start = now.max(host_free);
-                if start >= horizon {
+                if start >= horizon.min(epoch_end) {
                     return 0;
                 }
                 let Some(new_blocks) = scheduler.decode_on() else { return 0 };
@@ -254,6 +257,7 @@ impl AheadReplica {
         // Steps overlap: each counts for the time by which it moves the end of all work on.
         let previous_end = self.in_flight.last().map_or(now, |flight| flight.end.max(now));
         let flight = self.in_flight.next();
+        flight.batch.shape.epoch = self.cost.epoch(now).0;
         let shape = flight.batch.shape;
         self.host_free = now + self.cost.host(&shape);
         self.gpu_free = self.host_free.max(self.gpu_free) + self.cost.step(&shape);

@@ -142,7 +142,7 @@ impl LockstepReplica {
         for rank in &mut self.ranks {
             rank.form_batch(now, table);
         }
-        let (duration, slowest) = self.agree();
+        let (duration, slowest) = self.agree(self.cost.epoch(now).0);
         self.step_end = now + duration;
         for (number, rank) in self.ranks.iter_mut().enumerate() {
             let held_blocks = rank.scheduler.used_blocks();
@@ -173,14 +173,14 @@ impl LockstepReplica {
 
     /// Tells every rank what all compute together (V-47). The step takes as long as the slowest rank's, after the CPU
     /// that takes longest; gives that and which rank with work is slowest.
-    fn agree(&mut self) -> (SimDuration, usize) {
+    fn agree(&mut self, epoch: u32) -> (SimDuration, usize) {
         let tokens = |rank: &Rank| rank.shape.new_tokens();
         let group_tokens = self.ranks.iter().map(tokens).sum();
         let group_largest_tokens = self.ranks.iter().map(tokens).max().unwrap_or(0);
         let (mut gpu, mut host) = (SimDuration::ZERO, SimDuration::ZERO);
         let (mut slowest, mut slowest_gpu) = (0, SimDuration::ZERO);
         for (number, rank) in self.ranks.iter_mut().enumerate() {
-            rank.shape = StepShape { group_tokens, group_largest_tokens, ..rank.shape };
+            rank.shape = StepShape { group_tokens, group_largest_tokens, epoch, ..rank.shape };
             let own = self.cost.step(&rank.shape);
             gpu = gpu.max(own);
             host = host.max(self.cost.host(&rank.shape));

@@ -9,7 +9,7 @@ use crate::durations::DurationCounts;
 use crate::offload::StepGate;
 use crate::request::{RequestId, RequestTable};
 use crate::scheduler::{Scheduler, SchedulerConfig};
-use crate::step::ScheduledBatch;
+use crate::step::{ScheduledBatch, StepShape};
 use crate::units::SimTime;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -129,7 +129,7 @@ impl PipelinedReplica {
     /// needs the tokens that the batch goes on from: those of the step as many batches before as there are stages (V-8).
     /// With tiers there is one stage, and the step may wait for them.
     fn launch(&mut self, batch: ScheduledBatch, now: SimTime, gate: StepGate) -> StepRecord<'_> {
-        let shape = batch.shape();
+        let shape = StepShape { epoch: self.cost.epoch(now).0, ..batch.shape() };
         self.host_free = now + self.cost.host(&shape);
         let mut ready = self.host_free;
         if batch.follows_in_flight

@@ -1,7 +1,9 @@
 //! Policies that go by the requests alone.
 
+use super::bucket::Buckets;
 use super::{RouterConfig, below};
 use crate::identity::{TokenIdentity, mix};
+use crate::units::SimTime;
 use crate::workload::Arrival;
 use rand_pcg::Pcg64;
 use rustc_hash::FxHashMap;
@@ -20,6 +22,8 @@ pub(crate) enum BlindRouter {
     Session { replicas: usize, next: usize, homes: FxHashMap<u32, u32> },
     /// The first point at or after the key's hash, around the ring.
     Ring { points: Vec<(u64, u32)>, prefix_tokens: Option<u32>, identity: Box<Identity> },
+    /// By the length of the prompt and what was sent lately.
+    Bucket(Box<Buckets>),
 }
 
 /// A [`TokenIdentity`] that a copy of the router starts anew.
@@ -58,20 +62,16 @@ impl BlindRouter {
                 BlindRouter::Session { replicas, next: 0, homes: FxHashMap::default() }
             }
             RouterConfig::ConsistentHash { prefix_tokens, virtual_nodes } => {
-                let of_replica = |replica: usize| {
-                    let point = move |node: u32| mix(mix(POINT, replica as u64), u64::from(node));
-                    (0..*virtual_nodes).map(move |node| (point(node), replica as u32))
-                };
-                let mut points: Vec<(u64, u32)> = (0..replicas).flat_map(of_replica).collect();
-                points.sort_unstable();
+                let points = ring(replicas, *virtual_nodes);
                 BlindRouter::Ring { points, prefix_tokens: *prefix_tokens, identity: Box::default() }
             }
+            RouterConfig::Bucket(config) => BlindRouter::Bucket(Box::new(Buckets::new(*config, replicas))),
             _ => return None,
         })
     }
 
-    /// The replica of request number `number`.
-    pub fn route(&mut self, number: u64, arrival: &Arrival) -> usize {
+    /// The replica of request number `number`, which comes to the router `now`.
+    pub fn route(&mut self, now: SimTime, number: u64, arrival: &Arrival) -> usize {
         match self {
             BlindRouter::RoundRobin { replicas, next } => turn(next, *replicas),
             BlindRouter::Weighted { weights, credit, total } => {
@@ -95,14 +95,36 @@ impl BlindRouter {
             }
             BlindRouter::Ring { points, prefix_tokens, identity } => {
                 let key = match prefix_tokens {
-                    None => mix(SESSION, u64::from(arrival.session)),
+                    None => session_key(arrival),
                     Some(tokens) => hash_of_start(&mut identity.0, arrival, number, *tokens),
                 };
-                let index = points.partition_point(|point| point.0 < key);
-                points.get(index).or(points.first()).map_or(0, |point| point.1 as usize)
+                on_ring(points, key)
             }
+            BlindRouter::Bucket(buckets) => buckets.route(now, arrival.prompt_tokens),
         }
     }
+}
+
+/// The points of replicas on a hash ring, in order.
+pub(super) fn ring(replicas: usize, virtual_nodes: u32) -> Vec<(u64, u32)> {
+    let of_replica = |replica: usize| {
+        let point = move |node: u32| mix(mix(POINT, replica as u64), u64::from(node));
+        (0..virtual_nodes).map(move |node| (point(node), replica as u32))
+    };
+    let mut points: Vec<(u64, u32)> = (0..replicas).flat_map(of_replica).collect();
+    points.sort_unstable();
+    points
+}
+
+/// The replica of the first point at or after `key`.
+pub(super) fn on_ring(points: &[(u64, u32)], key: u64) -> usize {
+    let index = points.partition_point(|point| point.0 < key);
+    points.get(index).or(points.first()).map_or(0, |point| point.1 as usize)
+}
+
+/// Where a request's session lies on a ring.
+pub(super) fn session_key(arrival: &Arrival) -> u64 {
+    mix(SESSION, u64::from(arrival.session))
 }
 
 /// The next in turn.

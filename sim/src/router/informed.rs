@@ -1,10 +1,15 @@
 //! Policies that look at what they sent, at what was answered, and at what the replicas tell them.
 
+use super::blind::{on_ring, ring, session_key};
 use super::index::{KvIndex, SentIndex};
+use super::lately::SentLately;
 use super::outstanding::{Outstanding, Sent};
-use super::score::{KvCost, ScoreInput, dp_score, is_uneven, scores, softmax_of_costs};
+use super::score::{KvCost, ScoreInput, dp_score, is_uneven, saturation, scores, softmax_of_costs};
 use super::signals::Signals;
-use super::{KvAwareConfig, KvSource, ReplicaLoad, RouterConfig, below, best_at_random, unit};
+use super::{
+    BusyConfig, KvAwareConfig, KvSource, ReplicaLoad, RouterConfig, WhenSaturated, below, best_at_random,
+    unit,
+};
 use crate::block_pool::KvEvent;
 use crate::identity::TokenIdentity;
 use crate::request::{RequestId, RequestTable};
@@ -19,6 +24,26 @@ enum Caches {
     /// Chunks sent to each replica, and what limits them.
     Sent(SentIndex, Limit),
     Told(KvIndex),
+}
+
+/// What becomes of a request at the router.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It is sent.
+    Send,
+    /// It waits.
+    Wait,
+    /// It is turned away.
+    Shed,
+}
+
+/// How `kv_lookup` sends what has no match.
+#[derive(Debug)]
+enum Fallback {
+    /// By session, on a ring.
+    Ring(Vec<(u64, u32)>),
+    /// Where the fewest were sent lately.
+    Rate(SentLately),
 }
 
 /// What makes the router forget what it sent.
@@ -60,6 +85,9 @@ pub(crate) struct InformedRouter {
     inputs: Vec<ScoreInput>,
     /// Where the next scan starts (V-49).
     scan_from: usize,
+    /// Which replicas are busy; all false where no threshold is set.
+    busy: Vec<bool>,
+    fallback: Fallback,
 }
 
 impl InformedRouter {
@@ -113,6 +141,13 @@ impl InformedRouter {
             values: Vec::with_capacity(replicas),
             inputs: Vec::with_capacity(replicas),
             scan_from: 0,
+            busy: vec![false; replicas],
+            fallback: match config {
+                RouterConfig::KvLookup { session_nodes: Some(nodes), .. } => {
+                    Fallback::Ring(ring(replicas, *nodes))
+                }
+                _ => Fallback::Rate(SentLately::new(replicas)),
+            },
         }
     }
 
@@ -123,7 +158,11 @@ impl InformedRouter {
 
     /// Whether it matters at which instant between two requests a replica does what it does.
     pub fn needs_each_step(&self) -> bool {
-        matches!(&self.caches, Caches::Told(index) if index.is_late())
+        let lets_wait = matches!(
+            &self.config,
+            RouterConfig::Scored { saturation: Some(limits), .. } if limits.others == WhenSaturated::Queue
+        );
+        lets_wait || matches!(&self.caches, Caches::Told(index) if index.is_late())
     }
 
     /// When it reads the replicas next.
@@ -145,6 +184,53 @@ impl InformedRouter {
         }
     }
 
+    /// Whether requests may wait here or be turned away.
+    pub fn may_refuse(&self) -> bool {
+        self.config.may_refuse()
+    }
+
+    /// What becomes of a request of this priority, above 0 of which it is sheddable, `now`.
+    pub fn verdict(
+        &mut self,
+        now: SimTime,
+        priority: i32,
+        table: &RequestTable,
+        load: &dyn Fn(usize) -> ReplicaLoad,
+    ) -> Verdict {
+        match (&self.config, &mut self.signals) {
+            (RouterConfig::Scored { saturation: Some(limits), .. }, Some(signals)) => {
+                signals.advance(now, load);
+                match (limits.others, saturation(signals.latest(), limits) >= 1.0) {
+                    (_, true) if priority > 0 => Verdict::Shed,
+                    (WhenSaturated::Queue, true) => Verdict::Wait,
+                    _ => Verdict::Send,
+                }
+            }
+            (RouterConfig::KvAware { busy, .. }, _) if *busy != BusyConfig::default() => {
+                let limits = *busy;
+                self.find_busy(&limits, table, load);
+                if self.busy.iter().all(|busy| *busy) { Verdict::Shed } else { Verdict::Send }
+            }
+            _ => Verdict::Send,
+        }
+    }
+
+    /// When what is known of the replicas changes next, but for what they answer.
+    pub fn next_news(&self) -> SimTime {
+        self.signals.as_ref().map_or(SimTime::NEVER, Signals::next_news)
+    }
+
+    /// Marks the replicas that have as much as they should.
+    fn find_busy(&mut self, limits: &BusyConfig, table: &RequestTable, load: &dyn Fn(usize) -> ReplicaLoad) {
+        self.outstanding.settle_prefills(table);
+        for (replica, busy) in self.busy.iter_mut().enumerate() {
+            let blocks = self.outstanding.blocks(replica) as f64;
+            let usable = f64::from(load(replica).usable_blocks);
+            *busy = limits.decode_blocks_share.is_some_and(|share| blocks > share * usable)
+                || limits.prefill_tokens.is_some_and(|most| self.outstanding.prefill_tokens(replica) > most);
+        }
+    }
+
     /// The replica of request number `number`, which comes to the router `now`.
     pub fn route(
         &mut self,
@@ -158,7 +244,7 @@ impl InformedRouter {
             signals.advance(now, load);
         }
         self.match_prefix(now, number, arrival);
-        let replica = self.choose(arrival, table);
+        let replica = self.choose(now, arrival, table);
         self.remember_sent(replica, now);
         if let Some(signals) = &mut self.signals {
             signals.send(replica);
@@ -215,7 +301,7 @@ impl InformedRouter {
         }
     }
 
-    fn choose(&mut self, arrival: &Arrival, table: &RequestTable) -> usize {
+    fn choose(&mut self, now: SimTime, arrival: &Arrival, table: &RequestTable) -> usize {
         match self.config.clone() {
             RouterConfig::LeastOutstandingTokens => self.outstanding.fewest_tokens(),
             RouterConfig::PowerOfTwo => self.better_of_two(),
@@ -244,11 +330,17 @@ impl InformedRouter {
                 self.smallest_tree()
             }
             RouterConfig::KvLookup { threshold_tokens, .. } => {
-                let (replica, tokens) = self.longest_match();
-                if tokens == 0 || tokens.saturating_add(threshold_tokens) < arrival.prompt_tokens {
-                    return self.outstanding.fewest_requests();
+                let (longest, tokens) = self.longest_match();
+                let is_match = tokens > 0 && tokens.saturating_add(threshold_tokens) >= arrival.prompt_tokens;
+                match &mut self.fallback {
+                    Fallback::Ring(points) if !is_match => on_ring(points, session_key(arrival)),
+                    Fallback::Ring(_) => longest,
+                    Fallback::Rate(lately) => {
+                        let replica = if is_match { longest } else { lately.fewest(now) };
+                        lately.send(now, replica);
+                        replica
+                    }
                 }
-                replica
             }
             RouterConfig::KvAware { weights, .. } => self.cheapest(arrival, &weights, table),
             RouterConfig::Scored { weights, .. } => {
@@ -306,7 +398,7 @@ impl InformedRouter {
                 decode_blocks: self.outstanding.blocks(replica) as f64 + request_blocks,
                 active_requests: self.outstanding.requests(replica) as f64,
             };
-            self.values.push(-cost.cost(weights));
+            self.values.push(if self.busy[replica] { f64::NEG_INFINITY } else { -cost.cost(weights) });
         }
         if weights.temperature == 0.0 {
             return best_at_random(&self.values, &mut self.random);

@@ -5,19 +5,23 @@
 //! know what they sent and what was answered at once, and what the replicas tell them late.
 
 mod blind;
+mod bucket;
+mod config;
 mod index;
 mod informed;
+mod lately;
 mod outstanding;
+mod resolve;
 mod score;
 mod signals;
 mod spec;
 
 pub(crate) use blind::BlindRouter;
-pub(crate) use informed::InformedRouter;
+pub use config::{BucketConfig, BusyConfig, GroupSize, KvAwareConfig, KvSource, RouterConfig, Staleness};
+pub(crate) use informed::{InformedRouter, Verdict};
 pub use signals::ReplicaLoad;
 pub use spec::{
-    GroupSize, HashKey, KvAwareConfig, KvSource, PrefixSource, RouterConfig, RouterPolicy, RouterSection,
-    ScorerWeights, Staleness,
+    HashKey, PrefixSource, RouterPolicy, RouterSection, SaturationSection, ScorerWeights, WhenSaturated,
 };
 
 use rand::Rng;
@@ -76,5 +80,7 @@ fn best_at_random(values: &[f64], random: &mut Pcg64) -> usize {
     best
 }
 
+#[cfg(test)]
+mod refusal_tests;
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,6 @@
 //! The formulas of and V-49, each over plain numbers.
 
-use super::{KvAwareConfig, ReplicaLoad, ScorerWeights};
+use super::{KvAwareConfig, ReplicaLoad, SaturationSection, ScorerWeights};
 
 /// Whether loads are so uneven that a match does not count.
 pub(super) fn is_uneven(least: u64, most: u64, abs_threshold: u64, rel_threshold: f64) -> bool {
@@ -33,12 +33,24 @@ impl KvCost {
     }
 }
 
-/// Chances in proportion to `exp(-cost / temperature)` of costs normalised to 0 to 1.
+/// How full the replicas are on average, by waiting requests or KV use, whichever is more; 1 is saturated.
+pub(super) fn saturation(loads: &[ReplicaLoad], limits: &SaturationSection) -> f64 {
+    let fullness = |load: &ReplicaLoad| {
+        (f64::from(load.waiting_requests) / limits.queue_depth).max(load.kv_usage() / limits.kv_utilization)
+    };
+    loads.iter().map(fullness).sum::<f64>() / loads.len().max(1) as f64
+}
+
+/// Chances in proportion to `exp(-cost / temperature)` of costs normalised to 0 to 1; none for one that is infinite.
 pub(super) fn softmax_of_costs(costs: &[f64], temperature: f64) -> Vec<f64> {
-    let least = costs.iter().copied().fold(f64::INFINITY, f64::min);
-    let most = costs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let finite = || costs.iter().copied().filter(|cost| cost.is_finite());
+    let least = finite().fold(f64::INFINITY, f64::min);
+    let most = finite().fold(f64::NEG_INFINITY, f64::max);
     let range = most - least;
     let chance = |cost: &f64| {
+        if cost.is_infinite() {
+            return 0.0;
+        }
         let normal = if range > 0.0 { (cost - least) / range } else { 0.0 };
         libm::exp(-normal / temperature)
     };

@@ -92,6 +92,14 @@ impl Signals {
         if self.is_live() { SimTime::NEVER } else { self.due }
     }
 
+    /// When a reading arrives next; never where they are read at each request.
+    pub fn next_news(&self) -> SimTime {
+        if self.is_live() {
+            return SimTime::NEVER;
+        }
+        self.coming.front().map_or(self.due + self.staleness.delay, |reading| reading.0)
+    }
+
     /// Reads the replicas at the readings due up to `now`; nothing has happened in them since the first of those.
     pub fn read(&mut self, now: SimTime, load: &dyn Fn(usize) -> ReplicaLoad) {
         let period = self.staleness.period.0;

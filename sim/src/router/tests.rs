@@ -15,7 +15,7 @@ fn router(section: &str, replicas: usize) -> Router {
     Router::new(&config(section, replicas as u32).unwrap(), replicas, 16, 1)
 }
 
-fn config(section: &str, replicas: u32) -> crate::error::Result<RouterConfig> {
+pub(super) fn config(section: &str, replicas: u32) -> crate::error::Result<RouterConfig> {
     let groups = [GroupSize { name: "a", replicas: replicas - 1 }, GroupSize { name: "b", replicas: 1 }];
     let document = Document::parse("r.yaml", &format!("router: {{ {section} }}\n"))?;
     let section: std::collections::BTreeMap<String, RouterSection> = document.resolve()?;
@@ -24,7 +24,7 @@ fn config(section: &str, replicas: u32) -> crate::error::Result<RouterConfig> {
 }
 
 /// A prompt of runs of 100 tokens each, at a time in ms.
-fn request(at_ms: u64, session: u32, runs: &[u64]) -> Arrival {
+pub(super) fn request(at_ms: u64, session: u32, runs: &[u64]) -> Arrival {
     Arrival {
         at: SimTime(at_ms * 1_000_000),
         prompt_tokens: 100 * runs.len() as u32,
@@ -36,14 +36,14 @@ fn request(at_ms: u64, session: u32, runs: &[u64]) -> Arrival {
 }
 
 /// Routes requests that all stay unanswered; gives where they went.
-struct Bench {
-    router: Router,
-    table: RequestTable,
-    loads: Vec<ReplicaLoad>,
+pub(super) struct Bench {
+    pub router: Router,
+    pub table: RequestTable,
+    pub loads: Vec<ReplicaLoad>,
 }
 
 impl Bench {
-    fn new(section: &str, replicas: usize) -> Bench {
+    pub fn new(section: &str, replicas: usize) -> Bench {
         let idle = ReplicaLoad { usable_blocks: 1000, ..ReplicaLoad::default() };
         Bench {
             router: router(section, replicas),
@@ -52,14 +52,20 @@ impl Bench {
         }
     }
 
-    fn informed(&mut self) -> &mut InformedRouter {
+    /// The router reads the loads.
+    pub fn read(&mut self, at_ms: u64) {
+        let Bench { router, loads, .. } = self;
+        router.informed().unwrap().read(SimTime(at_ms * 1_000_000), &|index| loads[index]);
+    }
+
+    pub fn informed(&mut self) -> &mut InformedRouter {
         self.router.informed().unwrap()
     }
 
-    fn send(&mut self, arrival: &Arrival) -> usize {
+    pub fn send(&mut self, arrival: &Arrival) -> usize {
         let number = self.table.len() as u64;
         let replica = match &mut self.router {
-            Router::Blind(router) => router.route(number, arrival),
+            Router::Blind(router) => router.route(arrival.at, number, arrival),
             Router::Informed(router) => {
                 router.route(arrival.at, number, arrival, &self.table, &|index| self.loads[index])
             }

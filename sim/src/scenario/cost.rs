@@ -6,8 +6,8 @@ use super::{Calibration, Engine, EnginePreset, SpeculativeMethod};
 use crate::catalogue;
 use crate::cost::operators::{Layout, operators};
 use crate::cost::{
-    Context, CostModel, CudaGraphs, DatasheetCost, DraftSchedule, ExpertLoad, HostTime, LinearCost,
-    PipelineCost, ProfiledCost, SpeculativeCost,
+    Context, CostModel, CudaGraphs, DatasheetCost, DraftSchedule, DriftingCost, ExpertLoad, HostTime,
+    LinearCost, PipelineCost, ProfiledCost, SpeculativeCost,
 };
 use crate::document::Document;
 use crate::error::{Error, Result};
@@ -27,14 +27,31 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub struct Pricing {
     /// Gives each step its time.
     pub model: Arc<dyn CostModel>,
-    /// The measured kernels behind it, when it rests on a profile.
+    /// The measured kernels behind it, when it rests on a profile; of several epochs, in the first.
     pub profiled: Option<Arc<ProfiledCost>>,
+    /// The same in later epochs.
+    later_profiled: Vec<Arc<ProfiledCost>>,
     /// The same for the passes of a drafter.
     pub drafting: Option<DraftPricing>,
     /// Where the step times come from, in words.
     pub provenance: String,
-    /// How unevenly experts are used, where they are.
+    /// How unevenly experts are used, where they are; of several epochs, in the first.
     pub expert_load: Option<Arc<ExpertLoad>>,
+    /// The same in later epochs.
+    pub later_loads: Vec<Arc<ExpertLoad>>,
+}
+
+impl Pricing {
+    /// The measured kernels behind the steps, epoch by epoch.
+    pub fn profiled_by_epoch(&self) -> impl Iterator<Item = &ProfiledCost> {
+        self.profiled.iter().chain(&self.later_profiled).map(|cost| &**cost)
+    }
+
+    /// The measured kernels behind a step of this epoch.
+    pub fn profiled_at(&self, epoch: u32) -> Option<&ProfiledCost> {
+        let later = (epoch as usize).checked_sub(1).and_then(|index| self.later_profiled.get(index));
+        later.or(self.profiled.as_ref()).map(|cost| &**cost)
+    }
 }
 
 /// The measured kernels behind a drafter's passes.
@@ -123,9 +140,8 @@ fn with_drafts(
         speculation.acceptance_source
     );
     let looks_up = !is_given && speculation.method == SpeculativeMethod::Ngram;
-    let cost = SpeculativeCost { target: target.model, passes: models, schedule, looks_up };
-    let Pricing { profiled, expert_load, .. } = target;
-    Ok(Pricing { model: Arc::new(cost), profiled, drafting, provenance, expert_load })
+    let cost = SpeculativeCost { target: target.model.clone(), passes: models, schedule, looks_up };
+    Ok(Pricing { model: Arc::new(cost), drafting, provenance, ..target })
 }
 
 /// The batch sizes that the engine captures on so many tensor-parallel ranks.
@@ -150,86 +166,131 @@ fn of_target(
     calibration: Option<&Calibration>,
     folder: &Path,
 ) -> Result<Pricing> {
-    let ResolvedExperts { layout, routing, load } = experts::resolve(document, file, model, folder)?;
-    let expert_load = load.clone();
+    let experts = experts::resolve(document, file, model, folder)?;
     if !matches!(file.cost, CostSection::Linear { .. }) {
-        check_links(document, gpu, &layout)?;
+        check_links(document, gpu, &experts.layout)?;
     }
+    let pricing = |model: Arc<dyn CostModel>, provenance: &str| Pricing {
+        model,
+        profiled: None,
+        later_profiled: Vec::new(),
+        drafting: None,
+        provenance: provenance.to_string(),
+        expert_load: experts.load.clone(),
+        later_loads: experts.later_loads.clone(),
+    };
     match &file.cost {
         CostSection::Linear { base, per_token, per_context_token, per_request, per_attention_pair } => {
             let ns = |span: &Option<Span>| span.map_or(0, |span| span.0);
-            Ok(Pricing {
-                model: Arc::new(LinearCost {
-                    base_ns: base.0,
-                    per_token_ns: per_token.0,
-                    per_context_token_ns: per_context_token.0,
-                    per_request_ns: ns(per_request),
-                    per_attention_pair_ns: ns(per_attention_pair),
-                }),
-                profiled: None,
-                drafting: None,
-                provenance: "given: linear in the tokens of a step, as the scenario states".to_string(),
-                expert_load,
-            })
-        }
-        CostSection::Datasheet => Ok(Pricing {
-            model: staged(file, model, gpu, engine, |layers| {
-                let operators = operators(model, &engine.weights, engine.kv, &layout, layers);
-                let cost = DatasheetCost::new(operators, gpu, layout, load.clone());
-                Ok(Arc::new(cost) as Arc<dyn CostModel>)
-            })?,
-            profiled: None,
-            drafting: None,
-            provenance: "assumed: roofline of the GPU's data sheet with assumed efficiencies, no measurement"
-                .to_string(),
-            expert_load,
-        }),
-        CostSection::Auto | CostSection::Profile(_) => {
-            let name = match &file.cost {
-                CostSection::Profile(name) => Some(name.as_str()),
-                _ => None,
+            let cost = LinearCost {
+                base_ns: base.0,
+                per_token_ns: per_token.0,
+                per_context_token_ns: per_context_token.0,
+                per_request_ns: ns(per_request),
+                per_attention_pair_ns: ns(per_attention_pair),
             };
-            let profile = find_profile(name, gpu, engine.preset, folder)
-                .map_err(|e| if e.place().is_some() { e } else { document.error("cost", e.message()) })?;
-            let context = Context { layout, kv: engine.kv, routing, load };
-            let graphs = graphs(engine, layout.parallel.tensor);
-            let priced = |layers| {
-                let operators = operators(model, &engine.weights, engine.kv, &layout, layers);
-                let (profile, context) = (profile.clone(), context.clone());
-                let cost = ProfiledCost::new(profile, operators, context, graphs.clone(), engine.host)
-                    .map_err(|e| {
-                        document.error("cost", format!("{}; `cost: datasheet` needs no kernels", e.message()))
-                    })?;
-                Ok(match calibration {
-                    Some(calibration) => cost.with_residual(engine.host, calibration.residual()),
-                    None => cost,
+            Ok(pricing(Arc::new(cost), "given: linear in the tokens of a step, as the scenario states"))
+        }
+        CostSection::Datasheet => {
+            let in_epoch = |load: Option<Arc<ExpertLoad>>| {
+                staged(file, model, gpu, engine, |layers| {
+                    let operators = operators(model, &engine.weights, engine.kv, &experts.layout, layers);
+                    let cost = DatasheetCost::new(operators, gpu, experts.layout, load.clone());
+                    Ok(Arc::new(cost) as Arc<dyn CostModel>)
                 })
             };
-            let cost = Arc::new(priced(model.all_layers())?);
-            let model: Arc<dyn CostModel> = match file.deployment.pipeline_parallel {
-                1 => cost.clone(),
-                _ => staged(file, model, gpu, engine, |layers| {
-                    Ok(Arc::new(priced(layers)?) as Arc<dyn CostModel>)
-                })?,
+            let first = in_epoch(experts.load.clone())?;
+            let later = experts.later_loads.iter().map(|load| in_epoch(Some(load.clone())));
+            let cost = over_epochs(first, later.collect::<Result<_>>()?, &experts);
+            let provenance =
+                "assumed: roofline of the GPU's data sheet with assumed efficiencies, no measurement";
+            Ok(pricing(cost, provenance))
+        }
+        CostSection::Auto | CostSection::Profile(_) => {
+            let profile = profile(document, file, gpu, engine, folder)?;
+            let graphs = graphs(engine, experts.layout.parallel.tensor);
+            let in_epoch = |load: Option<Arc<ExpertLoad>>| -> Result<_> {
+                let context =
+                    Context { layout: experts.layout, kv: engine.kv, routing: experts.routing, load };
+                let priced = |layers| {
+                    let operators = operators(model, &engine.weights, engine.kv, &experts.layout, layers);
+                    let (profile, context) = (profile.clone(), context.clone());
+                    let cost = ProfiledCost::new(profile, operators, context, graphs.clone(), engine.host)
+                        .map_err(|e| {
+                            let message = format!("{}; `cost: datasheet` needs no kernels", e.message());
+                            document.error("cost", message)
+                        })?;
+                    Ok(match calibration {
+                        Some(calibration) => cost.with_residual(engine.host, calibration.residual()),
+                        None => cost,
+                    })
+                };
+                let whole = Arc::new(priced(model.all_layers())?);
+                let model: Arc<dyn CostModel> = match file.deployment.pipeline_parallel {
+                    1 => whole.clone(),
+                    _ => staged(file, model, gpu, engine, |layers| Ok(Arc::new(priced(layers)?) as _))?,
+                };
+                Ok((whole, model))
             };
-            let host = match (&file.engine.host_time, calibration) {
-                (Some(_), None) => "host time given".to_string(),
-                (None, None) => "host time assumed".to_string(),
-                (given, Some(calibration)) => format!(
-                    "kernels times {} in decode and {} in prefill, launches{} by calibration {}, fitted on {}",
-                    calibration.decode_scale,
-                    calibration.prefill_scale,
-                    if given.is_some() { "" } else { " and host time" },
-                    calibration.name,
-                    calibration.fitted_on
-                ),
-            };
-            let stand_in =
-                if engine.preset.has_own_kernels() { "" } else { ", standing in for the engine's own" };
-            let provenance = format!("{}{stand_in}; {host}", cost.basis());
-            Ok(Pricing { model, profiled: Some(cost), drafting: None, provenance, expert_load })
+            let (profiled, first) = in_epoch(experts.load.clone())?;
+            let later = experts.later_loads.iter().map(|load| in_epoch(Some(load.clone())));
+            let (later_profiled, later) = later.collect::<Result<Vec<_>>>()?.into_iter().unzip();
+            let provenance = basis(file, engine, calibration, &profiled);
+            let cost = over_epochs(first, later, &experts);
+            Ok(Pricing { profiled: Some(profiled), later_profiled, ..pricing(cost, &provenance) })
         }
     }
+}
+
+/// One cost model for all times, or one per epoch.
+fn over_epochs(
+    first: Arc<dyn CostModel>,
+    later: Vec<Arc<dyn CostModel>>,
+    experts: &ResolvedExperts,
+) -> Arc<dyn CostModel> {
+    if later.is_empty() {
+        return first;
+    }
+    Arc::new(DriftingCost::new(first, later.into_iter(), experts.epoch))
+}
+
+/// The profile that the scenario names, or that fits its GPU best.
+fn profile(
+    document: &Document,
+    file: &ScenarioFile,
+    gpu: &GpuSpec,
+    engine: &Engine,
+    folder: &Path,
+) -> Result<Arc<CostProfile>> {
+    let name = match &file.cost {
+        CostSection::Profile(name) => Some(name.as_str()),
+        _ => None,
+    };
+    find_profile(name, gpu, engine.preset, folder)
+        .map_err(|e| if e.place().is_some() { e } else { document.error("cost", e.message()) })
+}
+
+/// What step times from a profile rest on, in words.
+fn basis(
+    file: &ScenarioFile,
+    engine: &Engine,
+    calibration: Option<&Calibration>,
+    cost: &ProfiledCost,
+) -> String {
+    let host = match (&file.engine.host_time, calibration) {
+        (Some(_), None) => "host time given".to_string(),
+        (None, None) => "host time assumed".to_string(),
+        (given, Some(calibration)) => format!(
+            "kernels times {} in decode and {} in prefill, launches{} by calibration {}, fitted on {}",
+            calibration.decode_scale,
+            calibration.prefill_scale,
+            if given.is_some() { "" } else { " and host time" },
+            calibration.name,
+            calibration.fitted_on
+        ),
+    };
+    let stand_in = if engine.preset.has_own_kernels() { "" } else { ", standing in for the engine's own" };
+    format!("{}{stand_in}; {host}", cost.basis())
 }
 
 /// One cost model for all layers, or one per pipeline stage (V-43).

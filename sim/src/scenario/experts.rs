@@ -4,12 +4,13 @@
 use super::file::ScenarioFile;
 use super::histogram;
 use crate::cost::operators::{Layout, TokenExchange};
-use crate::cost::{ExpertGroup, ExpertLoad, Placement, Popularity};
+use crate::cost::{ExpertDrift, ExpertGroup, ExpertLoad, Placement, Popularity};
 use crate::document::Document;
 use crate::error::{Error, Result};
 use crate::memory::Parallelism;
 use crate::model::{FeedForward, MixtureOfExperts, ModelSpec};
 use crate::profile::Routing;
+use crate::units::{SimDuration, Span};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -37,6 +38,27 @@ pub enum ExpertRouting {
     /// Kernels as they were timed with popularity falling with the rank to the power 1.2; needs a profile.
     #[serde(rename = "power_law_1.2")]
     PowerLaw120,
+}
+
+/// How the popularity of experts changes: an epoch after the other, a share of each layer's experts passes its popularity
+/// on among each other, while the experts stay on the GPUs where the popularity of the start put them.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ExpertDriftSection {
+    /// Simulated time that an epoch takes.
+    pub every: Span,
+    /// Share of a layer's experts, 0 to 1, drawn anew for each epoch.
+    pub share: f64,
+    /// Epochs, 2 to 64; the last one goes on (16).
+    #[serde(default = "epochs")]
+    pub epochs: u32,
+    /// With enable_eplb: after how many epochs experts are placed anew, by the popularity of the epoch before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rebalance_every: Option<u32>,
+}
+
+fn epochs() -> u32 {
+    16
 }
 
 /// How the data-parallel ranks of a model with experts exchange tokens.
@@ -69,6 +91,10 @@ pub(super) struct ResolvedExperts {
     pub routing: Routing,
     /// The busiest GPU's load, unless the kernels themselves were measured under it.
     pub load: Option<Arc<ExpertLoad>>,
+    /// The same in later epochs, where popularity changes.
+    pub later_loads: Vec<Arc<ExpertLoad>>,
+    /// Time that an epoch takes.
+    pub epoch: SimDuration,
 }
 
 /// How a stage's GPUs share the weights. Copies of a model without experts share nothing (V-45).
@@ -96,8 +122,13 @@ pub(super) fn resolve(
         Some(All2AllBackend::DeepepLowLatency) => TokenExchange::LowLatency,
         Some(All2AllBackend::DeepepHighThroughput) => TokenExchange::HighThroughput,
     };
-    let mut resolved =
-        ResolvedExperts { layout: Layout { parallel, exchange }, routing: Routing::Balanced, load: None };
+    let mut resolved = ResolvedExperts {
+        layout: Layout { parallel, exchange },
+        routing: Routing::Balanced,
+        load: None,
+        later_loads: Vec::new(),
+        epoch: SimDuration::ZERO,
+    };
     let Some((moe, layers)) = expert_layers(model) else { return Ok(resolved) };
     let is_eplb = file.engine.enable_eplb == Some(true);
     let popularity = match &file.engine.expert_routing {
@@ -144,7 +175,20 @@ pub(super) fn resolve(
             None | Some(ExpertPlacement::Linear) => Placement::Linear,
         },
     };
-    resolved.load = Some(Arc::new(ExpertLoad::new(&group, &popularity, file.seed)));
+    let Some(drift) = &file.engine.expert_drift else {
+        resolved.load = Some(Arc::new(ExpertLoad::new(&group, &popularity, file.seed)));
+        return Ok(resolved);
+    };
+    let drift = ExpertDrift {
+        every: drift.every.into(),
+        share: drift.share,
+        epochs: drift.epochs,
+        rebalance_every: drift.rebalance_every,
+    };
+    let mut loads = drift.loads(&group, &popularity, file.seed).into_iter().map(Arc::new);
+    resolved.load = loads.next();
+    resolved.later_loads = loads.collect();
+    resolved.epoch = drift.every;
     Ok(resolved)
 }
 
@@ -168,6 +212,7 @@ pub(super) fn check(document: &Document, file: &ScenarioFile, model: &ModelSpec)
         let keys = [
             ("deployment.expert_parallel", file.deployment.expert_parallel > 1),
             ("engine.expert_routing", engine.expert_routing.is_some()),
+            ("engine.expert_drift", engine.expert_drift.is_some()),
             ("engine.all2all_backend", engine.all2all_backend.is_some()),
             ("engine.expert_placement_strategy", engine.expert_placement_strategy.is_some()),
             ("engine.enable_eplb", engine.enable_eplb == Some(true)),
@@ -219,8 +264,37 @@ pub(super) fn check(document: &Document, file: &ScenarioFile, model: &ModelSpec)
             "DeepEP needs data_parallel above 1, as many expert_parallel and tensor_parallel 1",
         ),
     ];
-    match complaints.into_iter().find(|(_, is_wrong, _)| *is_wrong) {
-        Some((key, _, message)) => at(key, message.to_string()),
-        None => Ok(()),
+    if let Some((key, _, message)) = complaints.into_iter().find(|(_, is_wrong, _)| *is_wrong) {
+        return at(key, message.to_string());
+    }
+    check_drift(document, file, is_divided, is_eplb)
+}
+
+/// Popularity can only drift where it differs and where it matters which GPU has which experts.
+fn check_drift(document: &Document, file: &ScenarioFile, is_divided: bool, is_eplb: bool) -> Result<()> {
+    let Some(drift) = &file.engine.expert_drift else { return Ok(()) };
+    let at = |key: &str, message: &str| Err(document.error(&format!("engine.expert_drift{key}"), message));
+    if !matches!(file.engine.expert_routing, Some(ExpertRouting::Zipf(_) | ExpertRouting::Histogram(_))) {
+        return at("", "needs engine.expert_routing with zipf or histogram: otherwise all experts are alike");
+    }
+    if !is_divided {
+        return at(
+            "",
+            "needs deployment.expert_parallel above 1: otherwise each GPU has a slice of all experts",
+        );
+    }
+    if drift.every.0 == 0 {
+        return at(".every", "found 0s, expected a longer time");
+    }
+    if !(0.0..=1.0).contains(&drift.share) {
+        return at(".share", &format!("found {}, expected 0 to 1", drift.share));
+    }
+    if !(2..=64).contains(&drift.epochs) {
+        return at(".epochs", &format!("found {}, expected 2 to 64", drift.epochs));
+    }
+    match drift.rebalance_every {
+        Some(0) => at(".rebalance_every", "found 0, expected 1 or more epochs"),
+        Some(_) if !is_eplb => at(".rebalance_every", "needs engine.enable_eplb: true, which places by load"),
+        _ => Ok(()),
     }
 }

@@ -1,6 +1,6 @@
 //! The scenario as it is typed: strict sections, units in the text, defaults left open.
 
-use super::experts::{All2AllBackend, ExpertPlacement, ExpertRouting};
+use super::experts::{All2AllBackend, ExpertDriftSection, ExpertPlacement, ExpertRouting};
 use super::groups::ReplicaGroup;
 use super::offload::OffloadSection;
 use super::plan::PlanSection;
@@ -271,6 +271,9 @@ pub struct EngineSection {
     /// How tokens are assumed to spread over experts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expert_routing: Option<ExpertRouting>,
+    /// How the popularity of experts changes during the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expert_drift: Option<ExpertDriftSection>,
     /// Which GPU holds which experts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expert_placement_strategy: Option<ExpertPlacement>,

@@ -22,7 +22,7 @@ pub use acceptance::AcceptanceSection;
 pub use calibration::Calibration;
 pub use cost::{DraftPricing, Pricing};
 pub use engine::Engine;
-pub use experts::{All2AllBackend, ExpertPlacement, ExpertRouting};
+pub use experts::{All2AllBackend, ExpertDriftSection, ExpertPlacement, ExpertRouting};
 pub use file::{
     CostSection, DeploymentSection, EngineSection, HardwareSection, HostTimeSection, ScenarioFile, SloSection,
 };

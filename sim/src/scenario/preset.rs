@@ -39,7 +39,8 @@ pub enum EnginePreset {
 }
 
 /// Settings that every engine has under the same name.
-const COMMON: [&str; 5] = ["preset", "quantization", "kv_cache_dtype", "expert_routing", "host_time"];
+const COMMON: [&str; 6] =
+    ["preset", "quantization", "kv_cache_dtype", "expert_routing", "expert_drift", "host_time"];
 
 /// Engines that share the names of their settings, in the order of the columns of [`SAME_MEANING`].
 const COLUMNS: [&str; 7] = ["vllm", "sglang", "tensorrt-llm", "tgi", "orca", "sarathi", "static"];

@@ -10,6 +10,7 @@ use crate::scheduler::{EngineRules, Policy};
 use crate::tenants::TenantsSection;
 use crate::workload::WorkloadSpec;
 use serde::Serialize;
+use std::sync::Arc;
 
 /// A scenario with every default filled in.
 #[derive(Serialize)]
@@ -159,6 +160,9 @@ struct ResolvedExpertLoad {
     /// Tokens that the busiest of them gets, over an even share.
     busiest_receiver: f64,
     by_tokens: Vec<LoadAt>,
+    /// Where popularity drifts: the busiest GPU's expert tokens of 4,096 over an even share, epoch by epoch.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    busiest_gpu_by_epoch: Vec<f64>,
 }
 
 /// Loads of a step of so many tokens on all data-parallel ranks together.
@@ -172,7 +176,7 @@ struct LoadAt {
 }
 
 impl ResolvedExpertLoad {
-    fn new(load: &ExpertLoad) -> ResolvedExpertLoad {
+    fn new(load: &ExpertLoad, later: &[Arc<ExpertLoad>]) -> ResolvedExpertLoad {
         let at = |tokens: u32| LoadAt {
             tokens,
             busiest_gpu: load.even_tokens(f64::from(tokens)) / f64::from(tokens),
@@ -182,6 +186,13 @@ impl ResolvedExpertLoad {
             gpus_per_token: load.ranks_per_token,
             busiest_receiver: load.busiest_receiver,
             by_tokens: Vec::from([1, 16, 256, 4096, 65_536].map(at)),
+            busiest_gpu_by_epoch: match later {
+                [] => Vec::new(),
+                later => {
+                    let all = std::iter::once(load).chain(later.iter().map(|load| &**load));
+                    all.map(|load| load.even_tokens(4096.0) / 4096.0).collect()
+                }
+            },
         }
     }
 }
@@ -252,7 +263,11 @@ impl<'a> Resolved<'a> {
                     .map(|offload| ResolvedOffload::new(offload, s.block_size)),
                 rules: s.rules,
             },
-            experts: scenario.pricing.expert_load.as_deref().map(ResolvedExpertLoad::new),
+            experts: scenario
+                .pricing
+                .expert_load
+                .as_deref()
+                .map(|load| ResolvedExpertLoad::new(load, &scenario.pricing.later_loads)),
             memory: engine.memory.as_ref(),
             workload: &file.workload,
             tenants: file.tenants.as_ref(),

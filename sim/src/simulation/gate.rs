@@ -11,21 +11,16 @@ impl Simulation {
         self.gate.as_ref().map_or(SimTime::NEVER, |gate| gate.next_at())
     }
 
-    /// Sends a request to the gate, or away. Where replicas differ, it must suit all of them, and its output is cut to
-    /// what suits all.
+    /// Sends a request to the gate, or away.
     pub(super) fn offer(&mut self, arrival: &Arrival) {
-        let Some(gate) = &mut self.gate else { return };
-        let (prompt_tokens, asked_tokens) = (arrival.prompt_tokens, arrival.output_tokens);
-        let admissible = self.limits.iter().try_fold(asked_tokens, |output_tokens, config| {
-            config.admissible_output_tokens(prompt_tokens, output_tokens).ok()
-        });
         let (at, origin) = (arrival.at, arrival.origin());
-        let output_tokens = admissible.unwrap_or(asked_tokens);
-        let id = self.requests.add(self.requests.arrived, arrival, gate.priority(arrival), output_tokens);
+        let Some(priority) = self.gate.as_ref().map(|gate| gate.priority(arrival)) else { return };
+        let (id, admissible) = self.add_for_all(arrival, priority);
         self.requests.table.tenant.push(arrival.tenant);
         self.requests.table.admitted.push(SimTime::NEVER);
+        let Some(gate) = &mut self.gate else { return };
         let may_wait = match admissible {
-            Some(_) => gate.offer(Held { id, arrival: arrival.clone(), output_tokens }),
+            Some(output_tokens) => gate.offer(Held { id, arrival: arrival.clone(), output_tokens }),
             None => {
                 gate.refused(arrival.tenant);
                 false
@@ -45,18 +40,12 @@ impl Simulation {
         let Some(gate) = &mut self.gate else { return };
         let (mut admitted, mut throttled) = (Vec::new(), Vec::new());
         gate.release(now, &mut admitted, &mut throttled);
+        if admitted.is_empty() && throttled.is_empty() {
+            return;
+        }
         for held in admitted {
             self.requests.table.admitted[held.id.index()] = now;
-            let index = self.choose(now, u64::from(held.id.0), &held.arrival);
-            let engine = self.requests.send(held.id, &held.arrival, &mut self.replicas[index]);
-            self.routed[engine as usize] += 1;
-            if let Some(router) = self.router.informed() {
-                router.sent(held.id);
-            }
-            self.touched.push(index);
-        }
-        if throttled.is_empty() {
-            return;
+            self.dispatch(now, held);
         }
         for held in throttled {
             self.requests.throttle(held.id, now);

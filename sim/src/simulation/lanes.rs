@@ -80,7 +80,7 @@ pub(super) fn run(
         for _ in 0..ARRIVALS_AT_ONCE {
             let Some(arrival) = workload.next() else { break };
             observer.arrival(&arrival);
-            let index = router.route(arrived, &arrival);
+            let index = router.route(arrival.at, arrived, &arrival);
             if !folds {
                 homes.push(index as u32);
             }

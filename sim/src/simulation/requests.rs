@@ -74,10 +74,12 @@ impl Requests {
         self.present.left_requests += 1;
     }
 
-    /// A request that waited for its tenant's turn goes.
+    /// A request that waited for its tenant's turn, or that the router does not take, goes. It never was in the system, so
+    /// that the time at its tenant's gate does not count.
     pub fn throttle(&mut self, id: RequestId, now: SimTime) {
         self.table.outcome[id.index()] = Outcome::Throttled;
         self.present.change(now, 0, 1);
+        self.present.request_ns -= u128::from((now - self.table.arrival[id.index()]).0);
     }
 
     /// Queues a request at `replica`; gives the number of its engine among all.

@@ -19,7 +19,8 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    fn tokens(&self) -> u64 {
+    /// Its prompt and output tokens.
+    pub fn tokens(&self) -> u64 {
         u64::from(self.arrival.prompt_tokens) + u64::from(self.output_tokens)
     }
 }
@@ -43,7 +44,7 @@ pub struct TenantTotals {
     pub borrowed: u64,
     /// Turned away because they could never pass, or never run.
     pub rejected: u64,
-    /// Turned away because of a rate, budget or quota.
+    /// Turned away because of a rate, budget or quota, or by the router.
     pub throttled: u64,
     /// Most past the gate at once.
     pub running_max: u32,
@@ -130,6 +131,14 @@ impl Gate {
         self.totals[index].running -= 1;
         self.quotas.remove(index, amounts(tokens));
         self.is_changed = true;
+    }
+
+    /// A request of so many tokens that had passed was turned away by the router.
+    pub fn shed(&mut self, tenant: u16, tokens: u64) {
+        let index = self.index(tenant);
+        self.finish(tenant, tokens);
+        self.totals[index].admitted -= 1;
+        self.totals[index].throttled += 1;
     }
 
     /// When the gate opens by itself, by the filling of a bucket.

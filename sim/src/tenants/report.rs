@@ -16,7 +16,7 @@ pub struct TenantRequests {
     pub finished: u64,
     /// Too long for the tenant, its limits or the engine.
     pub rejected: u64,
-    /// Turned away because of a rate, budget or quota.
+    /// Turned away because of a rate, budget or quota, or by the router.
     pub throttled: u64,
     /// Admitted with quota that was borrowed.
     pub borrowed: u64,

@@ -4,7 +4,8 @@ use super::radix::{Found, NodeId, ROOT, RadixTree};
 use crate::identity::{Segment, TokenIdentity};
 use crate::offload::{Tiers, WritePolicy};
 use crate::request::RequestId;
-use crate::scheduler::{NewRequest, SchedulerConfig};
+use crate::scheduler::sequence::Slots;
+use crate::scheduler::{Emission, NewRequest, SchedulerConfig};
 use crate::step::{Admission, ScheduledBatch, ScheduledRequest};
 
 /// A request that waits or runs.
@@ -134,7 +135,7 @@ impl Job {
     }
 
     /// Takes the token that a step brought; says whether it was the last. None when the step's token is dropped.
-    pub fn take_token(&mut self, entry: &ScheduledRequest) -> Option<bool> {
+    fn take_token(&mut self, entry: &ScheduledRequest) -> Option<bool> {
         if self.id != entry.id || self.is_finished {
             return None; // It ended with an earlier step, and this one was in flight already.
         }
@@ -147,6 +148,25 @@ impl Job {
         self.is_finished = self.known_tokens >= self.final_tokens;
         Some(self.is_finished)
     }
+}
+
+/// Applies a step's results: each request that sampled gets its token. `land` is told of each, and whether it was its last,
+/// and `emit` what it got. Says whether any finished.
+pub(super) fn land_tokens(
+    jobs: &mut Slots<Job>,
+    batch: &ScheduledBatch,
+    mut land: impl FnMut(&mut Job, &ScheduledRequest, bool),
+    emit: &mut dyn FnMut(Emission),
+) -> bool {
+    let mut any_finished = false;
+    for entry in batch.requests.iter().filter(|entry| entry.samples) {
+        let job = jobs.get_mut(entry.slot);
+        let Some(is_finished) = job.take_token(entry) else { continue };
+        any_finished |= is_finished;
+        land(job, entry, is_finished);
+        emit(Emission { id: entry.id, tokens: 1, is_finished });
+    }
+    any_finished
 }
 
 /// KV pages: those of the prefix tree, those that requests hold beside it, and free ones.

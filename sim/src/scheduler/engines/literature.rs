@@ -2,7 +2,7 @@
 //! does it (O-1), Orca (O-2) and Sarathi-Serve (O-4).
 
 use super::EngineScheduler;
-use super::job::Job;
+use super::job::{Job, land_tokens};
 use crate::request::RequestId;
 use crate::scheduler::sequence::Slots;
 use crate::scheduler::{Emission, NewRequest, SchedulerConfig};
@@ -185,11 +185,7 @@ impl EngineScheduler for LiteratureScheduler {
         _: &mut dyn FnMut(&ScheduledRequest) -> u32,
         emit: &mut dyn FnMut(Emission),
     ) {
-        for entry in batch.requests.iter().filter(|entry| entry.samples) {
-            if let Some(is_finished) = self.jobs.get_mut(entry.slot).take_token(entry) {
-                emit(Emission { id: entry.id, tokens: 1, is_finished });
-            }
-        }
+        land_tokens(&mut self.jobs, batch, |_, _, _| {}, emit);
         // A static batch keeps its seats and its memory until its last member is done.
         if self.rules == LiteratureRules::Static && self.has_unfinished() {
             return;

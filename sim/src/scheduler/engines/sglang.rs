@@ -8,7 +8,7 @@ mod rules;
 pub use rules::{SchedulePolicy, SglangRules};
 
 use super::EngineScheduler;
-use super::job::{Job, KvPages};
+use super::job::{Job, KvPages, land_tokens};
 use super::radix::DEFAULT_PRIORITY;
 use crate::offload::Tiers;
 use crate::request::RequestId;
@@ -171,18 +171,6 @@ impl SglangScheduler {
             }
         }
     }
-
-    fn finish(&mut self, slot: u32) {
-        let job = self.jobs.get_mut(slot);
-        if self.config.prefix_caching {
-            let known = job.known_tokens - 1;
-            self.kv.share(job, known, DEFAULT_PRIORITY); // S-16
-            self.kv.write(job);
-        }
-        self.kv.release(job);
-        job.is_running = false;
-        self.is_full = false;
-    }
 }
 
 fn init_ratio(rules: &SglangRules) -> f64 {
@@ -213,20 +201,23 @@ impl EngineScheduler for SglangScheduler {
         if self.kv.writes_through() {
             self.write_chunks(batch);
         }
-        let mut any_finished = false;
-        for entry in batch.requests.iter().filter(|entry| entry.samples) {
-            let job = self.jobs.get_mut(entry.slot);
-            let Some(is_finished) = job.take_token(entry) else { continue };
+        let (kv, remembers) = (&mut self.kv, self.config.prefix_caching);
+        let land = |job: &mut Job, entry: &ScheduledRequest, is_finished: bool| {
             if is_finished {
-                any_finished = true;
-                self.finish(entry.slot);
-            } else if entry.is_prefill && self.config.prefix_caching && job.is_running {
-                self.kv.share(job, entry.context_tokens + entry.tokens, DEFAULT_PRIORITY); // S-16
-                self.kv.write(job);
+                if remembers {
+                    let known = job.known_tokens - 1;
+                    kv.share(job, known, DEFAULT_PRIORITY); // S-16
+                    kv.write(job);
+                }
+                kv.release(job);
+                job.is_running = false;
+            } else if entry.is_prefill && remembers && job.is_running {
+                kv.share(job, entry.context_tokens + entry.tokens, DEFAULT_PRIORITY); // S-16
+                kv.write(job);
             }
-            emit(Emission { id: entry.id, tokens: 1, is_finished });
-        }
-        if any_finished {
+        };
+        if land_tokens(&mut self.jobs, batch, land, emit) {
+            self.is_full = false;
             for list in [&mut self.running, &mut self.fresh] {
                 self.jobs.remove_finished(list, |job| job.is_finished);
             }

@@ -2,7 +2,7 @@
 //! is admitted, so nobody is ever thrown out.
 
 use super::EngineScheduler;
-use super::job::{Job, KvPages};
+use super::job::{Job, KvPages, land_tokens};
 use super::radix::DEFAULT_PRIORITY;
 use crate::request::RequestId;
 use crate::scheduler::sequence::Slots;
@@ -163,21 +163,17 @@ impl EngineScheduler for TgiScheduler {
         _: &mut dyn FnMut(&ScheduledRequest) -> u32,
         emit: &mut dyn FnMut(Emission),
     ) {
-        let mut any_finished = false;
-        for entry in batch.requests.iter().filter(|entry| entry.samples) {
-            let job = self.jobs.get_mut(entry.slot);
-            let Some(is_finished) = job.take_token(entry) else { continue };
-            if is_finished {
-                any_finished = true;
-                if self.config.prefix_caching {
-                    let prompt = job.prompt_tokens;
-                    self.kv.share(job, prompt, DEFAULT_PRIORITY); // G-7: prompts only
-                }
-                self.kv.release(job);
+        let (kv, remembers) = (&mut self.kv, self.config.prefix_caching);
+        let land = |job: &mut Job, _: &ScheduledRequest, is_finished: bool| {
+            if is_finished && remembers {
+                let prompt = job.prompt_tokens;
+                kv.share(job, prompt, DEFAULT_PRIORITY); // G-7: prompts only
             }
-            emit(Emission { id: entry.id, tokens: 1, is_finished });
-        }
-        if any_finished {
+            if is_finished {
+                kv.release(job);
+            }
+        };
+        if land_tokens(&mut self.jobs, batch, land, emit) {
             self.jobs.remove_finished(&mut self.running, |job| job.is_finished);
         }
     }

@@ -7,7 +7,7 @@ mod rules;
 pub use rules::{CapacityPolicy, ChunkingPolicy, TrtLlmRules};
 
 use super::EngineScheduler;
-use super::job::{Job, KvPages};
+use super::job::{Job, KvPages, land_tokens};
 use crate::offload::{Pace, Tiers};
 use crate::request::RequestId;
 use crate::scheduler::sequence::Slots;
@@ -61,21 +61,10 @@ impl TrtLlmScheduler {
         }
     }
 
-    /// Enters all full blocks whose tokens are known, and gives the request's blocks back (T-16, T-17).
-    fn release(&mut self, slot: u32) {
-        let job = self.jobs.get_mut(slot);
-        if self.config.prefix_caching {
-            let known = job.computed_tokens.min(job.known_tokens - 1);
-            self.kv.store(job, known.min(job.prompt_tokens), self.rules.prompt_priority);
-            self.kv.store(job, known, self.rules.decode_priority);
-        }
-        self.kv.release(job);
-    }
-
     /// Throws a started request's KV away; it keeps its place and starts over with its tokens known (T-6).
     fn pause(&mut self, slot: u32, batch: &mut ScheduledBatch) {
-        self.release(slot);
         let job = self.jobs.get_mut(slot);
+        release(job, &mut self.kv, &self.config, &self.rules);
         job.start_over();
         batch.preempted.push(job.id);
     }
@@ -229,6 +218,16 @@ impl TrtLlmScheduler {
     }
 }
 
+/// Enters all full blocks whose tokens are known, and gives the request's blocks back (T-16, T-17).
+fn release(job: &mut Job, kv: &mut KvPages, config: &SchedulerConfig, rules: &TrtLlmRules) {
+    if config.prefix_caching {
+        let known = job.computed_tokens.min(job.known_tokens - 1);
+        kv.store(job, known.min(job.prompt_tokens), rules.prompt_priority);
+        kv.store(job, known, rules.decode_priority);
+    }
+    kv.release(job);
+}
+
 impl EngineScheduler for TrtLlmScheduler {
     fn enqueue(&mut self, request: &NewRequest<'_>) {
         let slot = self.jobs.take();
@@ -252,18 +251,15 @@ impl EngineScheduler for TrtLlmScheduler {
         _: &mut dyn FnMut(&ScheduledRequest) -> u32,
         emit: &mut dyn FnMut(Emission),
     ) {
-        let mut any_finished = false;
-        for entry in batch.requests.iter().filter(|entry| entry.samples) {
-            let job = self.jobs.get_mut(entry.slot);
-            let Some(is_finished) = job.take_token(entry) else { continue };
+        let (kv, to_store) = (&mut self.kv, &mut self.to_store);
+        let (config, rules) = (&self.config, &self.rules);
+        let land = |job: &mut Job, entry: &ScheduledRequest, is_finished: bool| {
             if is_finished {
-                any_finished = true;
-                self.release(entry.slot);
-                self.to_store.retain(|slot| *slot != entry.slot);
+                release(job, kv, config, rules);
+                to_store.retain(|slot| *slot != entry.slot);
             }
-            emit(Emission { id: entry.id, tokens: 1, is_finished });
-        }
-        if any_finished {
+        };
+        if land_tokens(&mut self.jobs, batch, land, emit) {
             self.jobs.remove_finished(&mut self.active, |job| job.is_finished);
         }
     }

@@ -34,6 +34,7 @@ mod techniques;
 mod tokens;
 mod traffic;
 mod traffic_cli;
+mod truth;
 mod vllm_026;
 mod vllm_033;
 mod vllm_033_ahead;

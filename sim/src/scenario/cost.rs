@@ -156,7 +156,7 @@ fn of_target(
         check_links(document, gpu, &layout)?;
     }
     match &file.cost {
-        CostSection::Linear { base, per_token, per_context_token, per_request, per_attention_pair } => {
+        CostSection::Linear { base, per_token, per_context_token, per_request, floor } => {
             let ns = |span: &Option<Span>| span.map_or(0, |span| span.0);
             Ok(Pricing {
                 model: Arc::new(LinearCost {
@@ -164,7 +164,7 @@ fn of_target(
                     per_token_ns: per_token.0,
                     per_context_token_ns: per_context_token.0,
                     per_request_ns: ns(per_request),
-                    per_attention_pair_ns: ns(per_attention_pair),
+                    floor_ns: ns(floor),
                 }),
                 profiled: None,
                 drafting: None,

@@ -97,18 +97,42 @@ fn loss(scenario: &Scenario, runs: &[(&MeasuredRun, Vec<(Statistic, f64)>)], pri
 pub fn fit_linear(scenario: &Scenario, runs: &[&MeasuredRun], terms: &[Term]) -> Pricing {
     let runs: Vec<_> = runs.iter().map(|run| (*run, targets(run))).collect();
     let loss = |point: Point| loss(scenario, &runs, &Pricing::Linear(point.0, point.1));
-    let start = LinearCost { base_ns: 8_000_000, per_token_ns: 512_000, ..LinearCost::NONE };
-    let mut best = Point(start, 0);
-    let mut best_loss = loss(best);
     let single = terms.iter().flat_map(|&term| [(Some(term), None), (None, Some(term))]);
     let pairs = terms.iter().flat_map(|&up| terms.iter().map(move |&down| (Some(up), Some(down))));
-    let moves: Vec<(Option<Term>, Option<Term>)> =
-        single.chain(pairs.filter(|(up, down)| up != down)).collect();
+    let moves: Vec<Move> = single.chain(pairs.filter(|(up, down)| up != down)).collect();
+    let ends = STARTS.map(|start| {
+        let mut point = Point(LinearCost::NONE, 0);
+        for &term in terms {
+            *point.get(term) = *Point(start, 0).get(term);
+        }
+        walk(point, &moves, loss)
+    });
+    let best = ends.into_iter().min_by(|a, b| a.1.total_cmp(&b.1));
+    best.map_or(Pricing::Linear(LinearCost::NONE, 0), |(point, _)| Pricing::Linear(point.0, point.1))
+}
+
+/// Where searches start: few tokens wait for the base, or for a floor above it.
+const STARTS: [LinearCost; 2] = [
+    LinearCost { base_ns: 8_000_000, per_token_ns: 512_000, ..LinearCost::NONE },
+    LinearCost {
+        base_ns: 4_000_000,
+        per_token_ns: 352_000,
+        per_request_ns: 768_000,
+        floor_ns: 9_000_000,
+        ..LinearCost::NONE
+    },
+];
+
+/// One term up, one down.
+type Move = (Option<Term>, Option<Term>);
+
+fn walk(start: Point, moves: &[Move], loss: impl Fn(Point) -> f64) -> (Point, f64) {
+    let (mut best, mut best_loss) = (start, loss(start));
     for halving in 0..=HALVINGS {
         let stride = |term: Term| (stride_ns(term) >> halving).max(1);
         for _ in 0..SWEEPS {
             let before = best;
-            for (up, down) in &moves {
+            for (up, down) in moves {
                 let mut tried = best;
                 if let Some(term) = *up {
                     *tried.get(term) += stride(term);
@@ -127,7 +151,7 @@ pub fn fit_linear(scenario: &Scenario, runs: &[&MeasuredRun], terms: &[Term]) ->
             }
         }
     }
-    Pricing::Linear(best.0, best.1)
+    (best, best_loss)
 }
 
 /// Host time, launches and factors on kernel times that do best on `runs`, from what scenarios assume.

@@ -122,7 +122,7 @@ impl MeasuredRun {
         let mut figures = Figures::new();
         let later = |gaps: &[u64]| gaps.iter().skip(1).sum::<u64>();
         let mut of = |metric: Metric, values: Vec<u64>| {
-            put(&mut figures, metric, Distribution::of_values(values), 0.0)
+            put(&mut figures, metric, Distribution::of_values(values), 0.0);
         };
         let requests = || self.requests.iter().map(|request| &request.gaps_us[..]);
         of(Metric::Ttft, requests().filter_map(|gaps| Some(gaps.first()? * 1000)).collect());

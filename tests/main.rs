@@ -38,6 +38,7 @@ mod tokens;
 mod traffic;
 mod traffic_cli;
 mod traffic_traces;
+mod truth;
 mod vllm_026;
 mod vllm_033;
 mod vllm_033_ahead;

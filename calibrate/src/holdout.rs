@@ -91,7 +91,7 @@ pub(crate) fn inner_judges(rows: &[&Measurement]) -> Vec<bool> {
 }
 
 /// FNV-1a, 64 bits, with a final mix so that low bits spread; `stream` keeps uses apart.
-fn hash(text: &str, stream: u64) -> u64 {
+pub(crate) fn hash(text: &str, stream: u64) -> u64 {
     let mut state = 0xcbf2_9ce4_8422_2325 ^ stream.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     for byte in text.bytes() {
         state = (state ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);

@@ -19,8 +19,8 @@ pub enum Term {
     Context,
     /// Per request in the batch.
     Request,
-    /// Per pair of a prompt token and one that it attends to.
-    Pair,
+    /// What a step takes at least.
+    Floor,
     /// Of a request outside the engine.
     Outside,
 }
@@ -29,8 +29,8 @@ pub enum Term {
 pub const FORMS: [(&str, &[Term]); 4] = [
     ("base, token, context", &[Term::Base, Term::Token, Term::Context, Term::Outside]),
     ("and request", &[Term::Base, Term::Token, Term::Context, Term::Outside, Term::Request]),
-    ("and attention pair", &[Term::Base, Term::Token, Term::Context, Term::Outside, Term::Pair]),
-    ("and both", &[Term::Base, Term::Token, Term::Context, Term::Outside, Term::Request, Term::Pair]),
+    ("and floor", &[Term::Base, Term::Token, Term::Context, Term::Outside, Term::Floor]),
+    ("and both", &[Term::Base, Term::Token, Term::Context, Term::Outside, Term::Request, Term::Floor]),
 ];
 
 /// A linear step time and the time outside the engine, ns.
@@ -44,7 +44,7 @@ impl Point {
             Term::Token => &mut self.0.per_token_ns,
             Term::Context => &mut self.0.per_context_token_ns,
             Term::Request => &mut self.0.per_request_ns,
-            Term::Pair => &mut self.0.per_attention_pair_ns,
+            Term::Floor => &mut self.0.floor_ns,
             Term::Outside => &mut self.1,
         }
     }
@@ -53,15 +53,16 @@ impl Point {
 /// A first step of the search, ns.
 fn stride_ns(term: Term) -> u64 {
     match term {
-        Term::Base | Term::Outside => 4_000_000,
+        Term::Base | Term::Outside | Term::Floor => 4_000_000,
         Term::Token | Term::Request => 256_000,
         Term::Context => 1024,
-        Term::Pair => 128,
     }
 }
 
 /// How often the steps of the search are halved.
 const HALVINGS: u32 = 7;
+/// Rounds over all moves with one stride at most.
+const SWEEPS: u32 = 6;
 
 /// What a fit looks at: centre and tail of first tokens, all gaps, and throughput.
 fn targets(run: &MeasuredRun) -> Vec<(Statistic, f64)> {
@@ -91,28 +92,58 @@ fn loss(scenario: &Scenario, runs: &[(&MeasuredRun, Vec<(Statistic, f64)>)], pri
     losses.iter().sum::<f64>() / losses.len().max(1) as f64
 }
 
-/// The terms of the linear step time that do best on `runs`: a pattern search, each term up and down by a stride that is
-/// halved when nothing helps any more.
+/// The terms of the linear step time that do best on `runs`: a pattern search, each term up and down by a stride, and one up
+/// while another goes down, with strides that are halved when nothing helps any more.
 pub fn fit_linear(scenario: &Scenario, runs: &[&MeasuredRun], terms: &[Term]) -> Pricing {
     let runs: Vec<_> = runs.iter().map(|run| (*run, targets(run))).collect();
     let loss = |point: Point| loss(scenario, &runs, &Pricing::Linear(point.0, point.1));
-    let start = LinearCost { base_ns: 8_000_000, per_token_ns: 512_000, ..LinearCost::NONE };
-    let mut best = Point(start, 0);
-    let mut best_loss = loss(best);
+    let single = terms.iter().flat_map(|&term| [(Some(term), None), (None, Some(term))]);
+    let pairs = terms.iter().flat_map(|&up| terms.iter().map(move |&down| (Some(up), Some(down))));
+    let moves: Vec<Move> = single.chain(pairs.filter(|(up, down)| up != down)).collect();
+    let ends = STARTS.map(|start| {
+        let mut point = Point(LinearCost::NONE, 0);
+        for &term in terms {
+            *point.get(term) = *Point(start, 0).get(term);
+        }
+        walk(point, &moves, loss)
+    });
+    let best = ends.into_iter().min_by(|a, b| a.1.total_cmp(&b.1));
+    best.map_or(Pricing::Linear(LinearCost::NONE, 0), |(point, _)| Pricing::Linear(point.0, point.1))
+}
+
+/// Where searches start: few tokens wait for the base, or for a floor above it.
+const STARTS: [LinearCost; 2] = [
+    LinearCost { base_ns: 8_000_000, per_token_ns: 512_000, ..LinearCost::NONE },
+    LinearCost {
+        base_ns: 4_000_000,
+        per_token_ns: 352_000,
+        per_request_ns: 768_000,
+        floor_ns: 9_000_000,
+        ..LinearCost::NONE
+    },
+];
+
+/// One term up, one down.
+type Move = (Option<Term>, Option<Term>);
+
+fn walk(start: Point, moves: &[Move], loss: impl Fn(Point) -> f64) -> (Point, f64) {
+    let (mut best, mut best_loss) = (start, loss(start));
     for halving in 0..=HALVINGS {
-        for _ in 0..8 {
+        let stride = |term: Term| (stride_ns(term) >> halving).max(1);
+        for _ in 0..SWEEPS {
             let before = best;
-            for &term in terms {
-                let stride = (stride_ns(term) >> halving).max(1);
-                for up in [true, false] {
-                    let mut tried = best;
+            for (up, down) in moves {
+                let mut tried = best;
+                if let Some(term) = *up {
+                    *tried.get(term) += stride(term);
+                }
+                if let Some(term) = *down {
                     let value = tried.get(term);
-                    *value = if up { *value + stride } else { value.saturating_sub(stride) };
-                    let tried_loss = if tried == best { best_loss } else { loss(tried) };
-                    if tried_loss < best_loss {
-                        (best, best_loss) = (tried, tried_loss);
-                        break;
-                    }
+                    *value = value.saturating_sub(stride(term));
+                }
+                let tried_loss = if tried == best { best_loss } else { loss(tried) };
+                if tried_loss < best_loss {
+                    (best, best_loss) = (tried, tried_loss);
                 }
             }
             if best == before {
@@ -120,7 +151,7 @@ pub fn fit_linear(scenario: &Scenario, runs: &[&MeasuredRun], terms: &[Term]) ->
             }
         }
     }
-    Pricing::Linear(best.0, best.1)
+    (best, best_loss)
 }
 
 /// Host time, launches and factors on kernel times that do best on `runs`, from what scenarios assume.

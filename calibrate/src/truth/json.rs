@@ -107,9 +107,9 @@ impl Object {
         self.typed(key, "true or false", Value::as_bool)
     }
 
-    /// Seconds as us.
-    pub fn seconds(&self, key: &str) -> Result<u64> {
-        self.typed(key, "seconds, 0 or more", micros)
+    /// Seconds as us; a little before the start is a time too.
+    pub fn seconds(&self, key: &str) -> Result<i64> {
+        self.typed(key, "seconds", micros)
     }
 
     /// A list.
@@ -126,7 +126,7 @@ impl Object {
     }
 
     /// A list of times in seconds, as us.
-    pub fn times(&self, key: &str) -> Result<Vec<u64>> {
+    pub fn times(&self, key: &str) -> Result<Vec<i64>> {
         self.typed(key, "a list of seconds", |value| value.as_array()?.iter().map(micros).collect())
     }
 
@@ -145,9 +145,9 @@ impl Object {
 }
 
 /// Seconds as whole us; none of what is no time.
-fn micros(value: &Value) -> Option<u64> {
-    let seconds = value.as_f64().filter(|seconds| (0.0..1e9).contains(seconds))?;
-    Some((seconds * 1e6).round() as u64)
+fn micros(value: &Value) -> Option<i64> {
+    let seconds = value.as_f64().filter(|seconds| seconds.abs() < 1e9)?;
+    Some((seconds * 1e6).round() as i64)
 }
 
 fn wrong(label: &str, key: &str, found: &Value, expected: &str) -> Error {

@@ -26,6 +26,6 @@ pub use deploy::{Facts, deploy};
 pub use page::{figures, words};
 pub use plan::{EnginePlan, Part, PlannedRequest, PlannedWorkload};
 pub use record::{Measured, MeasuredRequest, MeasuredRun, collect};
-pub use replay::{Figures, Pricing, Replay, replay};
+pub use replay::{Figures, Pricing, Replay, RequestTimes, replay};
 pub use score::{EngineScore, FormScore, RunScore, score};
-pub use subjects::{Machine, plan};
+pub use subjects::{Machine, config, plan};

@@ -107,7 +107,7 @@ pub fn words(pricing: &Pricing) -> String {
                 "`cost: {{ linear: {{ base: {base_ns}ns, per_token: {per_token_ns}ns, per_context_token: \
                  {per_context_token_ns}ns{}{} }} }}` and {:.2} ms per request outside the engine",
                 more(cost.per_request_ns, "per_request"),
-                more(cost.per_attention_pair_ns, "per_attention_pair"),
+                more(cost.floor_ns, "floor"),
                 *outside_ns as f64 * 1e-6
             )
         }

@@ -1,5 +1,6 @@
 //! What is measured: an engine and its workloads, as the measuring script reads them.
 
+use crate::holdout::hash;
 use serde_json::{Map, Value, json};
 use sim::units::{SimDuration, SimTime, Span};
 use sim::workload::{Arrival, ArrivalSpec, ClosedLoopSpec, TokenRun, WorkloadGenerator};
@@ -24,7 +25,7 @@ impl Part {
     /// it repeats.
     pub fn of(workload: &str) -> Part {
         let name = workload.strip_suffix(REPEAT).unwrap_or(workload);
-        match (hash(name) >> 16) % 3 {
+        match (hash(name, 0) >> 16) % 3 {
             1 => Part::Untouched,
             _ => Part::Development,
         }
@@ -37,17 +38,6 @@ impl Part {
             Part::Untouched => "untouched",
         }
     }
-}
-
-/// FNV-1a, 64 bits, with a final mix so that low bits spread.
-pub(super) fn hash(text: &str) -> u64 {
-    let mut state = 0xcbf2_9ce4_8422_2325_u64;
-    for byte in text.bytes() {
-        state = (state ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-    }
-    state ^= state >> 32;
-    state = state.wrapping_mul(0xd6e8_feb8_6659_fd93);
-    state ^ (state >> 32)
 }
 
 /// One request to come.

@@ -69,7 +69,10 @@ impl EnginePlan {
                     None => Vec::new(),
                 };
                 Ok(PlannedRequest {
-                    arrival_us: if concurrency.is_some() { 0 } else { request.seconds("arrival_s")? },
+                    arrival_us: match concurrency {
+                        Some(_) => 0,
+                        None => request.seconds("arrival_s")?.max(0) as u64,
+                    },
                     input_length,
                     output_length: request.count("output_length")?,
                     hash_ids,
@@ -161,7 +164,11 @@ pub fn collect(plan: &EnginePlan, folder: &Path, origin: &str) -> Result<Measure
 /// The requests of a result file in the plan's order.
 fn requests(root: &Object, workload: &PlannedWorkload) -> Result<Vec<MeasuredRequest>> {
     let mut found: Vec<Option<MeasuredRequest>> = vec![None; workload.requests.len()];
-    for request in root.objects("requests")? {
+    let all = root.objects("requests")?;
+    // Clients that wait for their answers may begin a little before the start.
+    let sent = all.iter().map(|request| request.seconds("sent_s")).collect::<Result<Vec<i64>>>()?;
+    let start = sent.iter().copied().min().unwrap_or(0).min(0);
+    for (request, sent) in all.iter().zip(sent) {
         let id = request.text("id")?;
         let index = id.parse::<usize>().ok().filter(|index| *index < found.len());
         let Some((index, planned)) = index.and_then(|index| Some((index, workload.requests.get(index)?)))
@@ -185,11 +192,10 @@ fn requests(root: &Object, workload: &PlannedWorkload) -> Result<Vec<MeasuredReq
             );
             return Err(request.error("token_s", message));
         }
-        let sent_us = request.seconds("sent_s")?;
-        let mut last = sent_us;
+        let mut last = sent;
         let mut gaps_us = Vec::with_capacity(times.len());
         for time in times {
-            let Some(gap) = time.checked_sub(last) else {
+            let Ok(gap) = u64::try_from(time - last) else {
                 return Err(request.error("token_s", "times go backwards"));
             };
             gaps_us.push(gap);
@@ -197,7 +203,7 @@ fn requests(root: &Object, workload: &PlannedWorkload) -> Result<Vec<MeasuredReq
         }
         let cached = request.get("cached_tokens").and_then(Value::as_u64).map(|tokens| tokens as u32);
         if let Some(place) = found.get_mut(index) {
-            *place = Some(MeasuredRequest { sent_us, cached_tokens: cached, gaps_us });
+            *place = Some(MeasuredRequest { sent_us: (sent - start) as u64, cached_tokens: cached, gaps_us });
         }
     }
     let missing = found.iter().filter(|request| request.is_none()).count();

@@ -8,6 +8,7 @@ use sim::cost::{CostModel, LinearCost};
 use sim::metrics::{Distribution, Limits};
 use sim::report::Metrics;
 use sim::scenario::Scenario;
+use sim::units::SimTime;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -39,6 +40,17 @@ impl Pricing {
     }
 }
 
+/// When a request was sent and had its first and its last token, ns since the start, for its client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RequestTimes {
+    /// Sent.
+    pub sent_ns: u64,
+    /// First token.
+    pub first_ns: u64,
+    /// Last token.
+    pub last_ns: u64,
+}
+
 /// A workload as it was predicted.
 #[derive(Debug, Clone)]
 pub struct Replay {
@@ -46,8 +58,8 @@ pub struct Replay {
     pub figures: Figures,
     /// Prompt tokens found in the prefix cache, by request.
     pub cached_tokens: Vec<u32>,
-    /// Preemptions.
-    pub preemptions: u64,
+    /// Times, by request.
+    pub times_ns: Vec<RequestTimes>,
 }
 
 fn put(figures: &mut Figures, metric: Metric, distribution: Option<Distribution>, more_ms: f64) {
@@ -87,15 +99,21 @@ pub fn replay(scenario: &Scenario, run: &MeasuredRun, pricing: &Pricing) -> Resu
     let span_s = metrics.duration_s + request_ms * 1e-3;
     let tokens = metrics.throughput.output_tokens_per_s * metrics.duration_s;
     figures.insert((Metric::Throughput, Stat::Mean), tokens / span_s);
+    let table = &simulated.table;
     let mut cached_tokens = vec![0; sent.len()];
-    for (row, index) in order.iter().enumerate() {
-        if let (Some(place), Some(tokens)) =
-            (cached_tokens.get_mut(*index), simulated.table.cached_tokens.get(row))
-        {
-            *place = *tokens;
+    let mut times_ns = vec![RequestTimes::default(); sent.len()];
+    for (id, index) in table.ids().zip(&order) {
+        let row = id.index();
+        let ns = |column: &[SimTime]| column.get(row).map_or(0, |time| time.0);
+        if let (Some(cached), Some(times)) = (cached_tokens.get_mut(*index), times_ns.get_mut(*index)) {
+            *cached = table.cached_tokens.get(row).copied().unwrap_or(0);
+            let sent_ns = ns(&table.arrival);
+            let (first_ns, last_ns) =
+                (ns(&table.first_token) + request_ns, ns(&table.last_token) + request_ns);
+            *times = RequestTimes { sent_ns, first_ns, last_ns };
         }
     }
-    Ok(Replay { figures, cached_tokens, preemptions: metrics.steps.preemptions })
+    Ok(Replay { figures, cached_tokens, times_ns })
 }
 
 impl MeasuredRun {
@@ -104,7 +122,7 @@ impl MeasuredRun {
         let mut figures = Figures::new();
         let later = |gaps: &[u64]| gaps.iter().skip(1).sum::<u64>();
         let mut of = |metric: Metric, values: Vec<u64>| {
-            put(&mut figures, metric, Distribution::of_values(values), 0.0)
+            put(&mut figures, metric, Distribution::of_values(values), 0.0);
         };
         let requests = || self.requests.iter().map(|request| &request.gaps_us[..]);
         of(Metric::Ttft, requests().filter_map(|gaps| Some(gaps.first()? * 1000)).collect());
@@ -132,8 +150,7 @@ impl MeasuredRun {
     }
 
     /// Whether requests queued more and more, by the measurement alone: they came at times of their own, and the last
-    /// quarter of them waited three times as long for the first token as the first quarter, and longer than five tokens
-    /// take. Then first tokens tell how long the run was.
+    /// quarter of them waited three times as long for the first token as the first quarter, and over a second. Then first tokens tell how long the run was.
     pub fn is_saturated(&self) -> bool {
         if self.workload.concurrency.is_some() {
             return false;
@@ -152,8 +169,7 @@ impl MeasuredRun {
         };
         let first = median(timed.get(..quarter)).unwrap_or(0);
         let last = median(timed.get(timed.len() - quarter..)).unwrap_or(0);
-        let step_ms = self.figures().get(&(Metric::Itl, Stat::Mean)).copied().unwrap_or(0.0);
-        last > 3 * first && last as f64 > 5e3 * step_ms
+        last > 3 * first && last > 1_000_000
     }
 
     /// The figures that it is judged by: the medians of first tokens and of gaps between tokens, and the throughput;

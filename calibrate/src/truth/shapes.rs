@@ -1,8 +1,9 @@
 //! The workloads by name: how requests come and how long they are. Lengths are for models of some billions of parameters on
 //! a data-center GPU; a smaller machine divides them.
 
-use super::plan::{HASH_BLOCK_TOKENS, PlannedRequest, hash};
+use super::plan::{HASH_BLOCK_TOKENS, PlannedRequest};
 use super::record::WARM_UP;
+use crate::holdout::hash;
 use serde_json::{Value, json};
 use sim::units::SimTime;
 use sim::workload::{Arrival, TokenRun, WorkloadGenerator, WorkloadSpec};
@@ -138,7 +139,7 @@ impl Shape {
             Content::Turns { conversations, tokens, output } => {
                 return self.turns(count, conversations, tokens / scale.prompt, &outputs(output));
             }
-            Content::Azure => return azure(count, scale),
+            Content::Azure => return Ok(azure(count, scale)),
         };
         let mut generator = self.draws(&spec)?;
         let arrivals = std::iter::from_fn(|| generator.next()).take(count).collect::<Vec<_>>();
@@ -151,7 +152,7 @@ impl Shape {
         let spec: WorkloadSpec =
             serde_json::from_value(spec).map_err(|e| Error::new(format!("{}: {e}", self.name)))?;
         let locate = |key: &str, message: String| Error::new(message).key(key);
-        WorkloadGenerator::new(&spec, hash(self.name.trim_end_matches("-again")), Path::new("."), &locate)
+        WorkloadGenerator::new(&spec, hash(self.name.trim_end_matches("-again"), 0), Path::new("."), &locate)
     }
 
     /// Conversation by conversation, turn by turn: run `c` names the whole of conversation `c`.
@@ -188,14 +189,14 @@ fn azure_rows() -> Vec<[u32; 3]> {
     AZURE.lines().skip(1).map(row).collect()
 }
 
-fn azure(count: usize, scale: &Scale) -> Result<Vec<PlannedRequest>> {
+fn azure(count: usize, scale: &Scale) -> Vec<PlannedRequest> {
     let request = |[_, prompt, output]: [u32; 3]| PlannedRequest {
         arrival_us: 0,
         input_length: (prompt / scale.prompt).clamp(1, scale.longest_prompt),
         output_length: (output / scale.output).max(1),
         hash_ids: Vec::new(),
     };
-    Ok(azure_rows().into_iter().take(count).map(request).collect())
+    azure_rows().into_iter().take(count).map(request).collect()
 }
 
 /// Times of the first `count` rows of [`AZURE`] at a mean rate, us.

@@ -5,8 +5,9 @@ use super::CostModel;
 use crate::step::StepShape;
 use crate::units::SimDuration;
 
-/// `base + per_token x new tokens + per_context_token x context tokens + per_request x requests + per_attention_pair x
-/// pairs`, in ns: the context counted after the step, the pairs those of prompt tokens with what they attend to.
+/// `max(floor, base + per_token x new tokens + per_context_token x context tokens + per_request x requests)`, in ns, the
+/// context counted after the step. A floor above the base is what a batch of few tokens waits for: the weights are read
+/// whole however few there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LinearCost {
     /// Time of every step.
@@ -17,19 +18,14 @@ pub struct LinearCost {
     pub per_context_token_ns: u64,
     /// Time per request in the batch.
     pub per_request_ns: u64,
-    /// Time per pair of a prompt token and a token that it attends to.
-    pub per_attention_pair_ns: u64,
+    /// Time that a step takes at least.
+    pub floor_ns: u64,
 }
 
 impl LinearCost {
     /// No time at all, to start from.
-    pub const NONE: LinearCost = LinearCost {
-        base_ns: 0,
-        per_token_ns: 0,
-        per_context_token_ns: 0,
-        per_request_ns: 0,
-        per_attention_pair_ns: 0,
-    };
+    pub const NONE: LinearCost =
+        LinearCost { base_ns: 0, per_token_ns: 0, per_context_token_ns: 0, per_request_ns: 0, floor_ns: 0 };
 }
 
 impl CostModel for LinearCost {
@@ -38,11 +34,10 @@ impl CostModel for LinearCost {
             (self.per_token_ns, shape.new_tokens()),
             (self.per_context_token_ns, shape.context_tokens()),
             (self.per_request_ns, shape.batch_requests()),
-            (self.per_attention_pair_ns, shape.prefill_attention_pairs),
         ];
         let ns = terms
             .iter()
             .fold(self.base_ns, |sum, (each, count)| sum.saturating_add(each.saturating_mul(*count)));
-        SimDuration(ns.max(1))
+        SimDuration(ns.max(self.floor_ns).max(1))
     }
 }

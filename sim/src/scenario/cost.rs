@@ -180,14 +180,14 @@ fn of_target(
         later_loads: experts.later_loads.clone(),
     };
     match &file.cost {
-        CostSection::Linear { base, per_token, per_context_token, per_request, per_attention_pair } => {
+        CostSection::Linear { base, per_token, per_context_token, per_request, floor } => {
             let ns = |span: &Option<Span>| span.map_or(0, |span| span.0);
             let cost = LinearCost {
                 base_ns: base.0,
                 per_token_ns: per_token.0,
                 per_context_token_ns: per_context_token.0,
                 per_request_ns: ns(per_request),
-                per_attention_pair_ns: ns(per_attention_pair),
+                floor_ns: ns(floor),
             };
             Ok(pricing(Arc::new(cost), "given: linear in the tokens of a step, as the scenario states"))
         }

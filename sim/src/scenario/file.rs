@@ -362,8 +362,8 @@ pub enum CostSection {
         /// Time per request in the batch.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         per_request: Option<Span>,
-        /// Time per pair of a prompt token and a token that it attends to.
+        /// Time that a step takes at least: to read the weights, however few tokens it has.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        per_attention_pair: Option<Span>,
+        floor: Option<Span>,
     },
 }

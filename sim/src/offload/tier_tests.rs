@@ -76,15 +76,10 @@ struct Lists {
 
 impl Lists {
     fn ask(&mut self, content: u64, capacity: usize) -> bool {
-        let [recent, frequent, left_recent, left_frequent] = &mut self.lists;
-        let mut take = |list: usize| {
-            let list = [&mut *recent, &mut *frequent, &mut *left_recent, &mut *left_frequent][list]
-                .iter()
-                .position(|held| *held == content)
-                .map(|position| (list, position));
-            list
-        };
-        let found = (0..4).find_map(&mut take);
+        let [recent, frequent, left_recent, left_frequent] = &self.lists;
+        let lists = [&*recent, &*frequent, &*left_recent, &*left_frequent];
+        let place = |list: usize| Some((list, lists[list].iter().position(|held| *held == content)?));
+        let found = (0..4).find_map(place);
         match found {
             Some((list @ (0 | 1), position)) => {
                 self.lists[list].remove(position);

@@ -14,6 +14,7 @@ mod engine_scenarios;
 mod engines;
 mod experts;
 mod fidelity;
+mod front_end;
 mod full;
 mod full_disk;
 mod hit_rates;

@@ -114,7 +114,7 @@ fn gpu(stated: &str) -> Option<&'static str> {
 }
 
 /// What an engine's settings are in a scenario: the one place that picks a preset, a kernel profile and the defaults of
-/// a version. Presets of SGLang and TensorRT-LLM take the place of vLLM's scheduler here when there are any.
+/// a version.
 struct EngineSettings {
     /// Name of the preset.
     preset: &'static str,
@@ -122,62 +122,108 @@ struct EngineSettings {
     memory: EngineMemory,
     /// Ending of the kernel profile's name, where it is not the preset's own.
     kernels: Option<&'static str>,
+    /// Tokens of a step and requests at once, where the run or the version says: for the memory plan.
+    limits: (Option<u32>, Option<u32>),
     /// Keys of the `engine` section.
     keys: Vec<(&'static str, String)>,
+}
+
+/// What the engine's own name of each setting is: tokens of a step, requests at once, longest request, KV memory.
+struct Names {
+    tokens: &'static str,
+    seqs: &'static str,
+    length: &'static str,
+}
+
+/// Whether SGLang's or TensorRT-LLM's own scheduler runs it: they are modelled for one pipeline stage without
+/// data-parallel attention; other runs go under vLLM's.
+fn has_own_scheduler(run: &Run) -> bool {
+    let data = run.data.parse().unwrap_or(if run.data.is_empty() { 1 } else { 2 });
+    run.pipeline == 1 && data == 1 && !run.command.contains("--enable-dp-attention")
 }
 
 fn engine_settings(run: &Run) -> EngineSettings {
     let mut keys: Vec<(&'static str, String)> = Vec::new();
     let has = |flag: &str| run.command.split_whitespace().any(|word| word == flag);
     let number = |flags: &[&str]| flags.iter().find_map(|flag| flag_value(&run.command, flag));
-    if let Some(blocks) =
-        run.command.split("\"num_gpu_blocks\": ").nth(1).and_then(|rest| rest.split(',').next())
-    {
-        keys.push(("num_gpu_blocks_override", blocks.to_string()));
-    }
     if run.kv.starts_with("fp8")
         || run.command.contains("FP8 KV")
         || run.command.contains("--kv-cache-dtype fp8")
     {
         keys.push(("kv_cache_dtype", "fp8".to_string()));
     }
+    let engine = if has_own_scheduler(run) { run.engine } else { EngineName::Vllm };
     let tokens = run.max_num_batched_tokens.or(number(&["--max-num-batched-tokens", "--max_num_tokens"]));
-    let mut seqs = run.max_num_seqs.or(number(&["--max-num-seqs", "--max_batch_size"]));
-    // vLLM schedules ahead by default since 0.14; SGLang and TensorRT-LLM hide their CPU time behind the GPU.
-    let is_overlapped = run.engine != EngineName::Vllm || run.is_at_least(0, 14) || has("--async-scheduling");
-    keys.push(("async_scheduling", is_overlapped.to_string()));
-    let (preset, kernels, memory) = match run.engine {
-        EngineName::Vllm => ("vllm@0.26", None, EngineMemory::VllmGraphsOutside),
-        EngineName::Sglang => ("vllm@0.26", None, EngineMemory::Sglang),
-        EngineName::TensorRtLlm => ("vllm@0.26", Some("trtllm"), EngineMemory::TrtLlm),
+    let seqs = run.max_num_seqs.or(number(&["--max-num-seqs", "--max_batch_size", "--max-running-requests"]));
+    let mut limits = (tokens, seqs);
+    let names = match engine {
+        EngineName::Vllm => {
+            // vLLM schedules ahead by default since 0.14; SGLang and TensorRT-LLM hide their CPU time behind the GPU.
+            let is_ahead =
+                run.engine != EngineName::Vllm || run.is_at_least(0, 14) || has("--async-scheduling");
+            keys.push(("async_scheduling", is_ahead.to_string()));
+            if run.engine != EngineName::Vllm {
+                // Seats are bounded by the KV cache; a prefill takes at most 8,192 tokens.
+                limits = (tokens.or(Some(8192)), seqs.or(Some(2048)));
+            } else if run.source.starts_with("vLLM CI") {
+                // Before V1: 256 seats on every GPU.
+                limits.1 = seqs.or(Some(256));
+            }
+            Names { tokens: "max_num_batched_tokens", seqs: "max_num_seqs", length: "max_model_len" }
+        }
+        EngineName::Sglang => {
+            limits.0 = number(&["--chunked-prefill-size"]);
+            if has("--disable-radix-cache") {
+                keys.push(("disable_radix_cache", "true".to_string()));
+            }
+            if has("--enable-mixed-chunk") {
+                keys.push(("enable_mixed_chunk", "true".to_string()));
+            }
+            Names { tokens: "chunked_prefill_size", seqs: "max_running_requests", length: "context_length" }
+        }
+        EngineName::TensorRtLlm => {
+            if has("--enable_chunked_prefill") {
+                keys.push(("enable_chunked_prefill", "true".to_string()));
+            }
+            Names { tokens: "max_num_tokens", seqs: "max_batch_size", length: "max_seq_len" }
+        }
     };
-    let mut tokens = tokens;
-    if run.engine != EngineName::Vllm {
-        // Seats are bounded by the KV cache; a prefill takes at most 8,192 tokens.
-        seqs = seqs.or(Some(2048));
-        tokens = tokens.or(Some(8192));
-    } else if run.source.starts_with("vLLM CI") {
-        // Before V1: 256 seats on every GPU.
-        seqs = seqs.or(Some(256));
-    }
-    for (key, value) in [("max_num_seqs", seqs), ("max_num_batched_tokens", tokens)] {
+    for (key, value) in [(names.tokens, limits.0), (names.seqs, limits.1), (names.length, Some(longest(run)))]
+    {
         keys.extend(value.map(|value| (key, value.to_string())));
     }
-    EngineSettings { preset, memory, kernels, keys }
+    let memory = match run.engine {
+        EngineName::Vllm => EngineMemory::VllmGraphsOutside,
+        EngineName::Sglang => EngineMemory::Sglang,
+        EngineName::TensorRtLlm => EngineMemory::TrtLlm,
+    };
+    let preset = match engine {
+        EngineName::Vllm => "vllm@0.26",
+        EngineName::Sglang => "sglang@0.5.23",
+        EngineName::TensorRtLlm => "tensorrt-llm@1.3",
+    };
+    let kernels = (run.engine == EngineName::TensorRtLlm).then_some("trtllm");
+    EngineSettings { preset, memory, kernels, limits, keys }
+}
+
+/// The engine's name of its KV memory, and so many blocks of 16 tokens in its unit.
+fn pool(preset: &str, blocks: u32) -> (&'static str, u32) {
+    let tokens = blocks.saturating_sub(1) * 16;
+    match preset {
+        "sglang@0.5.23" => ("max_total_tokens", tokens),
+        "tensorrt-llm@1.3" => ("max_tokens", tokens),
+        _ => ("num_gpu_blocks_override", blocks),
+    }
 }
 
 /// KV blocks of 16 tokens that the engine's own rules leave.
 fn kv_blocks(run: &Run, model: &str, weights: Option<&str>, gpu: &str) -> Result<u32> {
     let (model, gpu) = (find_model(model)?, find_gpu(gpu)?);
     let settings = engine_settings(run);
-    let given = |name: &str| {
-        let value = settings.keys.iter().find(|(key, _)| *key == name)?;
-        value.1.parse::<u32>().ok()
-    };
     let defaults = BatchLimits::of(&gpu);
     let limits = BatchLimits {
-        max_num_batched_tokens: given("max_num_batched_tokens").unwrap_or(defaults.max_num_batched_tokens),
-        max_num_seqs: given("max_num_seqs").unwrap_or(defaults.max_num_seqs).min(1024),
+        max_num_batched_tokens: settings.limits.0.unwrap_or(defaults.max_num_batched_tokens),
+        max_num_seqs: settings.limits.1.unwrap_or(defaults.max_num_seqs).min(1024),
     };
     let weights = match weights {
         Some(name) => WeightPlan::of(WeightDtype::parse(name).map_err(Error::new)?),
@@ -205,7 +251,7 @@ fn kv_blocks(run: &Run, model: &str, weights: Option<&str>, gpu: &str) -> Result
 const DOES_NOT_FIT: &str = "the memory plan says that it does not fit, though it ran";
 
 /// The number after `flag`, or after `flag=`.
-fn flag_value(command: &str, flag: &str) -> Option<u32> {
+pub(super) fn flag_value(command: &str, flag: &str) -> Option<u32> {
     let mut words = command.split_whitespace();
     while let Some(word) = words.next() {
         if word == flag {
@@ -253,13 +299,16 @@ fn scenario_yaml(run: &Run, model: &str, weights: Option<&str>, gpu: &str, cost:
     if let Some(weights) = weights {
         let _ = writeln!(text, "  quantization: {weights}");
     }
-    let _ = writeln!(text, "  max_model_len: {}", longest(run));
     for (key, value) in &settings.keys {
         let _ = writeln!(text, "  {key}: {value}");
     }
-    if !settings.keys.iter().any(|(key, _)| *key == "num_gpu_blocks_override") {
-        let _ = writeln!(text, "  num_gpu_blocks_override: {}", kv_blocks(run, model, weights, gpu)?);
-    }
+    let stated = run.command.split("\"num_gpu_blocks\": ").nth(1).and_then(|rest| rest.split(',').next());
+    let blocks = match stated.and_then(|blocks| blocks.parse().ok()) {
+        Some(blocks) => blocks,
+        None => kv_blocks(run, model, weights, gpu)?,
+    };
+    let (key, amount) = pool(settings.preset, blocks);
+    let _ = writeln!(text, "  {key}: {amount}");
     text += "workload: { requests: 1, arrivals: { constant: 1/s }, prompt: { constant: 8 }, output: { constant: 8 } }\n";
     Ok(text)
 }
@@ -342,14 +391,12 @@ fn refusal(error: &Error) -> String {
 }
 
 impl Case {
-    /// The requests of the run. `think` is added between an answer and the same client's next request.
-    pub fn workload(&self, think_ns: u64) -> WorkloadGenerator {
+    /// The requests of the run.
+    pub fn workload(&self) -> WorkloadGenerator {
         let arrivals = match self.run.load {
             Load::Burst => ArrivalSpec::Burst(BurstSpec { size: self.lengths.len() as u64, every: None }),
             Load::Poisson(rate) => ArrivalSpec::Poisson(sim::units::Rate(rate)),
-            Load::ClosedLoop(clients) => {
-                ArrivalSpec::ClosedLoop(ClosedLoopSpec { clients, think: Some(sim::units::Span(think_ns)) })
-            }
+            Load::ClosedLoop(clients) => ArrivalSpec::ClosedLoop(ClosedLoopSpec { clients, think: None }),
             Load::Replay(_) => {
                 let arrival = |(&at, &(prompt_tokens, output_tokens)): (&SimTime, &(u32, u32))| Arrival {
                     at,

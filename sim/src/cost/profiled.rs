@@ -71,11 +71,22 @@ pub struct Residual {
     /// Time to launch a kernel in a step with prompt tokens, in ns, where it is known: such a step takes at least that
     /// for each of its kernels, whatever its size, because engines do not run it as one graph.
     pub prefill_launch_ns: Option<u64>,
+    /// Under sustained load the clocks of the matrix units fall the further, the busier they are: a product takes longer
+    /// by this many times what it would take at the data sheet's rate. Only where kernels were timed on the GPU itself.
+    pub matrix_slowdown: f64,
+    /// What decode attention is multiplied by.
+    pub attention_scale: f64,
 }
 
 impl Residual {
     /// None: kernels as they were timed.
-    pub const NONE: Residual = Residual { decode_scale: 1.0, prefill_scale: 1.0, prefill_launch_ns: None };
+    pub const NONE: Residual = Residual {
+        decode_scale: 1.0,
+        prefill_scale: 1.0,
+        prefill_launch_ns: None,
+        matrix_slowdown: 0.0,
+        attention_scale: 1.0,
+    };
 }
 
 /// Functions of the tokens of all ranks and of those of the largest, and what every step costs once.
@@ -87,6 +98,10 @@ struct GroupCurves {
 }
 
 impl GroupCurves {
+    fn zero() -> GroupCurves {
+        GroupCurves { all_tokens: Curve::zero(), largest_rank: Curve::zero(), once_seconds: 0.0 }
+    }
+
     fn seconds(&self, padded: PaddedRows) -> f64 {
         self.once_seconds + self.all_tokens.seconds(padded.group) + self.largest_rank.seconds(padded.largest)
     }
@@ -116,9 +131,8 @@ impl ProfiledCost {
         graphs: CudaGraphs,
         host: HostTime,
     ) -> Result<ProfiledCost> {
-        let group = GroupCurves { all_tokens: Curve::zero(), largest_rank: Curve::zero(), once_seconds: 0.0 };
         let mut cost = ProfiledCost {
-            group: (context.layout.parallel.data > 1).then_some(group),
+            group: (context.layout.parallel.data > 1).then(GroupCurves::zero),
             tokens: Curve::zero(),
             sampled: Curve::zero(),
             prefill_tokens: Curve::zero(),
@@ -134,18 +148,43 @@ impl ProfiledCost {
             host,
             residual: Residual::NONE,
         };
-        for operator in &operators {
-            cost.add(operator)?;
-        }
-        cost.operators = operators;
+        cost.tabulate(operators)?;
         Ok(cost)
     }
 
+    fn tabulate(&mut self, operators: Vec<Operator>) -> Result<()> {
+        for operator in &operators {
+            self.add(operator)?;
+        }
+        self.operators = operators;
+        Ok(())
+    }
+
     /// The same kernels with another host time and a residual.
-    pub fn with_residual(mut self, host: HostTime, residual: Residual) -> ProfiledCost {
+    ///
+    /// # Errors
+    /// None that pricing them the first time did not have.
+    pub fn with_residual(mut self, host: HostTime, residual: Residual) -> Result<ProfiledCost> {
         self.host = host;
+        // Kernels that were timed elsewhere say nothing of the clocks here.
+        let matrix_slowdown = if self.profile.is_scaled { 0.0 } else { residual.matrix_slowdown };
+        let residual = Residual { matrix_slowdown, ..residual };
+        let tabulated = |residual: Residual| (residual.matrix_slowdown, residual.attention_scale);
+        let is_tabulated = tabulated(self.residual) == tabulated(residual);
         self.residual = residual;
-        self
+        if !is_tabulated {
+            for sum in
+                [&mut self.tokens, &mut self.sampled, &mut self.prefill_tokens, &mut self.decode_requests]
+            {
+                *sum = Curve::zero();
+            }
+            self.group = self.group.map(|_| GroupCurves::zero());
+            self.prefill_attention.clear();
+            self.decode_attention.clear();
+            let operators = std::mem::take(&mut self.operators);
+            self.tabulate(operators)?;
+        }
+        Ok(self)
     }
 
     /// The residual; none without a calibration.
@@ -235,8 +274,27 @@ impl ProfiledCost {
 
     /// Time of a call that has been tried before.
     fn seconds(&self, work: &Work, fit: Option<&KernelFit>, sums: Sums) -> f64 {
-        let estimate = self.call(work, sums).and_then(|operation| self.estimate_by(fit, &operation));
-        estimate.map_or(0.0, |estimate| estimate.seconds)
+        let Ok(operation) = self.call(work, sums) else { return 0.0 };
+        let estimate = self.estimate_by(fit, &operation);
+        estimate.map_or(0.0, |estimate| self.serving_seconds(&operation, estimate.seconds))
+    }
+
+    /// Time of a call in an engine that serves, of which kernels timed alone take `seconds`; before what all calls of a step
+    /// are scaled by.
+    pub(super) fn serving_seconds(&self, operation: &Operation, seconds: f64) -> f64 {
+        match operation {
+            Operation::Collective { .. }
+            | Operation::ExpertExchange { .. }
+            | Operation::Elementwise { .. } => seconds,
+            Operation::AttentionDecode { .. }
+            | Operation::MlaDecode { .. }
+            | Operation::MlaModuleDecode { .. } => seconds * self.residual.attention_scale,
+            operation if self.residual.matrix_slowdown > 0.0 => {
+                let ideal_seconds = operation.work(&self.profile.gpu).compute_seconds;
+                seconds + self.residual.matrix_slowdown * ideal_seconds
+            }
+            _ => seconds,
+        }
     }
 
     /// The deployment that its calls are made for.
@@ -257,7 +315,10 @@ impl ProfiledCost {
         if shape.prefill_tokens > 0 {
             for attention in &self.prefill_attention {
                 let Sums { rows, pairs, chunks } = Sums::prefill(shape, attention.window_tokens);
-                seconds += attention.layers * attention.cost.seconds(rows, pairs, chunks);
+                let ideal_seconds =
+                    pairs * attention.flops_per_pair / self.profile.gpu.bfloat16_flops_per_second;
+                let once = attention.cost.seconds(rows, pairs, chunks);
+                seconds += attention.layers * (once + self.residual.matrix_slowdown * ideal_seconds);
             }
         }
         if shape.decode_requests > 0 {

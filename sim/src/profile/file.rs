@@ -118,6 +118,7 @@ impl CostProfile {
             bytes_per_second: file.gpu.bytes_per_second,
             bfloat16_flops_per_second: file.gpu.bfloat16_flops_per_second,
             fp8_flops_per_second: file.gpu.fp8_flops_per_second,
+            int8_flops_per_second: file.gpu.fp8_flops_per_second,
             multiprocessors: file.gpu.multiprocessors,
             link_bytes_per_second: file.gpu.link_bytes_per_second,
         };
@@ -139,6 +140,7 @@ impl CostProfile {
             gpu,
             software: file.software,
             attribution: file.attribution,
+            is_scaled: false,
             families,
         };
         check_profile(&profile).map_err(|(key, message)| document.error(&key, message))?;

@@ -195,7 +195,7 @@ fn of_target(
                         document.error("cost", format!("{}; `cost: datasheet` needs no kernels", e.message()))
                     })?;
                 Ok(match calibration {
-                    Some(calibration) => cost.with_residual(engine.host, calibration.residual()),
+                    Some(calibration) => cost.with_residual(engine.host, calibration.residual())?,
                     None => cost,
                 })
             };

@@ -86,7 +86,6 @@ fn write_calibration(folder: &Path, engine: &str, fit: &ResidualFit, held_out: &
         prefill_scale: gpu.prefill_scale,
         prefill_launch: gpu.prefill_launch_ns.map(Span),
         matrix_slowdown: gpu.matrix_slowdown,
-        attention_scale: gpu.attention_scale,
         front_end: FrontEndSection::of(front_end),
         fitted_on: format!(
             "{} published serving runs of {engine}, the training half of reports/results/fidelity.md (pages by hash)",

@@ -1,7 +1,7 @@
 //! The rows of `cases_index.csv` as runs.
 
-use super::deployment::flag_value;
 use super::runs::{EngineName, Load, Metric, Run, Shape, Stat, Statistic, ThroughputUnit, numbers};
+use super::settings::flag_value;
 use crate::measurement::csv_error;
 use sim::document::io_message;
 use sim::{Error, Result};

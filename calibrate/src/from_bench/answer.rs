@@ -103,7 +103,6 @@ impl Comparison {
             prefill_scale: gpu.prefill_scale,
             prefill_launch: gpu.prefill_launch_ns.map(Span),
             matrix_slowdown: gpu.matrix_slowdown,
-            attention_scale: gpu.attention_scale,
             front_end: FrontEndSection::of(front_end),
             fitted_on: format!("{} values, scenario {scenario}: {}", self.values, runs.join(", ")),
             held_out: self.verdict(),

@@ -74,19 +74,12 @@ pub struct Residual {
     /// Under sustained load the clocks of the matrix units fall the further, the busier they are: a product takes longer
     /// by this many times what it would take at the data sheet's rate. Only where kernels were timed on the GPU itself.
     pub matrix_slowdown: f64,
-    /// What decode attention is multiplied by.
-    pub attention_scale: f64,
 }
 
 impl Residual {
     /// None: kernels as they were timed.
-    pub const NONE: Residual = Residual {
-        decode_scale: 1.0,
-        prefill_scale: 1.0,
-        prefill_launch_ns: None,
-        matrix_slowdown: 0.0,
-        attention_scale: 1.0,
-    };
+    pub const NONE: Residual =
+        Residual { decode_scale: 1.0, prefill_scale: 1.0, prefill_launch_ns: None, matrix_slowdown: 0.0 };
 }
 
 /// Functions of the tokens of all ranks and of those of the largest, and what every step costs once.
@@ -169,8 +162,7 @@ impl ProfiledCost {
         // Kernels that were timed elsewhere say nothing of the clocks here.
         let matrix_slowdown = if self.profile.is_scaled { 0.0 } else { residual.matrix_slowdown };
         let residual = Residual { matrix_slowdown, ..residual };
-        let tabulated = |residual: Residual| (residual.matrix_slowdown, residual.attention_scale);
-        let is_tabulated = tabulated(self.residual) == tabulated(residual);
+        let is_tabulated = self.residual.matrix_slowdown == residual.matrix_slowdown;
         self.residual = residual;
         if !is_tabulated {
             for sum in
@@ -279,16 +271,16 @@ impl ProfiledCost {
         estimate.map_or(0.0, |estimate| self.serving_seconds(&operation, estimate.seconds))
     }
 
-    /// Time of a call in an engine that serves, of which kernels timed alone take `seconds`; before what all calls of a step
-    /// are scaled by.
+    /// Time of a call in an engine that serves, of which kernels timed alone take `seconds`, before what all calls of a step
+    /// are scaled by; decode attention reads, and keeps its time.
     pub(super) fn serving_seconds(&self, operation: &Operation, seconds: f64) -> f64 {
         match operation {
             Operation::Collective { .. }
             | Operation::ExpertExchange { .. }
-            | Operation::Elementwise { .. } => seconds,
-            Operation::AttentionDecode { .. }
+            | Operation::Elementwise { .. }
+            | Operation::AttentionDecode { .. }
             | Operation::MlaDecode { .. }
-            | Operation::MlaModuleDecode { .. } => seconds * self.residual.attention_scale,
+            | Operation::MlaModuleDecode { .. } => seconds,
             operation if self.residual.matrix_slowdown > 0.0 => {
                 let ideal_seconds = operation.work(&self.profile.gpu).compute_seconds;
                 seconds + self.residual.matrix_slowdown * ideal_seconds

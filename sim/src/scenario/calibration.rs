@@ -30,9 +30,6 @@ pub struct Calibration {
     /// What matrix products take longer under sustained load: so many times what they would take at the data sheet's rate.
     #[serde(default)]
     pub matrix_slowdown: f64,
-    /// What decode attention takes, as a multiple of the kernels timed alone.
-    #[serde(default = "one")]
-    pub attention_scale: f64,
     /// Time of a request outside the engine.
     #[serde(default)]
     pub front_end: FrontEndSection,
@@ -40,10 +37,6 @@ pub struct Calibration {
     pub fitted_on: String,
     /// How it does on runs that the fit did not see.
     pub held_out: String,
-}
-
-fn one() -> f64 {
-    1.0
 }
 
 /// Bounds of a kernel scale: outside, something else is wrong.
@@ -102,7 +95,6 @@ impl Calibration {
             prefill_scale: self.prefill_scale,
             prefill_launch_ns: self.prefill_launch.map(|span| span.0),
             matrix_slowdown: self.matrix_slowdown,
-            attention_scale: self.attention_scale,
         }
     }
 

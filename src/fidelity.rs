@@ -3,7 +3,7 @@
 use crate::output::{self, WholeFile};
 use anyhow::{Context, Result, bail};
 use calibrate::fidelity::{Residual, ResidualFit, catalogue_residuals, fidelity, fit_residuals};
-use sim::scenario::{Calibration, HostTimeSection};
+use sim::scenario::{Calibration, FrontEndSection, HostTimeSection};
 use sim::units::Span;
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -37,7 +37,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     if let Some(folder) = &arguments.refit {
         std::fs::create_dir_all(folder).with_context(|| format!("{}: cannot be made", folder.display()))?;
         fits = fit_residuals(&arguments.dir)?;
-        fits.retain(|_, fit| fit.residual != Residual::NONE);
+        fits.retain(|_, fit| fit.loss < fit.loss_before);
         residuals = fits.iter().map(|(name, fit)| (name.clone(), fit.residual)).collect();
     }
     let found = fidelity(&arguments.dir, residuals)?;
@@ -77,7 +77,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
 
 fn write_calibration(folder: &Path, engine: &str, fit: &ResidualFit, held_out: &str) -> Result<()> {
     let name = engine.to_lowercase().replace(' ', "-");
-    let Residual { host, gpu, request_ns } = fit.residual;
+    let Residual { host, gpu, front_end } = fit.residual;
     let calibration = Calibration {
         name: name.clone(),
         engine: engine.to_string(),
@@ -85,11 +85,11 @@ fn write_calibration(folder: &Path, engine: &str, fit: &ResidualFit, held_out: &
         decode_scale: gpu.decode_scale,
         prefill_scale: gpu.prefill_scale,
         prefill_launch: gpu.prefill_launch_ns.map(Span),
-        request_time: Span(request_ns),
+        matrix_slowdown: gpu.matrix_slowdown,
+        front_end: FrontEndSection::of(front_end),
         fitted_on: format!(
-            "{} published serving runs of {engine}, the training half of reports/results/fidelity.md (pages by hash){}",
-            fit.runs,
-            if engine.starts_with("vLLM") { "" } else { ", under vLLM's scheduler" }
+            "{} published serving runs of {engine}, the training half of reports/results/fidelity.md (pages by hash)",
+            fit.runs
         ),
         held_out: held_out.to_string(),
     };

@@ -15,6 +15,7 @@ mod engines;
 mod expert_drift;
 mod experts;
 mod fidelity;
+mod front_end;
 mod full;
 mod full_disk;
 mod hit_rates;

@@ -15,7 +15,7 @@ use sim::router::{
     Staleness, WhenSaturated,
 };
 use sim::scheduler::{Policy, SchedulerConfig};
-use sim::simulation::{EngineSpec, RunObserver, RunResult, Simulation};
+use sim::simulation::{EngineSpec, FrontEndTime, RunObserver, RunResult, Simulation};
 use sim::units::SimDuration;
 use sim::workload::{Arrival, WorkloadGenerator};
 use std::sync::Arc;
@@ -114,6 +114,18 @@ struct Case {
     arrivals: Vec<Arrival>,
 }
 
+/// None half the time; then work, work and delay, or delay alone.
+fn front_end(draw: &mut Draw) -> FrontEndTime {
+    match draw.below(4) {
+        0 | 1 => FrontEndTime::NONE,
+        kind => FrontEndTime {
+            per_request_ns: if kind == 2 { draw.below(400) } else { 0 },
+            per_prompt_token_ns: if kind == 2 { draw.below(9) } else { 0 },
+            latency_ns: draw.below(300),
+        },
+    }
+}
+
 /// Three replicas that differ in KV cache and speed, and requests that share prompts and belong to sessions.
 fn case(seed: u64) -> Case {
     let mut draw = Draw(seed);
@@ -127,6 +139,7 @@ fn case(seed: u64) -> Case {
             ..LinearCost::NONE
         }) as Arc<dyn CostModel>,
         data_parallel: None,
+        front_end: front_end(draw),
     };
     let specs = (0..3).map(|_| spec(&mut draw)).collect();
     Case { specs, arrivals: arrivals(&mut draw) }
@@ -200,6 +213,7 @@ fn every_router_keeps_the_laws_with_sessions_tenants_and_ranks() {
                 ..LinearCost::NONE
             }) as Arc<dyn CostModel>,
             data_parallel: engines,
+            front_end: front_end(draw),
         };
         let specs: Vec<EngineSpec> = (0..3).map(|_| spec(&mut draw)).collect();
         for (index, router) in routers().iter().enumerate() {

@@ -207,7 +207,7 @@ fn what_a_gpu_differs_by_is_found_on_the_development_part_and_holds_on_the_other
     let mut slower = Residual::NONE;
     slower.gpu.decode_scale = 1.2;
     slower.gpu.prefill_scale = 1.4;
-    slower.request_ns = 5_000_000;
+    slower.front_end.latency_ns = 5_000_000;
     let mut measured = simulated(&plan, &facts, &Pricing::Profile(slower));
     measured.label = "slower".to_string();
     let found = score(measured).unwrap();

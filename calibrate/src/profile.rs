@@ -68,6 +68,7 @@ pub fn fit_profile_over(
         gpu: gpu.clone(),
         software: software.into_iter().collect::<Vec<_>>().join(", "),
         attribution: attribution.to_string(),
+        is_scaled: false,
         families,
     };
     Ok((profile.rounded()?, checks))

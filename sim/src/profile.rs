@@ -48,6 +48,8 @@ pub struct CostProfile {
     pub software: String,
     /// Sources and licences of the figures.
     pub attribution: String,
+    /// Whether its kernels were timed on another GPU ([`CostProfile::scaled_to`]).
+    pub is_scaled: bool,
     /// The variants of each family, sorted by variant.
     pub families: BTreeMap<Family, Vec<KernelFit>>,
 }

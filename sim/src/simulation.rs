@@ -6,6 +6,7 @@
 //! is drawn by the number of the row. The results are the same to the byte.
 
 mod engines;
+mod front_end;
 mod gate;
 mod lanes;
 mod laws;
@@ -27,6 +28,8 @@ use crate::units::SimTime;
 use crate::workload::{Arrival, Origin, WorkloadGenerator};
 pub use engines::EngineSpec;
 use engines::Place;
+use front_end::FrontEnd;
+pub use front_end::FrontEndTime;
 use refusal::RouterQueue;
 use requests::Requests;
 use std::sync::Arc;
@@ -61,6 +64,8 @@ pub struct Simulation {
     limits: Vec<SchedulerConfig>,
     path: StepPath,
     replicas: Vec<EitherReplica>,
+    /// What requests pass on their way to each replica's scheduler; none where it takes no time.
+    front_ends: Vec<Option<FrontEnd>>,
     workload: WorkloadGenerator,
     router: Router,
     requests: Requests,
@@ -191,6 +196,7 @@ impl Simulation {
             may_fold: paths.iter().all(|path| *path == StepPath::Aggregated)
                 && !specs.iter().any(needs_rows)
                 && !may_refuse,
+            front_ends: specs.iter().map(|spec| FrontEnd::new(spec.front_end)).collect(),
             places,
             replicas,
         }
@@ -246,6 +252,7 @@ impl Simulation {
             self.touched.clear();
             self.events.all_first(now.0, &mut self.touched);
             self.end_steps(now);
+            self.pass_front_ends(now);
             self.take_arrivals(now, observer);
             self.pass_gate(now);
             self.pass_router_queue(now);
@@ -306,6 +313,18 @@ impl Simulation {
         }
     }
 
+    /// Replicas see the requests that their front ends hand on.
+    fn pass_front_ends(&mut self, now: SimTime) {
+        for &index in &self.touched {
+            if let Some(front_end) = &mut self.front_ends[index] {
+                let routed = &mut self.routed;
+                front_end.pass(now, &mut self.requests, &mut self.replicas[index], |engine| {
+                    routed[engine as usize] += 1;
+                });
+            }
+        }
+    }
+
     fn take_arrivals(&mut self, now: SimTime, observer: &mut dyn RunObserver) {
         while self.next_arrival == now {
             let Some(arrival) = self.workload.next() else { return };
@@ -326,8 +345,11 @@ impl Simulation {
         let number = self.requests.arrived;
         let index = self.choose(arrival.at, number, arrival);
         let (place, replica) = (&self.places[index], &mut self.replicas[index]);
-        let (engine, id) = self.requests.arrive(number, arrival, place, replica);
-        self.routed[engine as usize] += 1;
+        let front_end = self.front_ends[index].as_mut();
+        let (engine, id) = self.requests.arrive(number, arrival, place, replica, front_end);
+        if let Some(engine) = engine {
+            self.routed[engine as usize] += 1;
+        }
         let Some(id) = id else {
             self.workload.on_finish(arrival.at, arrival.origin(), None);
             return;
@@ -366,8 +388,9 @@ impl Simulation {
         let horizon = self.next_arrival.min(self.gate_at()).min(reading);
         for &index in &self.touched {
             let (replica, table) = (&mut self.replicas[index], &mut self.requests.table);
+            let front_end_at = self.front_ends[index].as_ref().map_or(SimTime::NEVER, FrontEnd::next_at);
             if runs_ahead {
-                replica.start_steps(now, horizon, table);
+                replica.start_steps(now, horizon.min(front_end_at), table);
             } else {
                 replica.start_step(now, table, &mut |step| {
                     if let Some(observer) = &mut observer {
@@ -375,7 +398,7 @@ impl Simulation {
                     }
                 });
             }
-            self.events.set(index, replica.next_at(now).0);
+            self.events.set(index, replica.next_at(now).min(front_end_at).0);
             if let Some(router) = self.router.informed()
                 && router.hears_kv_events()
             {

@@ -132,7 +132,7 @@ fn parse_quantity(text: &str, what: &str, units: &[Unit], example: &str, most: f
 macro_rules! quantity {
     ($(#[$doc:meta])* $name:ident, $inner:ty, $what:literal, $example:literal, $units:expr) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
+        #[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Default)]
         pub struct $name(pub $inner);
 
         impl $name {

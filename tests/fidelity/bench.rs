@@ -153,7 +153,7 @@ fn a_fit_finds_what_was_put_in_and_helps_on_what_it_has_not_seen() {
     let folder = TempDir::new().unwrap();
     let path = |name: &str| folder.path().join(name);
     let truth = "name: truth\nengine: vllm@0.33\nhost_time: { base: 1.2ms, per_request: 10us }\ndecode_scale: 1.3\n\
-                 prefill_scale: 1.0\nprefill_launch: 80us\nrequest_time: 0ms\nfitted_on: nothing\nheld_out: nothing\n";
+                 prefill_scale: 1.0\nprefill_launch: 80us\nfitted_on: nothing\nheld_out: nothing\n";
     std::fs::write(path("truth.yaml"), truth).unwrap();
     std::fs::write(path("s.yaml"), SCENARIO).unwrap();
     let name = path("s.yaml").display().to_string();

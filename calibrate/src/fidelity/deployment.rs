@@ -2,9 +2,10 @@
 
 use super::lengths::lengths;
 use super::runs::{EngineName, Load, Run};
+use super::settings::{engine_settings, pool};
 use sim::catalogue::{find_gpu, find_model};
 use sim::document::{Document, io_message};
-use sim::memory::{self, BatchLimits, Draft, EngineMemory, MemoryRequest, Parallelism};
+use sim::memory::{self, BatchLimits, Draft, MemoryRequest, Parallelism};
 use sim::model::{KvDtype, WeightDtype, WeightPlan};
 use sim::scenario::Scenario;
 use sim::units::SimTime;
@@ -113,71 +114,14 @@ fn gpu(stated: &str) -> Option<&'static str> {
     Some(gpu)
 }
 
-/// What an engine's settings are in a scenario: the one place that picks a preset, a kernel profile and the defaults of
-/// a version. Presets of SGLang and TensorRT-LLM take the place of vLLM's scheduler here when there are any.
-struct EngineSettings {
-    /// Name of the preset.
-    preset: &'static str,
-    /// Whose rules divide the memory.
-    memory: EngineMemory,
-    /// Ending of the kernel profile's name, where it is not the preset's own.
-    kernels: Option<&'static str>,
-    /// Keys of the `engine` section.
-    keys: Vec<(&'static str, String)>,
-}
-
-fn engine_settings(run: &Run) -> EngineSettings {
-    let mut keys: Vec<(&'static str, String)> = Vec::new();
-    let has = |flag: &str| run.command.split_whitespace().any(|word| word == flag);
-    let number = |flags: &[&str]| flags.iter().find_map(|flag| flag_value(&run.command, flag));
-    if let Some(blocks) =
-        run.command.split("\"num_gpu_blocks\": ").nth(1).and_then(|rest| rest.split(',').next())
-    {
-        keys.push(("num_gpu_blocks_override", blocks.to_string()));
-    }
-    if run.kv.starts_with("fp8")
-        || run.command.contains("FP8 KV")
-        || run.command.contains("--kv-cache-dtype fp8")
-    {
-        keys.push(("kv_cache_dtype", "fp8".to_string()));
-    }
-    let tokens = run.max_num_batched_tokens.or(number(&["--max-num-batched-tokens", "--max_num_tokens"]));
-    let mut seqs = run.max_num_seqs.or(number(&["--max-num-seqs", "--max_batch_size"]));
-    // vLLM schedules ahead by default since 0.14; SGLang and TensorRT-LLM hide their CPU time behind the GPU.
-    let is_overlapped = run.engine != EngineName::Vllm || run.is_at_least(0, 14) || has("--async-scheduling");
-    keys.push(("async_scheduling", is_overlapped.to_string()));
-    let (preset, kernels, memory) = match run.engine {
-        EngineName::Vllm => ("vllm@0.26", None, EngineMemory::VllmGraphsOutside),
-        EngineName::Sglang => ("vllm@0.26", None, EngineMemory::Sglang),
-        EngineName::TensorRtLlm => ("vllm@0.26", Some("trtllm"), EngineMemory::TrtLlm),
-    };
-    let mut tokens = tokens;
-    if run.engine != EngineName::Vllm {
-        // Seats are bounded by the KV cache; a prefill takes at most 8,192 tokens.
-        seqs = seqs.or(Some(2048));
-        tokens = tokens.or(Some(8192));
-    } else if run.source.starts_with("vLLM CI") {
-        // Before V1: 256 seats on every GPU.
-        seqs = seqs.or(Some(256));
-    }
-    for (key, value) in [("max_num_seqs", seqs), ("max_num_batched_tokens", tokens)] {
-        keys.extend(value.map(|value| (key, value.to_string())));
-    }
-    EngineSettings { preset, memory, kernels, keys }
-}
-
 /// KV blocks of 16 tokens that the engine's own rules leave.
 fn kv_blocks(run: &Run, model: &str, weights: Option<&str>, gpu: &str) -> Result<u32> {
     let (model, gpu) = (find_model(model)?, find_gpu(gpu)?);
     let settings = engine_settings(run);
-    let given = |name: &str| {
-        let value = settings.keys.iter().find(|(key, _)| *key == name)?;
-        value.1.parse::<u32>().ok()
-    };
     let defaults = BatchLimits::of(&gpu);
     let limits = BatchLimits {
-        max_num_batched_tokens: given("max_num_batched_tokens").unwrap_or(defaults.max_num_batched_tokens),
-        max_num_seqs: given("max_num_seqs").unwrap_or(defaults.max_num_seqs).min(1024),
+        max_num_batched_tokens: settings.limits.0.unwrap_or(defaults.max_num_batched_tokens),
+        max_num_seqs: settings.limits.1.unwrap_or(defaults.max_num_seqs).min(1024),
     };
     let weights = match weights {
         Some(name) => WeightPlan::of(WeightDtype::parse(name).map_err(Error::new)?),
@@ -203,28 +147,6 @@ fn kv_blocks(run: &Run, model: &str, weights: Option<&str>, gpu: &str) -> Result
 }
 
 const DOES_NOT_FIT: &str = "the memory plan says that it does not fit, though it ran";
-
-/// The number after `flag`, or after `flag=`.
-fn flag_value(command: &str, flag: &str) -> Option<u32> {
-    let mut words = command.split_whitespace();
-    while let Some(word) = words.next() {
-        if word == flag {
-            return words.next()?.parse().ok();
-        }
-        if let Some(value) = word.strip_prefix(flag).and_then(|rest| rest.strip_prefix('=')) {
-            return value.parse().ok();
-        }
-    }
-    None
-}
-
-/// Longest request that the scenario allows: the stated limit, or enough for the run. It only bounds admission.
-fn longest(run: &Run) -> u32 {
-    let stated = ["--max-model-len", "--context-length", "--max_seq_len", "--max_model_len"];
-    let needed = 2.0 * (run.prompt_tokens + run.output_tokens);
-    let enough = (needed as u32).next_multiple_of(4096).max(8192);
-    stated.iter().find_map(|flag| flag_value(&run.command, flag)).map_or(enough, |limit| limit.min(enough))
-}
 
 /// The scenario of `run` as YAML; `cost` is the value of its key.
 fn scenario_yaml(run: &Run, model: &str, weights: Option<&str>, gpu: &str, cost: &str) -> Result<String> {
@@ -253,13 +175,16 @@ fn scenario_yaml(run: &Run, model: &str, weights: Option<&str>, gpu: &str, cost:
     if let Some(weights) = weights {
         let _ = writeln!(text, "  quantization: {weights}");
     }
-    let _ = writeln!(text, "  max_model_len: {}", longest(run));
     for (key, value) in &settings.keys {
         let _ = writeln!(text, "  {key}: {value}");
     }
-    if !settings.keys.iter().any(|(key, _)| *key == "num_gpu_blocks_override") {
-        let _ = writeln!(text, "  num_gpu_blocks_override: {}", kv_blocks(run, model, weights, gpu)?);
-    }
+    let stated = run.command.split("\"num_gpu_blocks\": ").nth(1).and_then(|rest| rest.split(',').next());
+    let blocks = match stated.and_then(|blocks| blocks.parse().ok()) {
+        Some(blocks) => blocks,
+        None => kv_blocks(run, model, weights, gpu)?,
+    };
+    let (key, amount) = pool(settings.preset, blocks);
+    let _ = writeln!(text, "  {key}: {amount}");
     text += "workload: { requests: 1, arrivals: { constant: 1/s }, prompt: { constant: 8 }, output: { constant: 8 } }\n";
     Ok(text)
 }
@@ -342,14 +267,12 @@ fn refusal(error: &Error) -> String {
 }
 
 impl Case {
-    /// The requests of the run. `think` is added between an answer and the same client's next request.
-    pub fn workload(&self, think_ns: u64) -> WorkloadGenerator {
+    /// The requests of the run.
+    pub fn workload(&self) -> WorkloadGenerator {
         let arrivals = match self.run.load {
             Load::Burst => ArrivalSpec::Burst(BurstSpec { size: self.lengths.len() as u64, every: None }),
             Load::Poisson(rate) => ArrivalSpec::Poisson(sim::units::Rate(rate)),
-            Load::ClosedLoop(clients) => {
-                ArrivalSpec::ClosedLoop(ClosedLoopSpec { clients, think: Some(sim::units::Span(think_ns)) })
-            }
+            Load::ClosedLoop(clients) => ArrivalSpec::ClosedLoop(ClosedLoopSpec { clients, think: None }),
             Load::Replay(_) => {
                 let arrival = |(&at, &(prompt_tokens, output_tokens)): (&SimTime, &(u32, u32))| Arrival {
                     at,

@@ -6,6 +6,8 @@ use super::predict::Prediction;
 use super::runs::{EngineName, Metric};
 use sim::cost::{Bound, UsageReport};
 use sim::model::{Part, WeightDtype};
+use sim::scheduler::EngineRules;
+use sim::simulation::FrontEndTime;
 
 /// A share of the time that counts as the main one.
 const LARGE_SHARE: f64 = 0.25;
@@ -15,7 +17,7 @@ const BEYOND_ANY_TERM: f64 = 2.5;
 /// Where the time of a case goes.
 pub fn usage(case: &Case) -> Option<UsageReport> {
     let cost = &case.scenario.pricing.model;
-    case.scenario.simulate_with(cost, case.workload(0), &mut ()).ok()?.usage
+    case.scenario.simulate_with(cost, FrontEndTime::NONE, case.workload(), &mut ()).ok()?.usage
 }
 
 /// The term that explains the error of `metric`, with its evidence.
@@ -36,8 +38,7 @@ pub fn diagnose(case: &Case, prediction: &Prediction, metric: Metric, error: f64
         return "communication: these GPUs have no links of their own, and all-reduces over PCIe were not timed".to_string();
     }
     if metric == Metric::Ttft && !case.run.is_saturated() && error < 0.0 {
-        return "host: time of a request outside the steps (front end, tokens, network), which a scenario does not have"
-            .to_string();
+        return "host: launches of a prefill step, or time of a request in the front end".to_string();
     }
     if !(1.0 / BEYOND_ANY_TERM..=BEYOND_ANY_TERM).contains(&(1.0 + error)) {
         return format!(
@@ -61,7 +62,8 @@ pub fn diagnose(case: &Case, prediction: &Prediction, metric: Metric, error: f64
     if share(Bound::Host) > LARGE_SHARE {
         return format!("host: {} of the predicted time", percent(share(Bound::Host)));
     }
-    if case.run.engine != EngineName::Vllm {
+    let own_rules = case.scenario.engine.scheduler.rules != EngineRules::Vllm;
+    if case.run.engine != EngineName::Vllm && !own_rules {
         return format!(
             "scheduling: {} under vLLM's scheduler; kernels are {} of the predicted time",
             case.run.engine.name(),

@@ -1,7 +1,9 @@
 //! Prompt and output lengths of a run. Rows state means; the lengths around them are spread evenly over the shape's
-//! quantiles, so that no draw adds noise, and are paired and ordered by a fixed shuffle.
+//! quantiles, so that no draw adds noise, and are paired and ordered by a fixed shuffle. The lengths of SGLang's benchmark
+//! are drawn again as it drew them.
 
 use super::runs::{Run, Shape};
+use rand_mt::Mt;
 
 /// Percent and tokens of ShareGPT's first prompts (10,000 conversations, Llama 2's tokenizer, from
 /// github.com/AKafakA/vidur_opt_scheduler, MIT), of those that `vllm bench` keeps: 4 to 1,024 tokens of prompt, at least 4
@@ -49,9 +51,16 @@ const SHAREGPT_LONGEST: f64 = 2048.0;
 /// Prompt and output tokens of each request of `run`.
 pub fn lengths(run: &Run) -> Vec<(u32, u32)> {
     let count = run.requests as usize;
+    if let Shape::SglangRandom(prompt, output) = run.shape
+        && let Some(drawn) = sglang_random(count, (prompt, run.prompt_tokens), (output, run.output_tokens))
+    {
+        return drawn;
+    }
     let (prompts, outputs) = match run.shape {
         Shape::Constant => (vec![run.prompt_tokens; count], vec![run.output_tokens; count]),
-        Shape::Uniform => (uniform(count, run.prompt_tokens), uniform(count, run.output_tokens)),
+        Shape::Uniform | Shape::SglangRandom(..) => {
+            (uniform(count, run.prompt_tokens), uniform(count, run.output_tokens))
+        }
         Shape::ShareGpt => (
             spread(count, &SHAREGPT_PROMPT, run.prompt_tokens, SHAREGPT_LONGEST_PROMPT),
             spread(count, &SHAREGPT_OUTPUT, run.output_tokens, SHAREGPT_LONGEST),
@@ -60,6 +69,41 @@ pub fn lengths(run: &Run) -> Vec<(u32, u32)> {
     let whole = |tokens: f64| (tokens.round() as u32).max(1);
     let (prompts, outputs) = (shuffled(prompts, 1), shuffled(outputs, 2));
     prompts.into_iter().zip(outputs).map(|(prompt, output)| (whole(prompt), whole(output))).collect()
+}
+
+/// Seed of SGLang's benchmark unless it is told another.
+const SGLANG_SEED: u32 = 1;
+/// Tokens by which the mean of drawn lengths may miss the stated one: a begin-of-text token, and rounding.
+const NEAR: f64 = 1.2;
+
+/// The lengths that SGLang's `bench_serving` draws with `--dataset-name random` and no range: all prompts from 1 to the
+/// first limit, then all outputs, up to 0.5.6 from 0, later from 1, by numpy's `randint` of one seed. None when the means
+/// are not the stated ones: then other prompts were used. `prompt` and `output` are the limit and the stated mean.
+fn sglang_random(count: usize, prompt: (u32, f64), output: (u32, f64)) -> Option<Vec<(u32, u32)>> {
+    let mut twister = Mt::new(SGLANG_SEED);
+    let mut draw = |limit: u32| -> Vec<u32> { (0..count).map(|_| below(&mut twister, limit)).collect() };
+    let (prompts, outputs) = (draw(prompt.0), draw(output.0));
+    let mean = |drawn: &[u32]| drawn.iter().copied().map(f64::from).sum::<f64>() / count as f64;
+    let prompts: Vec<u32> = prompts.into_iter().map(|tokens| tokens + 1).collect();
+    // Whether outputs start at 0 shows in the mean: both draw the same numbers, where the limit is no power of two.
+    let from = if (mean(&outputs) - output.1).abs() < 0.5 { 0 } else { 1 };
+    let outputs: Vec<u32> = outputs.into_iter().map(|tokens| (tokens + from).max(1)).collect();
+    let is_near = |drawn: &[u32], stated: f64| (mean(drawn) - stated).abs() < NEAR;
+    (is_near(&prompts, prompt.1) && is_near(&outputs, output.1))
+        .then(|| prompts.into_iter().zip(outputs).collect())
+}
+
+/// A whole number below `limit` as numpy's legacy `randint` draws it: 32 bits masked to those that the largest needs, and
+/// again while it is too large.
+fn below(twister: &mut Mt, limit: u32) -> u32 {
+    let largest = limit.saturating_sub(1);
+    let mask = u32::MAX.checked_shr(largest.leading_zeros()).unwrap_or(0);
+    loop {
+        let drawn = twister.next_u32() & mask;
+        if drawn <= largest {
+            return drawn;
+        }
+    }
 }
 
 /// From 1 to twice the mean.
@@ -123,6 +167,20 @@ mod tests {
         }
         let uniform = uniform(80, 500.0);
         assert!((uniform.iter().sum::<f64>() / 80.0 - 500.0).abs() < 1e-9);
+    }
+
+    /// The first draws of `numpy.random.seed(1)`, and the means that published runs state.
+    #[test]
+    fn lengths_of_sglang_s_benchmark_are_drawn_as_numpy_draws_them() {
+        let drawn = sglang_random(10, (1000, 610.1), (1000, 421.0)).unwrap();
+        let prompts: Vec<u32> = drawn.iter().map(|(prompt, _)| *prompt).collect();
+        assert_eq!(prompts, [38, 236, 909, 73, 768, 906, 716, 646, 848, 961]);
+        let mean = |outputs: f64| {
+            let drawn = sglang_random(320, (8000, 3980.9), (1000, outputs)).unwrap();
+            drawn.iter().map(|(_, output)| f64::from(*output)).sum::<f64>() / 320.0
+        };
+        assert!((mean(530.2) - 530.25).abs() < 0.05 && (mean(531.2) - 531.25).abs() < 0.05);
+        assert_eq!(sglang_random(10, (1024, 197.2), (1024, 278.4)), None, "other prompts");
     }
 
     #[test]

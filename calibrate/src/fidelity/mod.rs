@@ -5,10 +5,10 @@
 //! |---|---|
 //! | `runs.rs`, `rows.rs` | the published runs, which of them are held out, and how they are read |
 //! | `lengths.rs` | prompt and output lengths of a run, from the mean and the shape that it states |
-//! | `deployment.rs` | the scenario of a run: model, GPU, engine settings, in one place per engine |
+//! | `deployment.rs`, `settings.rs` | the scenario of a run: model and GPU; the settings of its engine |
 //! | `predict.rs` | the run under a cost model |
 //! | `roofline.rs` | the constant-efficiency roofline that predictions are compared with |
-//! | `residual.rs` | host time, kernel scales and launches of an engine, fitted to the training part |
+//! | `residual.rs` | front end, host time, launches and GPU factors of an engine, fitted to the training part |
 //! | `diagnosis.rs` | which term is off in a bad prediction |
 //! | `page.rs`, `summary.rs`, `tables.rs` | all runs under every cost model, and the tables of `reports/results/fidelity.md` |
 
@@ -21,6 +21,7 @@ mod residual;
 mod roofline;
 mod rows;
 mod runs;
+mod settings;
 mod summary;
 mod tables;
 

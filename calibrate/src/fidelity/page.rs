@@ -12,6 +12,7 @@ use sim::Result;
 use sim::catalogue::{Entry, calibrations};
 use sim::cost::CostModel;
 use sim::scenario::Calibration;
+use sim::simulation::FrontEndTime;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
@@ -58,7 +59,8 @@ pub fn fit_residuals(folder: &Path) -> Result<BTreeMap<String, ResidualFit>> {
     for case in cases.iter().filter(|case| !case.run.is_held_out()) {
         training.entry(case.run.generation().to_string()).or_default().push(case);
     }
-    Ok(training.into_iter().map(|(name, cases)| (name, fit_residual(&cases))).collect())
+    let fit = |cases: &[&Case]| Some(fit_residual(cases.first()?.run.engine, cases));
+    Ok(training.into_iter().filter_map(|(name, cases)| Some((name, fit(&cases)?))).collect())
 }
 
 /// The calibrations of the catalogue, by generation of engine.
@@ -71,7 +73,7 @@ pub fn catalogue_residuals() -> Result<BTreeMap<String, Residual>> {
         let residual = Residual {
             host: calibration.host(),
             gpu: calibration.residual(),
-            request_ns: calibration.request_time.0,
+            front_end: calibration.front_end.time(),
         };
         Ok((calibration.engine, residual))
     };
@@ -88,13 +90,14 @@ pub fn fidelity(folder: &Path, residuals: BTreeMap<String, Residual>) -> Result<
     let (cases, left_out) = cases(runs);
     let efficiency = best_efficiency(&cases);
     let outcomes = cases.into_par_iter().map(|case| {
-        let residual = residuals.get(case.run.generation()).copied().unwrap_or(Residual::NONE);
+        let uncalibrated = Residual::of(case.run.engine);
+        let residual = residuals.get(case.run.generation()).copied().unwrap_or(uncalibrated);
         let roofline: Arc<dyn CostModel> = Arc::new(Roofline::new(&case.scenario, efficiency));
         let predictions = [
-            predict(&case, &case.scenario.pricing.model, 0).ok(),
+            predict(&case, &case.scenario.pricing.model, FrontEndTime::NONE).ok(),
             residual.predict(&case),
-            predict(&case, &case.datasheet.pricing.model, 0).ok(),
-            predict(&case, &roofline, 0).ok(),
+            predict(&case, &case.datasheet.pricing.model, FrontEndTime::NONE).ok(),
+            predict(&case, &roofline, FrontEndTime::NONE).ok(),
         ];
         Outcome { case, predictions }
     });
@@ -106,7 +109,7 @@ fn best_efficiency(cases: &[Case]) -> f64 {
     let median = |efficiency: f64| {
         let of = |case: &&Case| {
             let roofline: Arc<dyn CostModel> = Arc::new(Roofline::new(&case.scenario, efficiency));
-            let prediction = predict(case, &roofline, 0).ok()?;
+            let prediction = predict(case, &roofline, FrontEndTime::NONE).ok()?;
             let headline = judged(case).iter().filter_map(|metric| case.run.headline(*metric));
             let found: Vec<f64> =
                 headline.filter_map(|(statistic, measured)| prediction.error(statistic, measured)).collect();

@@ -8,6 +8,7 @@ use sim::metrics::{self, Distribution, Limits};
 use sim::report::Metrics;
 use sim::request::{RequestId, RequestTable};
 use sim::scenario::Scenario;
+use sim::simulation::FrontEndTime;
 use sim::workload::WorkloadGenerator;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -30,31 +31,28 @@ impl Prediction {
     }
 }
 
-/// Simulates the run. `request_ns` is the time of a request outside the engine, on the way in: it delays the first token
-/// and, of clients that wait for their answers, the next request.
-pub fn predict(case: &Case, cost: &Arc<dyn CostModel>, request_ns: u64) -> Result<Prediction> {
-    predict_workload(&case.scenario, case.workload(request_ns), cost, request_ns, case.run.unit, None)
+/// Simulates the run.
+pub fn predict(case: &Case, cost: &Arc<dyn CostModel>, front_end: FrontEndTime) -> Result<Prediction> {
+    predict_workload(&case.scenario, case.workload(), cost, front_end, case.run.unit, None)
 }
 
-/// The same of a scenario and its requests, whose clients wait the time outside the engine already. With a `half`, 0 or 1,
-/// latencies are of every second request from that one on.
+/// The same of a scenario and its requests. With a `half`, 0 or 1, latencies are of every second request from that one on.
 pub(crate) fn predict_workload(
     scenario: &Scenario,
     workload: WorkloadGenerator,
     cost: &Arc<dyn CostModel>,
-    request_ns: u64,
+    front_end: FrontEndTime,
     unit: ThroughputUnit,
     half: Option<usize>,
 ) -> Result<Prediction> {
-    let run = scenario.simulate_with(cost, workload, &mut ())?;
+    let run = scenario.simulate_with(cost, front_end, workload, &mut ())?;
     let config = &scenario.engine.scheduler;
     let metrics = Metrics::new(&run, config.block_size, config.prefix_caching, &Limits::default());
-    let request_ms = request_ns as f64 * 1e-6;
     let mut figures = BTreeMap::new();
-    let mut put = |metric: Metric, distribution: Option<Distribution>, more_ms: f64| {
+    let mut put = |metric: Metric, distribution: Option<Distribution>| {
         let Some(d) = distribution else { return };
         for (stat, ms) in [(Stat::Mean, d.mean), (Stat::P50, d.p50), (Stat::P90, d.p90), (Stat::P99, d.p99)] {
-            figures.insert((metric, stat), ms + more_ms);
+            figures.insert((metric, stat), ms);
         }
     };
     let latencies = match half {
@@ -69,18 +67,16 @@ pub(crate) fn predict_workload(
         }
     };
     let [ttft, tpot, e2el] = latencies;
-    put(Metric::Ttft, ttft, request_ms);
-    put(Metric::Tpot, tpot, 0.0);
-    put(Metric::Itl, metrics.itl_ms, 0.0);
-    put(Metric::E2el, e2el, request_ms);
+    put(Metric::Ttft, ttft);
+    put(Metric::Tpot, tpot);
+    put(Metric::Itl, metrics.itl_ms);
+    put(Metric::E2el, e2el);
     let throughput = match unit {
         ThroughputUnit::OutputTokens => metrics.throughput.output_tokens_per_s,
         ThroughputUnit::AllTokens => metrics.throughput.total_tokens_per_s,
         ThroughputUnit::Requests => metrics.throughput.requests_per_s,
     };
-    // The span of a run starts when the client sends.
-    let span = metrics.duration_s / (metrics.duration_s + request_ms * 1e-3);
-    figures.insert((Metric::Throughput, Stat::Mean), throughput * span);
+    figures.insert((Metric::Throughput, Stat::Mean), throughput);
     Ok(Prediction {
         figures,
         preemptions_per_request: metrics.steps.preemptions as f64 / metrics.requests.arrived.max(1) as f64,

@@ -1,6 +1,7 @@
 //! The rows of `cases_index.csv` as runs.
 
 use super::runs::{EngineName, Load, Metric, Run, Shape, Stat, Statistic, ThroughputUnit, numbers};
+use super::settings::flag_value;
 use crate::measurement::csv_error;
 use sim::document::io_message;
 use sim::{Error, Result};
@@ -133,7 +134,20 @@ impl Row<'_> {
         let shape = match distribution {
             text if text.starts_with("constant") => Shape::Constant,
             text if text.starts_with("ShareGPT") => Shape::ShareGpt,
-            _ => Shape::Uniform,
+            _ => {
+                let command = self.text("other_config")?;
+                let limit = |flags: &[&str]| flags.iter().find_map(|flag| flag_value(command, flag));
+                let prompt = limit(&["--random-input-len", "--random-input"]);
+                let output = limit(&["--random-output-len", "--random-output"]);
+                match prompt.zip(output) {
+                    Some((prompt, output))
+                        if command.contains("bench_serving") || command.contains("sglang serve") =>
+                    {
+                        Shape::SglangRandom(prompt, output)
+                    }
+                    _ => Shape::Uniform,
+                }
+            }
         };
         let load = match self.text("load_type")? {
             "burst" | "offline" => Load::Burst,

@@ -114,6 +114,8 @@ pub enum Shape {
     ShareGpt,
     /// Whole numbers from 1 to about twice the mean, equally often.
     Uniform,
+    /// As SGLang's `bench_serving` draws them from 1 to these limits of prompt and output.
+    SglangRandom(u32, u32),
 }
 
 /// One published run.

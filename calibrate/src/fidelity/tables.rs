@@ -110,8 +110,8 @@ impl Fidelity {
     fn residual_table(&self, out: &mut String) {
         let _ = write!(
             out,
-            "\n### Residuals\n\n| engine | decode scale | prefill scale | launch in prefill | host per step | per request in it | request outside | training runs \
-             | held-out error before, after, % |\n|---|---:|---:|---:|---:|---:|---:|---:|---|\n"
+            "\n### Residuals\n\n| engine | front end, work per request | matrix slowdown | launch in prefill | decode scale | training runs \
+             | held-out error before, after, % |\n|---|---:|---:|---:|---:|---:|---|\n"
         );
         for (name, residual) in &self.residuals {
             let of = |held_out: bool| {
@@ -127,16 +127,14 @@ impl Fidelity {
             };
             let _ = writeln!(
                 out,
-                "| {name} | {:.2} | {:.2} | {} | {:.1} ms | {:.0} us | {:.0} ms | {} | {} to {} |",
-                residual.gpu.decode_scale,
-                residual.gpu.prefill_scale,
+                "| {name} | {:.0} ms | {:.1} | {} | {:.2} | {} | {} to {} |",
+                residual.front_end.per_request_ns as f64 * 1e-6,
+                residual.gpu.matrix_slowdown,
                 residual
                     .gpu
                     .prefill_launch_ns
                     .map_or("-".to_string(), |ns| format!("{:.0} us", ns as f64 * 1e-3)),
-                residual.host.base_ns as f64 * 1e-6,
-                residual.host.per_request_ns as f64 * 1e-3,
-                residual.request_ns as f64 * 1e-6,
+                residual.gpu.decode_scale,
                 of(false).count(),
                 cell(judged_errors(0)),
                 cell(judged_errors(1)),

@@ -6,7 +6,7 @@ use crate::fidelity::{
 };
 use sim::catalogue::{find_gpu, find_model};
 use sim::scenario::Scenario;
-use sim::units::{Rate, SimDuration, SimTime, Span};
+use sim::units::{Rate, SimDuration, SimTime};
 use sim::workload::{Arrival, ArrivalSpec, BurstSpec, ClosedLoopSpec, WorkloadGenerator};
 use sim::{Error, Result};
 
@@ -134,10 +134,10 @@ impl Target {
 
     /// The run under the scenario with this residual.
     fn predict(&self, scenario: &Scenario, residual: &Residual, half: Option<usize>) -> Option<Prediction> {
-        let request_ns = residual.request_ns;
-        let workload = workload(scenario, &self.bench, self.saturation.is_some(), request_ns);
+        let workload = workload(scenario, &self.bench, self.saturation.is_some());
         let cost = residual.cost(scenario);
-        predict_workload(scenario, workload, &cost, request_ns, ThroughputUnit::OutputTokens, half).ok()
+        predict_workload(scenario, workload, &cost, residual.front_end, ThroughputUnit::OutputTokens, half)
+            .ok()
     }
 }
 
@@ -199,7 +199,7 @@ fn values(training: &[(&Target, Figures)]) -> Vec<Value> {
         (throughput >= 1 || first >= 2, Value::Prefill),
         (later >= 2, Value::Base),
         (later + throughput >= 3, Value::PerRequest),
-        (first >= 3, Value::Request),
+        (first >= 3, Value::Latency),
     ];
     values.extend(wanted.iter().filter(|(is_carried, _)| *is_carried).map(|(_, value)| *value));
     values
@@ -220,12 +220,12 @@ fn loss(figures: &Figures, prediction: &Prediction) -> Option<f64> {
 fn today(scenario: &Scenario) -> Residual {
     let gpu =
         scenario.pricing.profiled.as_ref().map_or(sim::cost::Residual::NONE, |profiled| profiled.residual());
-    Residual { host: scenario.engine.host, gpu, request_ns: 0 }
+    Residual { host: scenario.engine.host, gpu, front_end: scenario.engine.front_end }
 }
 
 /// The requests of a run under the scenario. A run that did not queue is replayed at its own times where it has them; one
 /// that queued never is, because those times already hold the engine's speed.
-fn workload(scenario: &Scenario, bench: &Bench, is_saturated: bool, request_ns: u64) -> WorkloadGenerator {
+fn workload(scenario: &Scenario, bench: &Bench, is_saturated: bool) -> WorkloadGenerator {
     let count = (bench.completed as usize).clamp(1, 100_000);
     let mean = |tokens: Option<f64>| (tokens.unwrap_or(1.0).round() as u32).max(1);
     let lengths: Vec<(u32, u32)> = match bench.requests.is_empty() {
@@ -238,7 +238,7 @@ fn workload(scenario: &Scenario, bench: &Bench, is_saturated: bool, request_ns: 
         BenchLoad::Unknown => return scenario.workload().clone(),
         BenchLoad::Burst => ArrivalSpec::Burst(BurstSpec { size: lengths.len() as u64, every: None }),
         BenchLoad::Clients(clients) => {
-            ArrivalSpec::ClosedLoop(ClosedLoopSpec { clients: clients.max(1), think: Some(Span(request_ns)) })
+            ArrivalSpec::ClosedLoop(ClosedLoopSpec { clients: clients.max(1), think: None })
         }
         BenchLoad::Rate(rate) => {
             let times: Vec<f64> = bench.requests.iter().filter_map(|request| request.sent_s).collect();

@@ -3,7 +3,7 @@
 use super::against::{BenchComparison, Comparison};
 use crate::fidelity::{Metric, Residual};
 use serde_json::{Value, json};
-use sim::scenario::{Calibration, HostTimeSection};
+use sim::scenario::{Calibration, FrontEndSection, HostTimeSection};
 use sim::units::Span;
 use std::fmt::Write;
 
@@ -19,12 +19,6 @@ impl Comparison {
             let _ = writeln!(out, "{name:<15} {today:<15} {fitted}");
         }
         let _ = writeln!(out, "\n{}", self.verdict());
-        if self.fitted.request_ns > 0 {
-            let _ = writeln!(
-                out,
-                "The time outside the engine is not part of a scenario: add it to its TTFT and E2EL to compare with a client's."
-            );
-        }
         out
     }
 
@@ -85,7 +79,7 @@ impl Comparison {
             "fitted": {
                 "host_base_ns": self.fitted.host.base_ns, "host_per_request_ns": self.fitted.host.per_request_ns,
                 "decode_scale": self.fitted.gpu.decode_scale, "prefill_scale": self.fitted.gpu.prefill_scale,
-                "prefill_launch_ns": self.fitted.gpu.prefill_launch_ns, "request_ns": self.fitted.request_ns
+                "prefill_launch_ns": self.fitted.gpu.prefill_launch_ns, "front_end_latency_ns": self.fitted.front_end.latency_ns
             },
             "verdict": self.verdict()
         })
@@ -93,7 +87,7 @@ impl Comparison {
 
     /// The file that a scenario may name in `engine.calibration`.
     pub fn calibration(&self, name: &str, engine: &str, scenario: &str) -> Calibration {
-        let Residual { host, gpu, request_ns } = self.fitted;
+        let Residual { host, gpu, front_end } = self.fitted;
         let runs: Vec<String> = self
             .benches
             .iter()
@@ -108,7 +102,8 @@ impl Comparison {
             decode_scale: gpu.decode_scale,
             prefill_scale: gpu.prefill_scale,
             prefill_launch: gpu.prefill_launch_ns.map(Span),
-            request_time: Span(request_ns),
+            matrix_slowdown: gpu.matrix_slowdown,
+            front_end: FrontEndSection::of(front_end),
             fitted_on: format!("{} values, scenario {scenario}: {}", self.values, runs.join(", ")),
             held_out: self.verdict(),
         }
@@ -157,6 +152,6 @@ fn rows(today: &Residual, fitted: &Residual) -> [(&'static str, String, String);
         of("decode scale", &|residual| format!("{:.2}", residual.gpu.decode_scale)),
         of("prefill scale", &|residual| format!("{:.2}", residual.gpu.prefill_scale)),
         of("prefill launch", &launch),
-        of("outside engine", &|residual| ms(residual.request_ns)),
+        of("outside engine", &|residual| ms(residual.front_end.latency_ns)),
     ]
 }

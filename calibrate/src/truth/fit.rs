@@ -157,8 +157,15 @@ fn walk(start: Point, moves: &[Move], loss: impl Fn(Point) -> f64) -> (Point, f6
 /// Host time, launches and factors on kernel times that do best on `runs`, from what scenarios assume.
 pub fn fit_residual(scenario: &Scenario, runs: &[&MeasuredRun]) -> Pricing {
     let runs: Vec<_> = runs.iter().map(|run| (*run, targets(run))).collect();
-    let order =
-        [Value::Decode, Value::Prefill, Value::Launch, Value::Base, Value::PerRequest, Value::Request];
+    let order = [
+        Value::Decode,
+        Value::Prefill,
+        Value::Launch,
+        Value::Base,
+        Value::PerRequest,
+        Value::FrontEnd,
+        Value::Latency,
+    ];
     let (residual, _) =
         descend(Residual::NONE, &order, |tried| loss(scenario, &runs, &Pricing::Profile(*tried)));
     Pricing::Profile(residual)

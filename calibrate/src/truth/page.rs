@@ -90,15 +90,16 @@ fn engine(out: &mut String, score: &EngineScore) {
 /// What was fitted, in words.
 pub fn words(pricing: &Pricing) -> String {
     match pricing {
-        Pricing::Profile(Residual { host, gpu, request_ns }) => format!(
+        Pricing::Profile(Residual { host, gpu, front_end }) => format!(
             "host time {:.1} ms per step and {} us per request, decode x {:.2}, prefill x {:.2}, prefill launches {}, {:.1} ms \
-             per request outside the engine",
+             per request in the front end and {:.1} ms outside",
             host.base_ns as f64 * 1e-6,
             host.per_request_ns / 1000,
             gpu.decode_scale,
             gpu.prefill_scale,
             gpu.prefill_launch_ns.map_or("as usual".to_string(), |ns| format!("{} us", ns / 1000)),
-            *request_ns as f64 * 1e-6
+            front_end.per_request_ns as f64 * 1e-6,
+            front_end.latency_ns as f64 * 1e-6
         ),
         Pricing::Linear(cost, outside_ns) => {
             let LinearCost { base_ns, per_token_ns, per_context_token_ns, .. } = cost;

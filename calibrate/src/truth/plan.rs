@@ -2,7 +2,7 @@
 
 use crate::holdout::hash;
 use serde_json::{Map, Value, json};
-use sim::units::{SimDuration, SimTime, Span};
+use sim::units::{SimDuration, SimTime};
 use sim::workload::{Arrival, ArrivalSpec, ClosedLoopSpec, TokenRun, WorkloadGenerator};
 
 /// Prompt tokens that one name of `hash_ids` stands for.
@@ -119,12 +119,12 @@ impl PlannedWorkload {
     }
 }
 
-/// Requests at their times, or of clients that wait `think_ns` between an answer and the next request.
-pub(super) fn generator(arrivals: Vec<Arrival>, clients: Option<u32>, think_ns: u64) -> WorkloadGenerator {
+/// Requests at their times, or of clients that send the next when they have the answer.
+pub(super) fn generator(arrivals: Vec<Arrival>, clients: Option<u32>) -> WorkloadGenerator {
     match clients {
         None => WorkloadGenerator::from_arrivals(arrivals),
         Some(clients) => {
-            let closed = ClosedLoopSpec { clients, think: Some(Span(think_ns)) };
+            let closed = ClosedLoopSpec { clients, think: None };
             WorkloadGenerator::from_requests(arrivals, &ArrivalSpec::ClosedLoop(closed), 1)
         }
     }

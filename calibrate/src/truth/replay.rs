@@ -8,6 +8,7 @@ use sim::cost::{CostModel, LinearCost};
 use sim::metrics::{Distribution, Limits};
 use sim::report::Metrics;
 use sim::scenario::Scenario;
+use sim::simulation::FrontEndTime;
 use sim::units::SimTime;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -32,10 +33,10 @@ impl Pricing {
         }
     }
 
-    fn request_ns(&self) -> u64 {
+    fn front_end(&self) -> FrontEndTime {
         match self {
-            Pricing::Linear(_, request_ns) => *request_ns,
-            Pricing::Profile(residual) => residual.request_ns,
+            Pricing::Linear(_, latency_ns) => FrontEndTime { latency_ns: *latency_ns, ..FrontEndTime::NONE },
+            Pricing::Profile(residual) => residual.front_end,
         }
     }
 }
@@ -62,10 +63,10 @@ pub struct Replay {
     pub times_ns: Vec<RequestTimes>,
 }
 
-fn put(figures: &mut Figures, metric: Metric, distribution: Option<Distribution>, more_ms: f64) {
+fn put(figures: &mut Figures, metric: Metric, distribution: Option<Distribution>) {
     let Some(d) = distribution else { return };
     for (stat, ms) in [(Stat::Mean, d.mean), (Stat::P50, d.p50), (Stat::P90, d.p90), (Stat::P99, d.p99)] {
-        figures.insert((metric, stat), ms + more_ms);
+        figures.insert((metric, stat), ms);
     }
 }
 
@@ -75,7 +76,6 @@ fn put(figures: &mut Figures, metric: Metric, distribution: Option<Distribution>
 /// # Errors
 /// When the simulation fails, as for a request that the engine could never have run.
 pub fn replay(scenario: &Scenario, run: &MeasuredRun, pricing: &Pricing) -> Result<Replay> {
-    let request_ns = pricing.request_ns();
     let clients = run.workload.concurrency;
     let sent: Vec<u64> = run.requests.iter().map(|request| request.sent_us).collect();
     let mut order: Vec<usize> = (0..sent.len()).collect();
@@ -86,19 +86,17 @@ pub fn replay(scenario: &Scenario, run: &MeasuredRun, pricing: &Pricing) -> Resu
         let at = if clients.is_some() { 0 } else { sent.get(*index).copied().unwrap_or(0) };
         run.workload.requests.get(*index).map(|request| request.arrival(at))
     };
-    let workload = generator(order.iter().filter_map(arrival).collect(), clients, request_ns);
-    let simulated = scenario.simulate_with(&pricing.cost(scenario), workload, &mut ())?;
+    let workload = generator(order.iter().filter_map(arrival).collect(), clients);
+    let simulated =
+        scenario.simulate_with(&pricing.cost(scenario), pricing.front_end(), workload, &mut ())?;
     let config = &scenario.engine.scheduler;
     let metrics = Metrics::new(&simulated, config.block_size, config.prefix_caching, &Limits::default());
-    let request_ms = request_ns as f64 * 1e-6;
     let mut figures = Figures::new();
-    put(&mut figures, Metric::Ttft, metrics.ttft_ms, request_ms);
-    put(&mut figures, Metric::Tpot, metrics.tpot_ms, 0.0);
-    put(&mut figures, Metric::Itl, metrics.itl_ms, 0.0);
-    put(&mut figures, Metric::E2el, metrics.e2el_ms, request_ms);
-    let span_s = metrics.duration_s + request_ms * 1e-3;
-    let tokens = metrics.throughput.output_tokens_per_s * metrics.duration_s;
-    figures.insert((Metric::Throughput, Stat::Mean), tokens / span_s);
+    put(&mut figures, Metric::Ttft, metrics.ttft_ms);
+    put(&mut figures, Metric::Tpot, metrics.tpot_ms);
+    put(&mut figures, Metric::Itl, metrics.itl_ms);
+    put(&mut figures, Metric::E2el, metrics.e2el_ms);
+    figures.insert((Metric::Throughput, Stat::Mean), metrics.throughput.output_tokens_per_s);
     let table = &simulated.table;
     let mut cached_tokens = vec![0; sent.len()];
     let mut times_ns = vec![RequestTimes::default(); sent.len()];
@@ -107,10 +105,11 @@ pub fn replay(scenario: &Scenario, run: &MeasuredRun, pricing: &Pricing) -> Resu
         let ns = |column: &[SimTime]| column.get(row).map_or(0, |time| time.0);
         if let (Some(cached), Some(times)) = (cached_tokens.get_mut(*index), times_ns.get_mut(*index)) {
             *cached = table.cached_tokens.get(row).copied().unwrap_or(0);
-            let sent_ns = ns(&table.arrival);
-            let (first_ns, last_ns) =
-                (ns(&table.first_token) + request_ns, ns(&table.last_token) + request_ns);
-            *times = RequestTimes { sent_ns, first_ns, last_ns };
+            *times = RequestTimes {
+                sent_ns: ns(&table.arrival),
+                first_ns: ns(&table.first_token),
+                last_ns: ns(&table.last_token),
+            };
         }
     }
     Ok(Replay { figures, cached_tokens, times_ns })
@@ -122,7 +121,7 @@ impl MeasuredRun {
         let mut figures = Figures::new();
         let later = |gaps: &[u64]| gaps.iter().skip(1).sum::<u64>();
         let mut of = |metric: Metric, values: Vec<u64>| {
-            put(&mut figures, metric, Distribution::of_values(values), 0.0);
+            put(&mut figures, metric, Distribution::of_values(values));
         };
         let requests = || self.requests.iter().map(|request| &request.gaps_us[..]);
         of(Metric::Ttft, requests().filter_map(|gaps| Some(gaps.first()? * 1000)).collect());

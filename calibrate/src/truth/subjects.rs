@@ -9,6 +9,7 @@ use sim::catalogue::find_model;
 use sim::cost::{CostModel, LinearCost};
 use sim::model::{Attention, FeedForward, ModelSpec, QkNorm};
 use sim::scenario::Scenario;
+use sim::simulation::FrontEndTime;
 use sim::{Error, Result};
 use std::sync::Arc;
 
@@ -139,7 +140,12 @@ impl Sizing<'_> {
     fn capacity(&self, shape: &Shape, clients: u32) -> Result<f64> {
         let requests = shape.requests((ROUNDS * clients as usize).max(2 * LEAST), &self.scale)?;
         let arrivals = requests.iter().map(|request: &PlannedRequest| request.arrival(0)).collect();
-        let run = self.scenario.simulate_with(self.cost, generator(arrivals, Some(clients), 0), &mut ())?;
+        let run = self.scenario.simulate_with(
+            self.cost,
+            FrontEndTime::NONE,
+            generator(arrivals, Some(clients)),
+            &mut (),
+        )?;
         let (first, last) = sim::metrics::span(&run.table).ok_or_else(|| {
             Error::new(format!("{}: no request of {} fits", self.scenario.label, shape.name))
         })?;

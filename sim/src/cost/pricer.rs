@@ -12,14 +12,18 @@ pub(super) struct Pricer {
     pub fit: Option<KernelFit>,
     pub profile: Arc<CostProfile>,
     pub context: Context,
+    /// [`super::profiled::Residual::matrix_slowdown`].
+    pub matrix_slowdown: f64,
 }
 
 impl Pricer {
     /// Time of the call with these sums, in seconds.
     pub fn seconds(&self, sums: Sums) -> f64 {
-        let operation = call(&self.work, &self.context, sums);
-        let estimate = operation.and_then(|call| estimate_by(&self.profile, self.fit.as_ref(), &call));
-        estimate.map_or(0.0, |estimate| estimate.seconds)
+        let Ok(operation) = call(&self.work, &self.context, sums) else { return 0.0 };
+        let estimate = estimate_by(&self.profile, self.fit.as_ref(), &operation);
+        estimate.map_or(0.0, |estimate| {
+            serving_seconds(&self.profile, self.matrix_slowdown, &operation, estimate.seconds)
+        })
     }
 }
 
@@ -36,5 +40,27 @@ pub(super) fn estimate_by(
             profile.all_reduce(*bytes, *ranks)
         }
         (None, operation) => profile.evaluate(operation),
+    }
+}
+
+/// Time of a call in an engine that serves, of which kernels timed alone take `seconds`: products take longer by
+/// `matrix_slowdown` times what they take at the data sheet's rate; decode attention reads, and keeps its time.
+pub(super) fn serving_seconds(
+    profile: &CostProfile,
+    matrix_slowdown: f64,
+    operation: &Operation,
+    seconds: f64,
+) -> f64 {
+    match operation {
+        Operation::Collective { .. }
+        | Operation::ExpertExchange { .. }
+        | Operation::Elementwise { .. }
+        | Operation::AttentionDecode { .. }
+        | Operation::MlaDecode { .. }
+        | Operation::MlaModuleDecode { .. } => seconds,
+        operation if matrix_slowdown > 0.0 => {
+            seconds + matrix_slowdown * operation.work(&profile.gpu).compute_seconds
+        }
+        _ => seconds,
     }
 }

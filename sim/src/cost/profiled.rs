@@ -6,7 +6,7 @@ use super::datasheet::COMPUTE_EFFICIENCY;
 use super::graphs::CudaGraphs;
 use super::host::HostTime;
 use super::operators::{AttentionKernel, Operator, Rows, Work};
-use super::pricer::{Pricer, estimate_by};
+use super::pricer::{Pricer, estimate_by, serving_seconds};
 use super::{CostModel, price_run};
 use crate::error::Result;
 use crate::profile::{
@@ -73,11 +73,15 @@ pub struct Residual {
     /// Time to launch a kernel in a step with prompt tokens, in ns, where it is known: such a step takes at least that
     /// for each of its kernels, whatever its size, because engines do not run it as one graph.
     pub prefill_launch_ns: Option<u64>,
+    /// Under sustained load the clocks of the matrix units fall the further, the busier they are: a product takes longer
+    /// by this many times what it would take at the data sheet's rate. Only where kernels were timed on the GPU itself.
+    pub matrix_slowdown: f64,
 }
 
 impl Residual {
     /// None: kernels as they were timed.
-    pub const NONE: Residual = Residual { decode_scale: 1.0, prefill_scale: 1.0, prefill_launch_ns: None };
+    pub const NONE: Residual =
+        Residual { decode_scale: 1.0, prefill_scale: 1.0, prefill_launch_ns: None, matrix_slowdown: 0.0 };
 }
 
 /// Functions of the tokens of all ranks and of those of the largest, and what every step costs once.
@@ -89,6 +93,10 @@ struct GroupCurves {
 }
 
 impl GroupCurves {
+    fn zero() -> GroupCurves {
+        GroupCurves { all_tokens: Curve::zero(), largest_rank: Curve::zero(), once_seconds: 0.0 }
+    }
+
     fn seconds(&self, padded: PaddedRows) -> f64 {
         self.once_seconds + self.all_tokens.seconds(padded.group) + self.largest_rank.seconds(padded.largest)
     }
@@ -118,9 +126,8 @@ impl ProfiledCost {
         graphs: CudaGraphs,
         host: HostTime,
     ) -> Result<ProfiledCost> {
-        let group = GroupCurves { all_tokens: Curve::zero(), largest_rank: Curve::zero(), once_seconds: 0.0 };
         let mut cost = ProfiledCost {
-            group: (context.layout.parallel.data > 1).then_some(group),
+            group: (context.layout.parallel.data > 1).then(GroupCurves::zero),
             tokens: Curve::zero(),
             sampled: Curve::zero(),
             prefill_tokens: Curve::zero(),
@@ -136,18 +143,42 @@ impl ProfiledCost {
             host,
             residual: Residual::NONE,
         };
-        for operator in &operators {
-            cost.add(operator)?;
-        }
-        cost.operators = operators;
+        cost.tabulate(operators)?;
         Ok(cost)
     }
 
+    fn tabulate(&mut self, operators: Vec<Operator>) -> Result<()> {
+        for operator in &operators {
+            self.add(operator)?;
+        }
+        self.operators = operators;
+        Ok(())
+    }
+
     /// The same kernels with another host time and a residual.
-    pub fn with_residual(mut self, host: HostTime, residual: Residual) -> ProfiledCost {
+    ///
+    /// # Errors
+    /// None that pricing them the first time did not have.
+    pub fn with_residual(mut self, host: HostTime, residual: Residual) -> Result<ProfiledCost> {
         self.host = host;
+        // Kernels that were timed elsewhere say nothing of the clocks here.
+        let matrix_slowdown = if self.profile.is_scaled { 0.0 } else { residual.matrix_slowdown };
+        let residual = Residual { matrix_slowdown, ..residual };
+        let is_tabulated = self.residual.matrix_slowdown == residual.matrix_slowdown;
         self.residual = residual;
-        self
+        if !is_tabulated {
+            for sum in
+                [&mut self.tokens, &mut self.sampled, &mut self.prefill_tokens, &mut self.decode_requests]
+            {
+                *sum = Curve::zero();
+            }
+            self.group = self.group.map(|_| GroupCurves::zero());
+            self.prefill_attention.clear();
+            self.decode_attention.clear();
+            let operators = std::mem::take(&mut self.operators);
+            self.tabulate(operators)?;
+        }
+        Ok(self)
     }
 
     /// The residual; none without a calibration.
@@ -209,6 +240,7 @@ impl ProfiledCost {
             fit: self.fit_of(work).cloned(),
             profile: Arc::clone(&self.profile),
             context: self.context.clone(),
+            matrix_slowdown: self.residual.matrix_slowdown,
         }
     }
 
@@ -235,6 +267,12 @@ impl ProfiledCost {
         estimate_by(&self.profile, fit, operation)
     }
 
+    /// Time of a call in an engine that serves, of which kernels timed alone take `seconds`, before what all calls of a
+    /// step are scaled by.
+    pub(super) fn serving_seconds(&self, operation: &Operation, seconds: f64) -> f64 {
+        serving_seconds(&self.profile, self.residual.matrix_slowdown, operation, seconds)
+    }
+
     /// The deployment that its calls are made for.
     pub fn context(&self) -> &Context {
         &self.context
@@ -253,7 +291,10 @@ impl ProfiledCost {
         if shape.prefill_tokens > 0 {
             for attention in &self.prefill_attention {
                 let Sums { rows, pairs, chunks } = Sums::prefill(shape, attention.window_tokens);
-                seconds += attention.layers * attention.cost.seconds(rows, pairs, chunks);
+                let ideal_seconds =
+                    pairs * attention.flops_per_pair / self.profile.gpu.bfloat16_flops_per_second;
+                let once = attention.cost.seconds(rows, pairs, chunks);
+                seconds += attention.layers * (once + self.residual.matrix_slowdown * ideal_seconds);
             }
         }
         if shape.decode_requests > 0 {

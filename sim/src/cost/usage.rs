@@ -182,7 +182,8 @@ impl Usage {
             let Some(estimate) = fitted.estimate(number, rows, &operation) else { continue };
             let (operator, fit) = (&cost.operators()[number], fitted.fits.get(number).copied().flatten());
             let times = operator.count as f64 * weight;
-            let seconds = estimate.seconds * times * cost.kernel_scale(shape);
+            let once = cost.serving_seconds(&operation, estimate.seconds);
+            let seconds = once * times * cost.kernel_scale(shape);
             let fit = fit.or_else(|| cost.profile().fit(&operation).ok());
             self.add(operator.name, seconds, cost.profile(), fit, &operation, times);
             if !estimate.in_range() {

@@ -77,7 +77,7 @@ struct Lists {
 impl Lists {
     fn ask(&mut self, content: u64, capacity: usize) -> bool {
         let [recent, frequent, left_recent, left_frequent] = &self.lists;
-        let lists = [&*recent, &*frequent, &*left_recent, &*left_frequent];
+        let lists = [recent, frequent, left_recent, left_frequent];
         let place = |list: usize| Some((list, lists[list].iter().position(|held| *held == content)?));
         let found = (0..4).find_map(place);
         match found {

@@ -32,6 +32,7 @@ impl CostProfile {
         }
         self.name = format!("{} for {}", self.name, limits.name);
         self.gpu = limits;
+        self.is_scaled = true;
         self
     }
 }

@@ -125,6 +125,7 @@ fn convert(file: FileProfile) -> Result<CostProfile, Complaint> {
         bytes_per_second: file.gpu.bytes_per_second,
         bfloat16_flops_per_second: file.gpu.bfloat16_flops_per_second,
         fp8_flops_per_second: file.gpu.fp8_flops_per_second,
+        int8_flops_per_second: file.gpu.fp8_flops_per_second,
         multiprocessors: file.gpu.multiprocessors,
         link_bytes_per_second: file.gpu.link_bytes_per_second,
     };
@@ -141,7 +142,14 @@ fn convert(file: FileProfile) -> Result<CostProfile, Complaint> {
         }
         families.insert(family, checked);
     }
-    Ok(CostProfile { name: file.name, gpu, software: file.software, attribution: file.attribution, families })
+    Ok(CostProfile {
+        name: file.name,
+        gpu,
+        software: file.software,
+        attribution: file.attribution,
+        is_scaled: false,
+        families,
+    })
 }
 
 /// Puts the lists that were taken out of the text back into the tables.

@@ -12,8 +12,11 @@ pub struct GpuLimits {
     pub bytes_per_second: f64,
     /// Dense 16-bit matrix rate, operations per second.
     pub bfloat16_flops_per_second: f64,
-    /// Dense 8-bit matrix rate, operations per second (float and integer are equal on Hopper).
+    /// Dense 8-bit floating-point matrix rate, operations per second; the 16-bit rate where there is none, because engines
+    /// then widen the weights as they multiply.
     pub fp8_flops_per_second: f64,
+    /// Dense 8-bit integer matrix rate, operations per second; equal on Hopper.
+    pub int8_flops_per_second: f64,
     /// Streaming multiprocessors.
     pub multiprocessors: u32,
     /// GPU-to-GPU bandwidth inside a node, bytes per second in one direction.
@@ -21,17 +24,17 @@ pub struct GpuLimits {
 }
 
 impl GpuLimits {
-    /// The data-sheet limits of a GPU of the catalogue. Without 8-bit matrix units 8-bit weights run at the 16-bit rate.
+    /// The data-sheet limits of a GPU of the catalogue.
     pub fn of(gpu: &GpuSpec) -> GpuLimits {
         let bfloat16 = gpu.compute.bf16.0;
-        let eight_bit = gpu.compute.fp8.or(gpu.compute.int8).map_or(bfloat16, |rate| rate.0);
         let link =
             gpu.interconnect.peer_links.as_ref().map_or(gpu.interconnect.pcie.0, |links| links.bandwidth.0);
         GpuLimits {
             name: gpu.name.clone(),
             bytes_per_second: gpu.memory_bandwidth.0,
             bfloat16_flops_per_second: bfloat16,
-            fp8_flops_per_second: eight_bit,
+            fp8_flops_per_second: gpu.compute.fp8.map_or(bfloat16, |rate| rate.0),
+            int8_flops_per_second: gpu.compute.int8.or(gpu.compute.fp8).map_or(bfloat16, |rate| rate.0),
             link_bytes_per_second: link,
             multiprocessors: gpu.multiprocessors,
         }
@@ -45,6 +48,7 @@ impl GpuLimits {
             bytes_per_second: 3.35e12,
             bfloat16_flops_per_second: 989e12,
             fp8_flops_per_second: 1979e12,
+            int8_flops_per_second: 1979e12,
             multiprocessors: 132,
             link_bytes_per_second: 450e9,
         }
@@ -59,7 +63,8 @@ impl GpuLimits {
     pub fn flops_per_second(&self, dtype: Dtype) -> f64 {
         match dtype {
             Dtype::Bfloat16 | Dtype::Int4Weights | Dtype::Mxfp4Weights => self.bfloat16_flops_per_second,
-            Dtype::Fp8 | Dtype::Fp8Block | Dtype::Int8 => self.fp8_flops_per_second,
+            Dtype::Fp8 | Dtype::Fp8Block => self.fp8_flops_per_second,
+            Dtype::Int8 => self.int8_flops_per_second,
         }
     }
 }

@@ -35,6 +35,7 @@ fn plain_profile() -> CostProfile {
         gpu: GpuLimits::h200_sxm(),
         software: "none".to_string(),
         attribution: "none".to_string(),
+        is_scaled: false,
         families,
     }
 }

@@ -1,7 +1,7 @@
 //! Calibrations: host time and factors on GPU times of an engine, fitted to measured serving runs, in a small file that
 //! says what was fitted on what.
 
-use super::file::HostTimeSection;
+use super::file::{FrontEndSection, HostTimeSection};
 use crate::catalogue;
 use crate::cost::{HostTime, Residual};
 use crate::document::{Document, hint};
@@ -27,9 +27,12 @@ pub struct Calibration {
     /// Least time per kernel of a step with prompt tokens; left out, as without a calibration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefill_launch: Option<Span>,
-    /// Time of a request outside the engine before it can be scheduled (front end, network, client). A scenario's TTFT and
-    /// E2EL do not have it: add it to compare with a client's.
-    pub request_time: Span,
+    /// What matrix products take longer under sustained load: so many times what they would take at the data sheet's rate.
+    #[serde(default)]
+    pub matrix_slowdown: f64,
+    /// Time of a request outside the engine.
+    #[serde(default)]
+    pub front_end: FrontEndSection,
     /// What was fitted on which runs.
     pub fitted_on: String,
     /// How it does on runs that the fit did not see.
@@ -91,6 +94,7 @@ impl Calibration {
             decode_scale: self.decode_scale,
             prefill_scale: self.prefill_scale,
             prefill_launch_ns: self.prefill_launch.map(|span| span.0),
+            matrix_slowdown: self.matrix_slowdown,
         }
     }
 
@@ -108,11 +112,16 @@ mod tests {
     use super::*;
 
     const TEXT: &str = "name: mine\nengine: vLLM 0.11\nhost_time: { base: 2ms, per_request: 5us }\ndecode_scale: 1.1\nprefill_scale: 1.2\n\
-                        request_time: 40ms\nfitted_on: two runs\nheld_out: none\n";
+                        front_end: { per_request: 2ms, latency: 40ms }\nfitted_on: two runs\nheld_out: none\n";
 
     #[test]
     fn a_calibration_reads_what_it_writes() {
         let calibration = Calibration::parse("mine.yaml", TEXT).unwrap();
+        let time = calibration.front_end.time();
+        assert_eq!(
+            (time.per_request_ns, time.per_prompt_token_ns, time.latency_ns),
+            (2_000_000, 0, 40_000_000)
+        );
         assert_eq!(calibration.host(), HostTime { base_ns: 2_000_000, per_request_ns: 5_000 });
         assert_eq!(Calibration::parse("again.yaml", &calibration.to_yaml()).unwrap(), calibration);
     }

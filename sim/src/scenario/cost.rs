@@ -221,7 +221,7 @@ fn of_target(
                             document.error("cost", message)
                         })?;
                     Ok(match calibration {
-                        Some(calibration) => cost.with_residual(engine.host, calibration.residual()),
+                        Some(calibration) => cost.with_residual(engine.host, calibration.residual())?,
                         None => cost,
                     })
                 };
@@ -307,7 +307,7 @@ fn staged(
     }
     let layers = Parallelism { pipeline, ..Parallelism::SINGLE }.stages(model.layers());
     let stages = layers.into_iter().map(stage).collect::<Result<Vec<_>>>()?;
-    let carried_states = engine.speculation.as_ref().map_or(0, |speculation| speculation.carried_states());
+    let carried_states = engine.speculation.as_ref().map_or(0, super::Speculation::carried_states);
     Ok(Arc::new(PipelineCost::new(stages, model.hidden_size, carried_states, gpu)))
 }
 

@@ -14,6 +14,7 @@ use crate::gpu::GpuSpec;
 use crate::memory::{self, Draft, MemoryPlan, MemoryRequest};
 use crate::model::{KvDtype, ModelSpec, WeightDtype, WeightPlan};
 use crate::scheduler::{EngineRules, SchedulerConfig};
+use crate::simulation::FrontEndTime;
 use defaults::Wanted;
 
 /// An engine with every setting resolved.
@@ -29,6 +30,8 @@ pub struct Engine {
     pub kv: KvDtype,
     /// Time of the engine on the CPU per step.
     pub host: HostTime,
+    /// Time of a request before a scheduler sees it; none in presets.
+    pub front_end: FrontEndTime,
     /// Share of GPU memory that the engine may use.
     pub gpu_memory_utilization: f64,
     /// What guesses tokens ahead, if anything does.
@@ -116,6 +119,7 @@ pub(super) fn resolve(
         weights,
         kv,
         host,
+        front_end: section.front_end.map_or(FrontEndTime::NONE, |section| section.time()),
         gpu_memory_utilization: wanted.memory_share,
         speculation,
         offload,

@@ -10,6 +10,7 @@ use crate::metrics::Limits;
 use crate::router::RouterSection;
 use crate::scheduler::Policy;
 use crate::scheduler::engines::{CapacityPolicy, ChunkingPolicy, SchedulePolicy};
+use crate::simulation::FrontEndTime;
 use crate::tenants::TenantsSection;
 use crate::units::{HourlyPrice, Span};
 use crate::workload::WorkloadSpec;
@@ -289,6 +290,9 @@ pub struct EngineSection {
     /// Time of the engine on the CPU per step, with a profile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_time: Option<HostTimeSection>,
+    /// Time of a request outside the engine, before a scheduler sees it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub front_end: Option<FrontEndSection>,
     /// Host time and a factor on GPU times that were fitted to measured runs, with a profile: a name of
     /// `servesim list calibrations`, or the path of a file that `servesim calibrate from-bench --out` wrote.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -338,6 +342,42 @@ pub struct HostTimeSection {
     pub base: Span,
     /// Time per request in the batch.
     pub per_request: Span,
+}
+
+/// Time of a request outside the engine.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema, Default)]
+#[serde(deny_unknown_fields)]
+pub struct FrontEndSection {
+    /// Work of the replica's front end on each request: taking it in and handing it on. One event loop does it, in which
+    /// requests take turns, so that many at once slow each other down.
+    #[serde(default)]
+    pub per_request: Span,
+    /// More work for each token of its prompt.
+    #[serde(default)]
+    pub per_prompt_token: Span,
+    /// What passes beside that, whatever the front end has to do: network and client, there and back.
+    #[serde(default)]
+    pub latency: Span,
+}
+
+impl FrontEndSection {
+    /// As the simulation takes it.
+    pub fn time(&self) -> FrontEndTime {
+        FrontEndTime {
+            per_request_ns: self.per_request.0,
+            per_prompt_token_ns: self.per_prompt_token.0,
+            latency_ns: self.latency.0,
+        }
+    }
+
+    /// As a file has it.
+    pub fn of(time: FrontEndTime) -> FrontEndSection {
+        FrontEndSection {
+            per_request: Span(time.per_request_ns),
+            per_prompt_token: Span(time.per_prompt_token_ns),
+            latency: Span(time.latency_ns),
+        }
+    }
 }
 
 /// Where the duration of a step comes from.

@@ -182,6 +182,9 @@ fn resolve_one(
     if let (Some(calibration), None) = (&calibration, &file.engine.host_time) {
         engine.host = calibration.host();
     }
+    if let (Some(calibration), None) = (&calibration, &file.engine.front_end) {
+        engine.front_end = calibration.front_end.time();
+    }
     let pricing = cost::resolve(document, file, model, &gpu, &engine, calibration.as_ref(), folder)?;
     let d = &file.deployment;
     Ok(Group {

@@ -24,7 +24,8 @@ pub use cost::{DraftPricing, Pricing};
 pub use engine::Engine;
 pub use experts::{All2AllBackend, ExpertDriftSection, ExpertPlacement, ExpertRouting};
 pub use file::{
-    CostSection, DeploymentSection, EngineSection, HardwareSection, HostTimeSection, ScenarioFile, SloSection,
+    CostSection, DeploymentSection, EngineSection, FrontEndSection, HardwareSection, HostTimeSection,
+    ScenarioFile, SloSection,
 };
 pub use groups::{Group, ReplicaGroup};
 pub use offload::{Offload, OffloadSection, TierSection};

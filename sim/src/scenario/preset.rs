@@ -39,8 +39,19 @@ pub enum EnginePreset {
 }
 
 /// Settings that every engine has under the same name.
-const COMMON: [&str; 6] =
-    ["preset", "quantization", "kv_cache_dtype", "expert_routing", "expert_drift", "host_time"];
+const COMMON: [&str; 8] = [
+    "preset",
+    "quantization",
+    "kv_cache_dtype",
+    "expert_routing",
+    "expert_drift",
+    "host_time",
+    "front_end",
+    "calibration",
+];
+
+/// Those of them that are other figures with another engine.
+const OF_THE_ENGINE: [&str; 3] = ["host_time", "front_end", "calibration"];
 
 /// Engines that share the names of their settings, in the order of the columns of [`SAME_MEANING`].
 const COLUMNS: [&str; 7] = ["vllm", "sglang", "tensorrt-llm", "tgi", "orca", "sarathi", "static"];
@@ -317,8 +328,8 @@ impl EnginePreset {
         let mut left_out = Vec::new();
         let given = serde_json::to_value(section).unwrap_or_default();
         for (key, value) in given.as_object().into_iter().flatten() {
-            // Time on the CPU is another with each engine.
-            let stays = from == to || (COMMON.contains(&key.as_str()) && key != "host_time");
+            let is_common = COMMON.contains(&key.as_str()) && !OF_THE_ENGINE.contains(&key.as_str());
+            let stays = from == to || is_common;
             let row = SAME_MEANING.iter().find(|(_, keys)| keys[from] == key);
             match row.map(|(carry, keys)| (carry, keys[to])) {
                 _ if key == "preset" => {}

@@ -4,7 +4,7 @@ use super::{Group, Scenario};
 use crate::cost::{CostModel, ScaledCost, UsagePart, UsageReport};
 use crate::error::{Error, Result};
 use crate::replica::{DataParallel, StepPath};
-use crate::simulation::{EngineSpec, RunObserver, RunResult, Simulation};
+use crate::simulation::{EngineSpec, FrontEndTime, RunObserver, RunResult, Simulation};
 use crate::workload::WorkloadGenerator;
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ impl Scenario {
     /// The same, for its report alone: of more than a million requests no rows are kept, where that is possible, so that
     /// memory does not grow with them; percentiles are then counted ([`crate::durations`]).
     pub fn simulate_for_report(&self, observer: &mut dyn RunObserver) -> Result<RunResult> {
-        let simulation = self.simulation(None, self.best_path(), self.workload.clone())?;
+        let simulation = self.simulation(&own_times, self.best_path(), self.workload.clone())?;
         let simulation = match self.expected_requests() {
             Some(expected) if expected > MOST_ROWS => simulation.fold_rows(self.limits, expected),
             _ => simulation,
@@ -28,19 +28,20 @@ impl Scenario {
     /// The same with rows and with the steps computed as `path` says, where the engine's settings allow it: for
     /// benchmarks and tests. The results are equal.
     pub fn simulate_on(&self, path: StepPath, observer: &mut dyn RunObserver) -> Result<RunResult> {
-        self.run(self.simulation(None, path, self.workload.clone())?, observer)
+        self.run(self.simulation(&own_times, path, self.workload.clone())?, observer)
     }
 
-    /// The same deployment, each of its engines under this cost model, and other requests: for comparisons with measured
-    /// runs.
+    /// The same deployment, each of its engines under this cost model and behind such a front end, and other requests:
+    /// for comparisons with measured runs.
     pub fn simulate_with(
         &self,
         cost: &Arc<dyn CostModel>,
+        front_end: FrontEndTime,
         workload: WorkloadGenerator,
         observer: &mut dyn RunObserver,
     ) -> Result<RunResult> {
-        let same = |_: &Group| Arc::clone(cost);
-        self.run(self.simulation(Some(&same), self.best_path(), workload)?, observer)
+        let same = |_: &Group| (Arc::clone(cost), front_end);
+        self.run(self.simulation(&same, self.best_path(), workload)?, observer)
     }
 
     /// Why it can be planned but not simulated, when that is so.
@@ -50,10 +51,11 @@ impl Scenario {
 
     /// The same run with every step time scaled, in thousandths.
     pub fn simulate_scaled(&self, per_mille: u64) -> Result<RunResult> {
-        let scaled = |group: &Group| -> Arc<dyn CostModel> {
-            Arc::new(ScaledCost { inner: Arc::clone(&group.pricing.model), per_mille })
+        let scaled = |group: &Group| {
+            let cost = ScaledCost { inner: Arc::clone(&group.pricing.model), per_mille };
+            (Arc::new(cost) as Arc<dyn CostModel>, group.engine.front_end)
         };
-        checked(self.simulation(Some(&scaled), self.best_path(), self.workload.clone())?.run(&mut ()))
+        checked(self.simulation(&scaled, self.best_path(), self.workload.clone())?.run(&mut ()))
     }
 
     /// The fastest path for the engines of the first group; the others take the fastest of their own.
@@ -61,20 +63,20 @@ impl Scenario {
         StepPath::best(&self.engine.scheduler)
     }
 
-    /// The run to come, each group under its own cost model or the one that `cost` gives.
+    /// The run to come, each group under the cost model and behind the front end that `times` gives.
     fn simulation(
         &self,
-        cost: Option<&CostOf<'_>>,
+        times: &TimesOf<'_>,
         path: StepPath,
         workload: WorkloadGenerator,
     ) -> Result<Simulation> {
         if let Some(refusal) = &self.refusal {
             return Err(refusal.clone());
         }
-        let spec = |group: &Group| EngineSpec {
-            config: group.engine.scheduler,
-            cost: cost.map_or_else(|| Arc::clone(&group.pricing.model), |cost| cost(group)),
-            data_parallel: self.data_parallel(),
+        let spec = |group: &Group| {
+            let (cost, front_end) = times(group);
+            let config = group.engine.scheduler;
+            EngineSpec { config, cost, data_parallel: self.data_parallel(), front_end }
         };
         let specs: Vec<EngineSpec> = self
             .groups
@@ -114,8 +116,13 @@ impl Scenario {
     }
 }
 
-/// The cost model of a group.
-type CostOf<'a> = dyn Fn(&Group) -> Arc<dyn CostModel> + 'a;
+/// The cost model of a group's engines and what requests pass before.
+type TimesOf<'a> = dyn Fn(&Group) -> (Arc<dyn CostModel>, FrontEndTime) + 'a;
+
+/// Its own.
+fn own_times(group: &Group) -> (Arc<dyn CostModel>, FrontEndTime) {
+    (Arc::clone(&group.pricing.model), group.engine.front_end)
+}
 
 /// Requests up to which a report keeps their rows, 70 bytes each, and has exact percentiles.
 pub const MOST_ROWS: u64 = 1_000_000;

@@ -1,5 +1,6 @@
 //! What replicas are made of.
 
+use super::FrontEndTime;
 use crate::cost::CostModel;
 use crate::replica::{DataParallel, StepPath};
 use crate::scheduler::SchedulerConfig;
@@ -14,12 +15,14 @@ pub struct EngineSpec {
     pub cost: Arc<dyn CostModel>,
     /// Its engines, where there are several.
     pub data_parallel: Option<DataParallel>,
+    /// What requests pass before its schedulers see them.
+    pub front_end: FrontEndTime,
 }
 
 impl EngineSpec {
     /// One engine.
     pub fn new(config: SchedulerConfig, cost: &Arc<dyn CostModel>) -> EngineSpec {
-        EngineSpec { config, cost: Arc::clone(cost), data_parallel: None }
+        EngineSpec { config, cost: Arc::clone(cost), data_parallel: None, front_end: FrontEndTime::NONE }
     }
 
     /// How many engines it has.

@@ -3,7 +3,7 @@
 //! at the end is put together in order of the replicas, so that the number of threads changes nothing.
 
 use super::requests::Requests;
-use super::{Place, RunObserver, RunResult, Simulation, merged_gaps};
+use super::{FrontEnd, Place, RunObserver, RunResult, Simulation, merged_gaps};
 use crate::replica::EitherReplica;
 use crate::request::{RequestId, RequestTable};
 use crate::router::BlindRouter;
@@ -19,6 +19,7 @@ const ARRIVALS_AT_ONCE: usize = 1 << 13;
 struct Lane {
     place: Place,
     replica: EitherReplica,
+    front_end: Option<FrontEnd>,
     /// Requests sent to each of its engines.
     routed: Vec<u64>,
     requests: Requests,
@@ -33,21 +34,36 @@ impl Lane {
     /// Handles everything before `until`; no request arrives before then that is not in the inbox.
     fn advance(&mut self, until: SimTime) {
         loop {
-            let next = self.next_arrival().min(self.replica.next_at(self.now));
+            let next = self.next_arrival().min(self.replica.next_at(self.now)).min(self.front_end_at());
             if next >= until {
                 return;
             }
             self.now = next;
             self.finished.clear();
             self.requests.end_step(next, &mut self.replica, &mut self.finished);
+            let first_engine = self.place.first_engine;
+            if let Some(front_end) = &mut self.front_end {
+                let routed = &mut self.routed;
+                front_end.pass(next, &mut self.requests, &mut self.replica, |engine| {
+                    routed[(engine - first_engine) as usize] += 1;
+                });
+            }
             while self.next_arrival() == next {
                 let Some((number, arrival)) = self.inbox.pop_front() else { break };
-                let (engine, _) = self.requests.arrive(number, &arrival, &self.place, &mut self.replica);
-                self.routed[(engine - self.place.first_engine) as usize] += 1;
+                let front_end = self.front_end.as_mut();
+                let (engine, _) =
+                    self.requests.arrive(number, &arrival, &self.place, &mut self.replica, front_end);
+                if let Some(engine) = engine {
+                    self.routed[(engine - first_engine) as usize] += 1;
+                }
             }
-            let horizon = self.next_arrival().min(until);
+            let horizon = self.next_arrival().min(until).min(self.front_end_at());
             self.replica.start_steps(next, horizon, &mut self.requests.table);
         }
+    }
+
+    fn front_end_at(&self) -> SimTime {
+        self.front_end.as_ref().map_or(SimTime::NEVER, FrontEnd::next_at)
     }
 
     fn next_arrival(&self) -> SimTime {
@@ -61,18 +77,19 @@ pub(super) fn run(
     mut router: BlindRouter,
     observer: &mut dyn RunObserver,
 ) -> RunResult {
-    let Simulation { places, path, replicas, mut workload, mut folder, .. } = simulation;
+    let Simulation { places, path, replicas, front_ends, mut workload, mut folder, .. } = simulation;
     let folds = folder.is_some();
-    let lane = |(replica, place): (EitherReplica, &Place)| Lane {
+    let lane = |((replica, place), front_end): ((EitherReplica, &Place), Option<FrontEnd>)| Lane {
         place: *place,
         replica,
+        front_end,
         routed: vec![0; place.engines as usize],
         requests: Requests::new(folds),
         inbox: VecDeque::new(),
         now: SimTime::ZERO,
         finished: Vec::new(),
     };
-    let mut lanes: Vec<Lane> = replicas.into_iter().zip(&places).map(lane).collect();
+    let mut lanes: Vec<Lane> = replicas.into_iter().zip(&places).zip(front_ends).map(lane).collect();
     // Which replica each request went to; not needed where no rows are kept.
     let mut homes: Vec<u32> = Vec::new();
     let mut arrived = 0;

@@ -96,8 +96,13 @@ impl Simulation {
     /// Sends a request that has its row where the router says.
     fn send_held(&mut self, now: SimTime, held: &Held) {
         let index = self.choose(now, u64::from(held.id.0), &held.arrival);
-        let engine = self.requests.send(held.id, &held.arrival, &mut self.replicas[index]);
-        self.routed[engine as usize] += 1;
+        match &mut self.front_ends[index] {
+            Some(front_end) => front_end.take(now, held.id, &held.arrival),
+            None => {
+                let engine = self.requests.send(held.id, &held.arrival, &mut self.replicas[index]);
+                self.routed[engine as usize] += 1;
+            }
+        }
         if let Some(router) = self.router.informed() {
             router.sent(held.id);
         }

@@ -1,7 +1,7 @@
 //! The requests of a run, or of one replica that runs by itself: their rows, or what becomes of them, and how many are in
 //! the system.
 
-use super::Place;
+use super::{FrontEnd, Place};
 use crate::folded::RequestFolder;
 use crate::replica::EitherReplica;
 use crate::request::{Outcome, RequestId, RequestTable};
@@ -100,24 +100,32 @@ impl Requests {
     }
 
     /// Request number `number` of the run has come to a replica, which takes it or rejects it. Gives its engine among
-    /// all, the replica's first if it was rejected, and its id if it was taken.
+    /// all, the replica's first if it was rejected, none while a front end has it; and its id if it was taken.
     pub fn arrive(
         &mut self,
         number: u64,
         arrival: &Arrival,
         place: &Place,
         replica: &mut EitherReplica,
-    ) -> (u32, Option<RequestId>) {
+        front_end: Option<&mut FrontEnd>,
+    ) -> (Option<u32>, Option<RequestId>) {
         let admissible = place.config.admissible_output_tokens(arrival.prompt_tokens, arrival.output_tokens);
         let output_tokens = admissible.unwrap_or(arrival.output_tokens);
         let id = self.add(number, arrival, arrival.priority, output_tokens);
         if admissible.is_err() {
             self.table.replica[id.index()] = place.first_engine;
             self.reject(id, arrival.at);
-            return (place.first_engine, None);
+            return (Some(place.first_engine), None);
         }
         self.present.change(arrival.at, 1, 0);
-        (self.send(id, arrival, replica), Some(id))
+        match front_end {
+            Some(front_end) => {
+                self.table.replica[id.index()] = place.first_engine;
+                front_end.take(arrival.at, id, arrival);
+                (None, Some(id))
+            }
+            None => (Some(self.send(id, arrival, replica)), Some(id)),
+        }
     }
 
     /// Ends the step of a replica that ends now, if one does; the requests that finished are appended to `finished`.

@@ -131,7 +131,6 @@ fn a_larger_host_tier_hits_more_on_the_mooncake_conversations() {
     let run = |capacity: Option<&str>| {
         let mut document = Document::parse("prefix-routing.yaml", &text).unwrap();
         document.set("workload.trace.path=mooncake-fast25/conversation_trace.jsonl.gz").unwrap();
-        document.set("workload.trace.limit=4000").unwrap();
         if let Some(capacity) = capacity {
             document.set(&format!("engine.kv_offload.host.capacity={capacity}")).unwrap();
         }

@@ -163,7 +163,7 @@ pub fn fit_residual(scenario: &Scenario, runs: &[&MeasuredRun]) -> Pricing {
         Value::Launch,
         Value::Base,
         Value::PerRequest,
-        Value::FrontEnd,
+        Value::FrontEnd(15),
         Value::Latency,
     ];
     let (residual, _) =

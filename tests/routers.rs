@@ -35,6 +35,8 @@ fn routers() -> Vec<RouterConfig> {
         prefill_load_scale: 1.0,
         overlap_score_credit: 1.0,
         overlap_decay: 0.5,
+        host_overlap_credit: 0.75,
+        nvme_overlap_credit: 0.25,
         active_request_weight: 0.1,
         temperature: 0.0,
     };

@@ -18,6 +18,7 @@ use crate::durations::{CountedDurations, DurationCounts};
 use crate::folded::{FoldedRequests, RequestFolder};
 use crate::metrics::Limits;
 use crate::min_tree::MinTree;
+use crate::offload::Tiers;
 use crate::replica::{EitherReplica, StepPath, StepRecord, StepTotals};
 use crate::request::{RequestId, RequestTable};
 use crate::router::{Router, RouterConfig};
@@ -172,6 +173,13 @@ impl Simulation {
         let mut router = Router::new(router, specs.len(), block_size, seed);
         if router.informed().is_some_and(|router| router.hears_kv_events()) {
             replicas.iter_mut().for_each(|replica| replica.each_shared_pool(&mut |pool| pool.keep_events()));
+        }
+        let chunk_blocks = |spec: &EngineSpec| spec.config.offload.map(|offload| offload.chunk_blocks);
+        if router
+            .informed()
+            .is_some_and(|router| router.hear_tiers_of(specs.iter().map(chunk_blocks).collect()))
+        {
+            replicas.iter_mut().filter_map(EitherReplica::tiers).for_each(Tiers::keep_events);
         }
         let needs_rows =
             |spec: &EngineSpec| spec.data_parallel.is_some() || (spec.config.prefix_caching && is_shared);
@@ -405,6 +413,9 @@ impl Simulation {
                 replica.each_shared_pool(&mut |pool| {
                     pool.take_events().for_each(|event| router.hear(now, index, event));
                 });
+                if let Some(tiers) = replica.tiers() {
+                    tiers.take_events().for_each(|event| router.hear_tier(now, index, event));
+                }
             }
         }
     }

@@ -10,6 +10,7 @@ use super::{Replica, StepRecord, StepTotals};
 use crate::block_pool::BlockPool;
 use crate::cost::CostModel;
 use crate::durations::DurationCounts;
+use crate::offload::Tiers;
 use crate::request::{RequestId, RequestTable};
 use crate::router::ReplicaLoad;
 use crate::scheduler::aggregated::AggregatedScheduler;
@@ -200,6 +201,17 @@ impl EitherReplica {
             EitherReplica::Lockstep(replica) => replica.pools().for_each(show),
             EitherReplica::Copies(copies) => copies.each_shared_pool(show),
         }
+    }
+
+    /// The tiers beside its GPU, to listen to their events, where its blocks have the same names as theirs.
+    pub fn tiers(&mut self) -> Option<&mut Tiers> {
+        let scheduler = match self {
+            EitherReplica::Plain(replica) => &mut replica.scheduler,
+            EitherReplica::Pipelined(replica) => &mut replica.scheduler,
+            _ => return None,
+        };
+        scheduler.pool_mut()?;
+        scheduler.tiers_mut()
     }
 
     /// Starts the steps for which there is work and room; `watch` sees each.

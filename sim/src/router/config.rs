@@ -30,6 +30,10 @@ pub struct KvAwareConfig {
     pub overlap_score_credit: f64,
     /// How fast the credit decays.
     pub overlap_decay: f64,
+    /// Credit for each further block found in the host's memory.
+    pub host_overlap_credit: f64,
+    /// Credit for each further block found on NVMe.
+    pub nvme_overlap_credit: f64,
     /// Cost of each request not answered.
     pub active_request_weight: f64,
     /// Of the softmax; 0 takes the cheapest.

@@ -68,6 +68,12 @@ impl Holders {
         }
     }
 
+    /// Whether a replica has a chunk.
+    fn has(&self, hash: u64, replica: usize) -> bool {
+        let word = |&node: &u32| self.bits.get(node as usize * self.words + replica / 64);
+        self.nodes.get(&hash).and_then(word).is_some_and(|word| word >> (replica % 64) & 1 == 1)
+    }
+
     /// Writes to `matched` how many leading chunks of `chain` each replica has.
     fn matched(&mut self, chain: &[BlockHash], matched: &mut [u32]) {
         let mut live = std::mem::take(&mut self.live);
@@ -316,6 +322,11 @@ impl KvIndex {
                 }
             }
         }
+    }
+
+    /// Whether a replica is known to hold a block.
+    pub fn holds(&self, hash: BlockHash, replica: usize) -> bool {
+        self.holders.has(hash.0, replica)
     }
 
     /// Writes to `matched` how many leading blocks of `chain` each replica is known to hold.

@@ -6,12 +6,14 @@ use super::lately::SentLately;
 use super::outstanding::{Outstanding, Sent};
 use super::score::{KvCost, ScoreInput, dp_score, is_uneven, saturation, scores, softmax_of_costs};
 use super::signals::Signals;
+use super::tier_index::{TierBlocks, TierIndex};
 use super::{
     BusyConfig, KvAwareConfig, KvSource, ReplicaLoad, RouterConfig, WhenSaturated, below, best_at_random,
     unit,
 };
 use crate::block_pool::KvEvent;
 use crate::identity::TokenIdentity;
+use crate::offload::TierEvent;
 use crate::request::{RequestId, RequestTable};
 use crate::units::{SimDuration, SimTime};
 use crate::workload::Arrival;
@@ -73,6 +75,8 @@ pub(crate) struct InformedRouter {
     routed: Sent,
     signals: Option<Signals>,
     caches: Caches,
+    /// What it knows of the tiers behind them, where it asks.
+    tiers: Option<TierIndex>,
     /// Tokens by which prompts are compared.
     chunk_tokens: u32,
     /// Chunks of a prompt that are looked at.
@@ -133,6 +137,7 @@ impl InformedRouter {
             routed: Sent::default(),
             signals,
             caches,
+            tiers: None,
             chunk_tokens,
             most_chunks,
             block_size,
@@ -154,6 +159,23 @@ impl InformedRouter {
     /// Whether the replicas tell it of their blocks.
     pub fn hears_kv_events(&self) -> bool {
         matches!(self.caches, Caches::Told(_))
+    }
+
+    /// The replicas tell it of their tiers, whose chunks have so many blocks; false if it does not ask.
+    pub fn hear_tiers_of(&mut self, chunk_blocks: Vec<Option<u32>>) -> bool {
+        if let RouterConfig::KvAware { source: KvSource::Events(delay), .. } = self.config
+            && chunk_blocks.iter().any(Option::is_some)
+        {
+            self.tiers = Some(TierIndex::new(chunk_blocks, delay));
+        }
+        self.tiers.is_some()
+    }
+
+    /// A replica tells of a chunk in one of its tiers at `now`.
+    pub fn hear_tier(&mut self, now: SimTime, replica: usize, event: TierEvent) {
+        if let Some(tiers) = &mut self.tiers {
+            tiers.hear(now, replica, event);
+        }
     }
 
     /// Whether it matters at which instant between two requests a replica does what it does.
@@ -289,6 +311,9 @@ impl InformedRouter {
             Caches::Told(index) => {
                 index.advance(now);
                 index.matched(chain, &mut self.matched);
+                if let Some(tiers) = &mut self.tiers {
+                    tiers.advance(now);
+                }
             }
         }
     }
@@ -391,8 +416,15 @@ impl InformedRouter {
         let request_blocks = f64::from(arrival.prompt_tokens) / block;
         self.values.clear();
         for replica in 0..self.replicas {
+            let chain = self.identity.hashes();
+            let beside = self
+                .tiers
+                .as_ref()
+                .map_or(TierBlocks::default(), |tiers| tiers.after(chain, self.matched[replica], replica));
             let cost = KvCost {
                 request_blocks,
+                host_blocks: f64::from(beside.host),
+                nvme_blocks: f64::from(beside.nvme),
                 queued_blocks: self.outstanding.prefill_tokens(replica) as f64 / block,
                 overlap_blocks: f64::from(self.matched[replica]),
                 decode_blocks: self.outstanding.blocks(replica) as f64 + request_blocks,

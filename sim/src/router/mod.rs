@@ -15,6 +15,7 @@ mod resolve;
 mod score;
 mod signals;
 mod spec;
+mod tier_index;
 
 pub(crate) use blind::BlindRouter;
 pub use config::{BucketConfig, BusyConfig, GroupSize, KvAwareConfig, KvSource, RouterConfig, Staleness};

@@ -16,6 +16,10 @@ pub(super) struct KvCost {
     pub queued_blocks: f64,
     /// Blocks of the prompt that are in the cache.
     pub overlap_blocks: f64,
+    /// Further blocks of the prompt that are in the host's memory.
+    pub host_blocks: f64,
+    /// And on NVMe.
+    pub nvme_blocks: f64,
     /// Blocks in use, the request's included.
     pub decode_blocks: f64,
     /// Requests not answered.
@@ -26,7 +30,9 @@ impl KvCost {
     /// The cost of sending the request there; lower is better.
     pub fn cost(&self, weights: &KvAwareConfig) -> f64 {
         let decay = 1.0 / (1.0 + weights.overlap_decay * self.queued_blocks / self.request_blocks.max(1.0));
-        let credit = weights.overlap_score_credit * decay * self.overlap_blocks;
+        let credit = weights.overlap_score_credit * decay * self.overlap_blocks
+            + weights.host_overlap_credit * self.host_blocks
+            + weights.nvme_overlap_credit * self.nvme_blocks;
         weights.prefill_load_scale * (self.request_blocks + self.queued_blocks - credit).max(0.0)
             + self.decode_blocks
             + weights.active_request_weight * self.active_requests

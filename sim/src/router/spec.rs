@@ -179,6 +179,12 @@ pub struct RouterSection {
     /// kv_aware: how fast the credit decays with the prompt blocks that are queued already (0).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overlap_decay: Option<f64>,
+    /// kv_aware: credit for each further block found in the host's memory (0.75).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_overlap_credit: Option<f64>,
+    /// kv_aware: credit for each further block found on NVMe (0.25).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nvme_overlap_credit: Option<f64>,
     /// kv_aware: cost of each request not answered, in blocks (0).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub active_request_weight: Option<f64>,

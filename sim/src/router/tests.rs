@@ -228,6 +228,8 @@ fn r3_the_cost_of_a_worker() {
         prefill_load_scale: 2.0,
         overlap_score_credit: 1.0,
         overlap_decay: 0.0,
+        host_overlap_credit: 0.75,
+        nvme_overlap_credit: 0.25,
         active_request_weight: 0.5,
         temperature: 0.0,
     };
@@ -235,6 +237,8 @@ fn r3_the_cost_of_a_worker() {
         request_blocks: 10.0,
         queued_blocks: 30.0,
         overlap_blocks: 8.0,
+        host_blocks: 0.0,
+        nvme_blocks: 0.0,
         decode_blocks: 100.0,
         active_requests: 4.0,
     };
@@ -243,6 +247,9 @@ fn r3_the_cost_of_a_worker() {
     assert_eq!(cost.cost(&KvAwareConfig { overlap_decay: 1.0, ..weights }), 2.0 * 38.0 + 102.0);
     let found = KvCost { queued_blocks: 0.0, overlap_blocks: 50.0, ..cost };
     assert_eq!(found.cost(&weights), 102.0, "never below nothing");
+    // What is beside the GPU does not decay: 40 - (8 / 4 + 0.75 x 4 + 0.25 x 12) = 32.
+    let beside = KvCost { host_blocks: 4.0, nvme_blocks: 12.0, ..cost };
+    assert_eq!(beside.cost(&KvAwareConfig { overlap_decay: 1.0, ..weights }), 2.0 * 32.0 + 102.0);
     let chances = softmax_of_costs(&[10.0, 20.0, 15.0], 0.5);
     assert!((chances[1] / chances[0] - (-2.0f64).exp()).abs() < 1e-12);
     assert!((chances[2] / chances[0] - (-1.0f64).exp()).abs() < 1e-12);

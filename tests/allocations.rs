@@ -4,7 +4,7 @@
 
 use sim::cost::{CostModel, LinearCost};
 use sim::replica::{StepPath, StepRecord};
-use sim::scheduler::{Policy, SchedulerConfig};
+use sim::scheduler::SchedulerConfig;
 use sim::simulation::{RunObserver, Simulation};
 use sim::units::SimTime;
 use sim::workload::{Arrival, WorkloadGenerator};
@@ -59,24 +59,14 @@ impl RunObserver for Window {
 
 fn config(prefix_caching: bool, async_scheduling: bool) -> SchedulerConfig {
     SchedulerConfig {
-        policy: Policy::Fcfs,
-        block_size: 16,
         total_blocks: 1_200,
         max_num_seqs: 64,
         max_num_batched_tokens: 512,
         max_model_len: 4_096,
         prefix_caching,
-        chunked_prefill: true,
-        long_prefill_token_threshold: 0,
         long_prefill_cap_spares_single: false,
-        offload: None,
-        watermark_blocks: 0,
-        reserve_full_prompt: true,
         async_scheduling,
-        draft_tokens: 0,
-        lookahead_tokens: 0,
-        drops_last_hit: false,
-        rules: sim::scheduler::EngineRules::Vllm,
+        ..SchedulerConfig::VLLM
     }
 }
 

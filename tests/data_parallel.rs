@@ -8,7 +8,7 @@ use sim::profile::Operation;
 use sim::replica::{DataParallel, StepPath, StepRecord};
 use sim::router::RouterConfig;
 use sim::scenario::Scenario;
-use sim::scheduler::{Policy, SchedulerConfig};
+use sim::scheduler::SchedulerConfig;
 use sim::simulation::{EngineSpec, RunObserver, RunResult, Simulation};
 use sim::step::StepShape;
 use sim::units::SimTime;
@@ -21,24 +21,12 @@ const TOKEN_NS: u64 = 10;
 
 fn roomy() -> SchedulerConfig {
     SchedulerConfig {
-        policy: Policy::Fcfs,
-        block_size: 16,
         total_blocks: 10_000,
         max_num_seqs: 64,
         max_num_batched_tokens: 1_000,
         max_model_len: 4_000,
         prefix_caching: false,
-        chunked_prefill: true,
-        long_prefill_token_threshold: 0,
-        long_prefill_cap_spares_single: true,
-        offload: None,
-        watermark_blocks: 0,
-        reserve_full_prompt: true,
-        async_scheduling: false,
-        draft_tokens: 0,
-        lookahead_tokens: 0,
-        drops_last_hit: false,
-        rules: sim::scheduler::EngineRules::Vllm,
+        ..SchedulerConfig::VLLM
     }
 }
 

@@ -8,31 +8,20 @@ mod trtllm;
 
 use sim::identity::TokenRun;
 use sim::request::RequestId;
-use sim::scheduler::{EngineRules, NewRequest, Policy, Scheduler, SchedulerConfig};
+use sim::scheduler::{EngineRules, NewRequest, Scheduler, SchedulerConfig};
 use sim::step::ScheduledBatch;
 use sim::units::SimTime;
 
 /// Room for everything: 1,000 pages of `block_size` tokens.
 fn config(rules: EngineRules, block_size: u32) -> SchedulerConfig {
     SchedulerConfig {
-        policy: Policy::Fcfs,
         block_size,
         total_blocks: 1001,
         max_num_seqs: 64,
         max_num_batched_tokens: 8192,
         max_model_len: 100_000,
-        prefix_caching: true,
-        chunked_prefill: true,
-        long_prefill_token_threshold: 0,
-        long_prefill_cap_spares_single: true,
-        offload: None,
-        watermark_blocks: 0,
-        reserve_full_prompt: true,
-        async_scheduling: false,
-        draft_tokens: 0,
-        lookahead_tokens: 0,
-        drops_last_hit: false,
         rules,
+        ..SchedulerConfig::VLLM
     }
 }
 

@@ -177,24 +177,13 @@ fn side_by_side(rules: EngineRules, change: impl Fn(&mut SchedulerConfig)) -> Ru
         })
         .collect();
     let mut config = SchedulerConfig {
-        policy: Policy::Fcfs,
-        block_size: 16,
         total_blocks: 1_001,
         max_num_seqs: 64,
         max_num_batched_tokens: 4_096,
         max_model_len: 4_096,
         prefix_caching: false,
-        chunked_prefill: true,
-        long_prefill_token_threshold: 0,
-        long_prefill_cap_spares_single: true,
-        offload: None,
-        watermark_blocks: 0,
-        reserve_full_prompt: true,
-        async_scheduling: false,
-        draft_tokens: 0,
-        lookahead_tokens: 0,
-        drops_last_hit: false,
         rules,
+        ..SchedulerConfig::VLLM
     };
     change(&mut config);
     let cost: Arc<dyn CostModel> = Arc::new(LinearCost {

@@ -11,7 +11,7 @@ use sim::identity::{BlockHash, TokenRun};
 use sim::scheduler::engines::{
     CapacityPolicy, ChunkingPolicy, SchedulePolicy, SglangRules, TgiRules, TrtLlmRules,
 };
-use sim::scheduler::{EngineRules, Policy, SchedulerConfig};
+use sim::scheduler::{EngineRules, SchedulerConfig};
 use sim::simulation::Simulation;
 use sim::units::SimTime;
 use sim::workload::{Arrival, WorkloadGenerator};
@@ -289,24 +289,13 @@ fn engine_hit_percent(requests: &[Request], rules: EngineRules, block_size: u32,
         })
         .collect();
     let config = SchedulerConfig {
-        policy: Policy::Fcfs,
         block_size,
         total_blocks: tokens / block_size + 1,
         max_num_seqs: 8,
         max_num_batched_tokens: 1 << 20,
         max_model_len: 1 << 20,
-        prefix_caching: true,
-        chunked_prefill: true,
-        long_prefill_token_threshold: 0,
-        long_prefill_cap_spares_single: true,
-        offload: None,
-        watermark_blocks: 0,
-        reserve_full_prompt: true,
-        async_scheduling: false,
-        draft_tokens: 0,
-        lookahead_tokens: 0,
-        drops_last_hit: false,
         rules,
+        ..SchedulerConfig::VLLM
     };
     let cost: Arc<dyn CostModel> =
         Arc::new(LinearCost { base_ns: 100, per_token_ns: 0, per_context_token_ns: 0, ..LinearCost::NONE });

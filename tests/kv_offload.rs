@@ -42,24 +42,14 @@ fn offload(host: u32, nvme: Option<u32>, write: WritePolicy) -> OffloadConfig {
 /// Blocks of four tokens, and room for `usable_blocks`.
 fn engine(rules: EngineRules, usable_blocks: u32, offload: OffloadConfig) -> SchedulerConfig {
     SchedulerConfig {
-        policy: Policy::Fcfs,
         block_size: 4,
         total_blocks: usable_blocks + 1,
         max_num_seqs: 8,
         max_num_batched_tokens: 64,
         max_model_len: 64,
-        prefix_caching: true,
-        chunked_prefill: true,
-        long_prefill_token_threshold: 0,
-        long_prefill_cap_spares_single: true,
         offload: Some(offload),
-        watermark_blocks: 0,
-        reserve_full_prompt: true,
-        async_scheduling: false,
-        draft_tokens: 0,
-        drops_last_hit: false,
-        lookahead_tokens: 0,
         rules,
+        ..SchedulerConfig::VLLM
     }
 }
 

@@ -39,17 +39,11 @@ pub fn config(draw: &mut Draw) -> SchedulerConfig {
         max_num_batched_tokens: max_num_seqs + draw.between(0, 60),
         max_model_len: draw.between(4, 120),
         prefix_caching: draw.below(2) == 0,
-        chunked_prefill: true,
         long_prefill_token_threshold: if draw.below(4) == 0 { draw.between(1, 20) } else { 0 },
         long_prefill_cap_spares_single: draw.below(2) == 0,
-        offload: None,
         watermark_blocks: if draw.below(4) == 0 { draw.between(0, 6) } else { 0 },
         reserve_full_prompt: draw.below(4) != 0,
-        async_scheduling: false,
-        draft_tokens: 0,
-        lookahead_tokens: 0,
-        drops_last_hit: false,
-        rules: sim::scheduler::EngineRules::Vllm,
+        ..SchedulerConfig::VLLM
     }
 }
 
@@ -241,24 +235,13 @@ fn saturated_end_ns(stages: usize, async_scheduling: bool, host_ns: u64) -> u64 
 fn end_ns(requests: usize, stages: usize, async_scheduling: bool, host_ns: u64) -> u64 {
     let arrival = Arrival { prompt_tokens: 1, output_tokens: 1000, ..Arrival::default() };
     let config = SchedulerConfig {
-        policy: Policy::Fcfs,
-        block_size: 16,
         total_blocks: 10_000,
         max_num_seqs: 64,
         max_num_batched_tokens: 16,
         max_model_len: 2000,
         prefix_caching: false,
-        chunked_prefill: true,
-        long_prefill_token_threshold: 0,
-        long_prefill_cap_spares_single: true,
-        offload: None,
-        watermark_blocks: 0,
-        reserve_full_prompt: true,
         async_scheduling,
-        draft_tokens: 0,
-        lookahead_tokens: 0,
-        drops_last_hit: false,
-        rules: sim::scheduler::EngineRules::Vllm,
+        ..SchedulerConfig::VLLM
     };
     let cost: Arc<dyn CostModel> = Arc::new(Staged { stages, stage_ns: 1000, host_ns });
     let workload = WorkloadGenerator::from_arrivals(vec![arrival; requests]);

@@ -265,24 +265,15 @@ fn all_tiny_scenarios_are_equal_on_both_paths() {
 fn tiny_config(blocks: u32, setting: u32) -> SchedulerConfig {
     let max_num_seqs = 1 + setting / 2 % 3;
     SchedulerConfig {
-        policy: Policy::Fcfs,
         block_size: 2 + setting % 2,
         total_blocks: blocks + 1,
         max_num_seqs,
         max_num_batched_tokens: max_num_seqs + setting / 2 % 2,
         max_model_len: 8,
         prefix_caching: setting / 6 % 2 == 1,
-        chunked_prefill: true,
-        long_prefill_token_threshold: 0,
         long_prefill_cap_spares_single: false,
-        offload: None,
-        watermark_blocks: 0,
         reserve_full_prompt: setting / 12 == 0,
-        async_scheduling: false,
-        draft_tokens: 0,
-        lookahead_tokens: 0,
-        drops_last_hit: false,
-        rules: sim::scheduler::EngineRules::Vllm,
+        ..SchedulerConfig::VLLM
     }
 }
 
@@ -344,9 +335,8 @@ fn requests_without_rows_have_the_same_sums() {
             max_num_seqs: 64,
             max_num_batched_tokens: 512,
             max_model_len: 4_096,
-            block_size: 16,
             prefix_caching,
-            ..tiny_config(1, 0)
+            ..SchedulerConfig::VLLM
         };
         let cost: Arc<dyn CostModel> = Arc::new(LinearCost {
             base_ns: 5_000_000,

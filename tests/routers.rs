@@ -310,15 +310,11 @@ fn cuts_between_groups_of_arrivals_do_not_show() {
         })
         .collect();
     let config = SchedulerConfig {
-        block_size: 16,
         total_blocks: 1_500,
         max_num_seqs: 64,
         max_num_batched_tokens: 512,
         max_model_len: 4_096,
-        long_prefill_token_threshold: 0,
-        policy: Policy::Fcfs,
-        watermark_blocks: 0,
-        ..config(&mut Draw(3))
+        ..SchedulerConfig::VLLM
     };
     let cost: Arc<dyn CostModel> = Arc::new(LinearCost {
         base_ns: 5_000_000,

@@ -6,7 +6,7 @@ use sim::cost::CostModel;
 use sim::identity::TokenRun;
 use sim::request::RequestId;
 use sim::scenario::Scenario;
-use sim::scheduler::{NewRequest, SchedulerConfig, VllmScheduler};
+use sim::scheduler::{NewRequest, Scheduler, SchedulerConfig};
 use sim::simulation::Simulation;
 use sim::speculation::{Acceptance, SpeculationUse};
 use sim::step::{ScheduledBatch, StepShape};
@@ -16,22 +16,17 @@ use std::sync::Arc;
 
 /// Cached and computed tokens of a prompt of `tokens` tokens after one of which its first `shared` were computed.
 fn second_prompt(drops_last_hit: bool, shared: u32, tokens: u32) -> (u32, u32) {
-    let mut draw = Draw(1);
     let config = SchedulerConfig {
-        block_size: 16,
         total_blocks: 100,
         max_num_seqs: 8,
         max_num_batched_tokens: 1000,
         max_model_len: 1000,
-        prefix_caching: true,
-        long_prefill_token_threshold: 0,
-        watermark_blocks: 0,
         draft_tokens: 3,
         lookahead_tokens: 3,
         drops_last_hit,
-        ..config(&mut draw)
+        ..SchedulerConfig::VLLM
     };
-    let mut scheduler = VllmScheduler::new(config);
+    let mut scheduler = Scheduler::new(config);
     let mut batch = ScheduledBatch::default();
     for (id, own) in [(0, 1), (1, tokens - shared)] {
         let runs = [TokenRun { id: 7, tokens: shared }, TokenRun { id: 8 + u64::from(id), tokens: own }];
@@ -124,10 +119,8 @@ fn the_laws_hold_with_drafts_over_pipeline_stages() {
 fn v08_v50_stages_change_when_drafts_are_verified_and_not_which_hold() {
     let acceptance = Acceptance::geometric(0.7, 4).unwrap();
     let run = |stages: usize, async_scheduling: bool, requests: usize| {
-        let mut draw = Draw(2);
         let config = SchedulerConfig {
             total_blocks: 10_000,
-            block_size: 16,
             max_num_seqs: 64,
             max_num_batched_tokens: 1000,
             max_model_len: 2000,
@@ -135,8 +128,7 @@ fn v08_v50_stages_change_when_drafts_are_verified_and_not_which_hold() {
             lookahead_tokens: 4,
             async_scheduling,
             prefix_caching: false,
-            long_prefill_token_threshold: 0,
-            ..config(&mut draw)
+            ..SchedulerConfig::VLLM
         };
         let arrival = Arrival { prompt_tokens: 10, output_tokens: 1000, ..Arrival::default() };
         let workload = WorkloadGenerator::from_arrivals(vec![arrival; requests]);

@@ -116,17 +116,11 @@ fn config(engine: &Engine) -> SchedulerConfig {
         max_num_batched_tokens: engine.max_num_batched_tokens,
         max_model_len: engine.max_model_len,
         prefix_caching: engine.prefix_caching,
-        chunked_prefill: true,
         long_prefill_token_threshold: engine.long_prefill_token_threshold,
         long_prefill_cap_spares_single: false,
-        offload: None,
         watermark_blocks: (engine.watermark * f64::from(engine.num_blocks)) as u32,
         reserve_full_prompt: engine.reserve_full_isl,
-        async_scheduling: false,
-        draft_tokens: 0,
-        lookahead_tokens: 0,
-        drops_last_hit: false,
-        rules: sim::scheduler::EngineRules::Vllm,
+        ..SchedulerConfig::VLLM
     }
 }
 

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use sim::replica::StepPath;
 use sim::request::RequestId;
 use sim::scheduler::aggregated::{AggregatedBatch, AggregatedScheduler};
-use sim::scheduler::{NewRequest, SchedulerConfig, VllmScheduler};
+use sim::scheduler::{NewRequest, Scheduler, SchedulerConfig};
 use sim::step::{Admission, ScheduledBatch, ScheduledRequest};
 
 #[derive(Deserialize, PartialEq, Debug)]
@@ -27,7 +27,7 @@ struct Step {
 
 /// A scheduler of either kind with its batch.
 enum Either {
-    Plain(Box<VllmScheduler>, ScheduledBatch),
+    Plain(Scheduler, ScheduledBatch),
     Aggregated(Box<AggregatedScheduler>, AggregatedBatch),
 }
 
@@ -45,7 +45,7 @@ impl Either {
     fn new(config: SchedulerConfig, path: StepPath) -> Either {
         match path {
             StepPath::Plain | StepPath::Pipelined | StepPath::Lockstep => {
-                Either::Plain(Box::new(VllmScheduler::new(config)), ScheduledBatch::default())
+                Either::Plain(Scheduler::new(config), ScheduledBatch::default())
             }
             StepPath::Aggregated => {
                 let scheduler = AggregatedScheduler::new(config, true);
@@ -76,9 +76,9 @@ impl Either {
                     requests: batch.requests.clone(),
                     admitted: batch.admitted.clone(),
                     preempted: batch.preempted.clone(),
-                    running: scheduler.running_ids().collect(),
-                    waiting: scheduler.waiting_ids().collect(),
-                    free_blocks: scheduler.pool().free_blocks(),
+                    running: scheduler.running_ids(),
+                    waiting: scheduler.waiting_ids(),
+                    free_blocks: scheduler.free_blocks(),
                 }
             }
             Either::Aggregated(scheduler, batch) => {

@@ -5,7 +5,7 @@ use crate::recordings::vllm_033::Recording;
 use crate::recordings::{Entries, folder, names, read_gz};
 use serde::Deserialize;
 use sim::request::RequestId;
-use sim::scheduler::VllmScheduler;
+use sim::scheduler::Scheduler;
 use sim::step::{ScheduledBatch, ScheduledRequest};
 use std::collections::VecDeque;
 
@@ -32,9 +32,14 @@ struct Step {
     outputs_after: Entries,
 }
 
+/// The recording's stand-in for a model: how many of the drafts hold in the request's `n`-th sampling step.
+fn accepted_drafts(name: &str, n: u32, entry: &ScheduledRequest) -> u32 {
+    (n * 5 + name.len() as u32 + name[1..].parse::<u32>().unwrap()) % (entry.drafts + 1)
+}
+
 struct Replay<'a> {
     recording: &'a Recording<Step>,
-    scheduler: VllmScheduler,
+    scheduler: Scheduler,
     in_flight: VecDeque<(usize, ScheduledBatch)>,
     steps: Vec<Step>,
     /// Sampling steps and output tokens of each request so far.
@@ -44,7 +49,7 @@ struct Replay<'a> {
 
 impl<'a> Replay<'a> {
     fn new(recording: &'a Recording<Step>) -> Replay<'a> {
-        let scheduler = VllmScheduler::new(recording.config.scheduler());
+        let scheduler = Scheduler::new(recording.config.scheduler());
         let requests = recording.requests.len();
         Replay {
             recording,
@@ -74,6 +79,7 @@ impl<'a> Replay<'a> {
         let entries = |pairs: Vec<(RequestId, u32)>| {
             Entries(pairs.into_iter().map(|(id, count)| (self.name(id), count)).collect())
         };
+        let names = |ids: Vec<RequestId>| ids.into_iter().map(|id| self.name(id)).collect();
         let requests = || batch.requests.iter();
         self.steps.push(Step {
             step: iteration,
@@ -81,9 +87,9 @@ impl<'a> Replay<'a> {
             samples: requests().filter(|r| r.samples).map(|r| self.name(r.id)).collect(),
             admitted_cached: entries(batch.admitted.iter().map(|a| (a.id, a.cached_tokens)).collect()),
             preempted: batch.preempted.iter().map(|id| self.name(*id)).collect(),
-            running: self.scheduler.running_ids().map(|id| self.name(id)).collect(),
-            waiting: self.scheduler.waiting_ids().map(|id| self.name(id)).collect(),
-            free: self.scheduler.pool().free_blocks(),
+            running: names(self.scheduler.running_ids()),
+            waiting: names(self.scheduler.waiting_ids()),
+            free: self.scheduler.free_blocks(),
             finished_after: Vec::new(),
             drafts: entries(requests().filter(|r| r.drafts > 0).map(|r| (r.id, r.drafts)).collect()),
             accepted: Entries::default(),
@@ -93,31 +99,23 @@ impl<'a> Replay<'a> {
         true
     }
 
-    /// The recording's stand-in for a model: how many of the drafts hold in the request's `n`-th sampling step.
-    fn accepted(&mut self, entry: &ScheduledRequest) -> u32 {
-        let name = self.name(entry.id);
-        let n = &mut self.sampled[entry.id.index()];
-        *n += 1;
-        (*n * 5 + name.len() as u32 + name[1..].parse::<u32>().unwrap()) % (entry.drafts + 1)
-    }
-
     /// Processes the oldest result; what it finished belongs to the step recorded in this iteration.
     fn process(&mut self, recorded_now: bool) {
         let Some((_, batch)) = self.in_flight.pop_front() else { return };
         let mut accepted = Vec::new();
         let mut emissions = Vec::new();
-        let mut scheduler =
-            std::mem::replace(&mut self.scheduler, VllmScheduler::new(self.recording.config.scheduler()));
-        scheduler.complete_with(
+        let (requests, sampled) = (&self.recording.requests, &mut self.sampled);
+        self.scheduler.complete_with(
             &batch,
             |entry| {
-                let count = self.accepted(entry);
+                let index = entry.id.index();
+                sampled[index] += 1;
+                let count = accepted_drafts(&requests[index].id, sampled[index], entry);
                 accepted.push((entry.id, count));
                 count
             },
             |emission| emissions.push(emission),
         );
-        self.scheduler = scheduler;
         let mut finished: Vec<String> =
             emissions.iter().filter(|e| e.is_finished).map(|e| self.name(e.id)).collect();
         finished.sort();

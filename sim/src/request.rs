@@ -6,6 +6,13 @@ use crate::units::{SimDuration, SimTime};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub u32);
 
+/// No request's.
+impl Default for RequestId {
+    fn default() -> Self {
+        RequestId(u32::MAX)
+    }
+}
+
 impl RequestId {
     /// As an index into the table's columns.
     pub fn index(self) -> usize {

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use sim::identity::TokenRun;
 use sim::request::RequestId;
-use sim::scheduler::{EngineRules, NewRequest, Policy, SchedulerConfig};
+use sim::scheduler::{NewRequest, Policy, SchedulerConfig};
 use sim::units::SimTime;
 
 /// A recording; what a step shows differs between the kinds.
@@ -65,17 +65,10 @@ impl Config {
             max_num_batched_tokens: self.budget,
             max_model_len: self.max_len,
             prefix_caching: self.prefix,
-            chunked_prefill: true,
             long_prefill_token_threshold: self.thr,
-            long_prefill_cap_spares_single: true,
-            offload: None,
-            watermark_blocks: 0,
-            reserve_full_prompt: true,
             async_scheduling: self.async_,
             draft_tokens: self.spec_k,
-            lookahead_tokens: 0,
-            drops_last_hit: false,
-            rules: EngineRules::Vllm,
+            ..SchedulerConfig::VLLM
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The schedulers of the engines. This module and its neighbours are vLLM's V1 scheduler; [`engines`] has the others.
+//! The schedulers of the engines: `vllm` is vLLM's V1 scheduler, [`aggregated`] the same with all decoding requests as
+//! one, and [`engines`] has the others.
 //!
 //! vLLM: there is no prefill or decode phase: each request has computed tokens that catch up with its
 //! known tokens, and every step shares one token budget, running requests first (V-1, V-5 to V-19, V-32).
@@ -7,15 +8,10 @@
 
 pub mod aggregated;
 pub mod engines;
-mod offload;
-mod queue;
-mod results;
-mod sequence;
+mod slots;
 mod vllm;
 
 pub use engines::{EngineRules, Scheduler};
-pub use results::Emission;
-pub use vllm::VllmScheduler;
 
 use crate::identity::TokenRun;
 use crate::offload::OffloadConfig;
@@ -24,6 +20,7 @@ use crate::units::SimTime;
 use engines::LiteratureRules;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use vllm::VllmScheduler;
 
 /// Order in which waiting requests are admitted (V-3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Default)]
@@ -79,6 +76,29 @@ pub struct SchedulerConfig {
 }
 
 impl SchedulerConfig {
+    /// vLLM 0.33's settings, one step at a time. The limits that hang on the model and the GPU (`total_blocks`,
+    /// `max_num_seqs`, `max_num_batched_tokens`, `max_model_len`) let nothing run until they are set.
+    pub const VLLM: SchedulerConfig = SchedulerConfig {
+        policy: Policy::Fcfs,
+        block_size: 16,
+        total_blocks: 0,
+        max_num_seqs: 0,
+        max_num_batched_tokens: 0,
+        max_model_len: 0,
+        prefix_caching: true,
+        chunked_prefill: true,
+        long_prefill_token_threshold: 0,
+        long_prefill_cap_spares_single: true,
+        watermark_blocks: 0,
+        reserve_full_prompt: true,
+        async_scheduling: false,
+        draft_tokens: 0,
+        lookahead_tokens: 0,
+        drops_last_hit: false,
+        rules: EngineRules::Vllm,
+        offload: None,
+    };
+
     /// How many tokens a request would generate here, cut where `max_model_len` ends it (V-32b), or why it never can.
     pub fn admissible_output_tokens(&self, prompt_tokens: u32, output_tokens: u32) -> Result<u32, Refusal> {
         let room = self.max_model_len.saturating_sub(prompt_tokens);
@@ -144,6 +164,17 @@ pub struct NewRequest<'a> {
     pub runs: &'a [TokenRun],
     /// Names the generated tokens where other prompts repeat them.
     pub output_run: Option<u64>,
+}
+
+/// What a request got from a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Emission {
+    /// The request.
+    pub id: RequestId,
+    /// Tokens that became known, at least 1.
+    pub tokens: u32,
+    /// Whether it is complete with them.
+    pub is_finished: bool,
 }
 
 /// Why a request can never run here.

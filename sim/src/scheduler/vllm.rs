@@ -1,32 +1,39 @@
-//! The scheduling loop itself. The rule behind each decision is named beside it.
+//! vLLM's V1 scheduler. The rule behind each decision is named beside it. A step's running requests are chosen here, those
+//! that are admitted in `admission.rs`, and `results.rs` applies what the step gave.
 
-use super::offload::Outside;
-use super::queue::{Rank, WaitingQueue};
-use super::sequence::{Sequence, Slots};
-use super::{NewRequest, Policy, Refusal, SchedulerConfig};
+mod admission;
+mod offload;
+mod queue;
+mod results;
+mod sequence;
+
+use super::slots::Slots;
+use super::{NewRequest, Policy, SchedulerConfig};
 use crate::block_pool::{BlockId, BlockPool};
 use crate::identity::BlockHash;
 use crate::offload::Tiers;
 use crate::request::RequestId;
-use crate::step::{Admission, ScheduledBatch, ScheduledRequest};
+use crate::step::{ScheduledBatch, ScheduledRequest};
+use queue::{Rank, WaitingQueue};
+use sequence::Sequence;
 
 /// One engine's waiting and running requests and its KV blocks. It has no clock: a step is formed, and later completed.
 #[derive(Debug)]
-pub struct VllmScheduler {
-    pub(super) config: SchedulerConfig,
-    pub(super) pool: BlockPool,
-    pub(super) slots: Slots,
-    pub(super) waiting: WaitingQueue,
+pub(super) struct VllmScheduler {
+    config: SchedulerConfig,
+    pool: BlockPool,
+    slots: Slots<Sequence>,
+    waiting: WaitingQueue,
     /// Slots in order of admission (V-3).
-    pub(super) running: Vec<u32>,
+    running: Vec<u32>,
     /// Cached blocks found for the request being admitted.
-    pub(super) found: Vec<BlockId>,
+    found: Vec<BlockId>,
     /// KV blocks beside the GPU, where there are tiers for them.
-    pub(super) tiers: Option<Box<Tiers>>,
+    tiers: Option<Box<Tiers>>,
     /// Slots of requests that are not admitted and hold blocks: those that wait for a load, in order (V-3).
-    pub(super) holding: Vec<u32>,
+    holding: Vec<u32>,
     /// Names of the chunks of the request being looked at.
-    pub(super) chunks: Vec<BlockHash>,
+    chunks: Vec<BlockHash>,
     /// Pipeline stages, and the batches formed so far that were not empty.
     stages: u64,
     batches: u64,
@@ -97,12 +104,7 @@ impl VllmScheduler {
         slots.map(|slot| self.slots.get(slot).id)
     }
 
-    /// How many tokens the request would generate here, cut where `max_model_len` ends it (V-32b), or why it never can.
-    pub fn admissible_output_tokens(&self, prompt_tokens: u32, output_tokens: u32) -> Result<u32, Refusal> {
-        self.config.admissible_output_tokens(prompt_tokens, output_tokens)
-    }
-
-    /// Queues a request that [`VllmScheduler::admissible_output_tokens`] accepted.
+    /// Queues a request that [`SchedulerConfig::admissible_output_tokens`] accepted.
     pub fn enqueue(&mut self, request: &NewRequest<'_>) {
         let slot = self.slots.take();
         let sequence = self.slots.get_mut(slot);
@@ -275,120 +277,8 @@ impl VllmScheduler {
         self.waiting.push_preempted(slot, rank);
     }
 
-    /// Phase 2 (V-18, V-19): admits waiting requests in order until budget, seats or blocks end.
-    fn schedule_waiting(&mut self, budget: u32, batch: &mut ScheduledBatch) {
-        let mut left = budget;
-        if !self.resume_loaded(&mut left, batch) {
-            return;
-        }
-        let mut set_aside = Vec::new();
-        while left > 0 && (self.running.len() as u32) < self.config.max_num_seqs {
-            let Some(slot) = self.waiting.head() else { break };
-            if self.slots.get(slot).stale_outputs > 0 {
-                self.waiting.pop();
-                set_aside.push(slot); // V-19
-                continue;
-            }
-            let cached_tokens = self.look_up_prefix(slot);
-            match self.look_outside(slot, cached_tokens) {
-                Outside::Nothing => {}
-                Outside::OnItsWay => {
-                    self.waiting.pop();
-                    set_aside.push(slot); // V-19
-                    continue;
-                }
-                Outside::UpTo(tokens) if self.start_load(slot, cached_tokens, tokens) => continue,
-                Outside::UpTo(_) => break,
-            }
-            let sequence = self.slots.get(slot);
-            let missing = self.cap_long_prefill(sequence.known_tokens - cached_tokens);
-            if !self.config.chunked_prefill && missing > left {
-                break; // V-19e
-            }
-            let tokens = match self.pads_to_drafts(missing, batch) {
-                true if 1 + self.config.draft_tokens > left => break,
-                true => 1 + self.config.draft_tokens,
-                false => missing.min(left),
-            };
-            if !self.admission_fits(slot, cached_tokens, tokens) {
-                break; // V-19f: head-of-line blocking
-            }
-            self.waiting.pop();
-            self.running.push(slot);
-            self.admit(slot, cached_tokens, tokens, batch);
-            left -= tokens;
-        }
-        for slot in set_aside.into_iter().rev() {
-            self.waiting.push_preempted(slot, rank_of(self.slots.get(slot)));
-        }
-    }
-
-    /// Whether a waiting request that misses one token takes draft slots with it, so that a step of decoding requests
-    /// stays uniform (V-19d).
-    fn pads_to_drafts(&self, missing: u32, batch: &ScheduledBatch) -> bool {
-        let drafts = self.config.draft_tokens;
-        drafts > 0
-            && missing == 1
-            && !batch.requests.is_empty()
-            && batch.requests.iter().all(|entry| !entry.is_prefill || entry.drafts == drafts)
-    }
-
-    /// Finds the cached leading blocks of a waiting request, at most `known - 1` tokens of it (V-28), less the last of
-    /// them where a drafter needs its hidden states (V-29).
-    fn look_up_prefix(&mut self, slot: u32) -> u32 {
-        self.found.clear();
-        if !self.config.prefix_caching {
-            return 0;
-        }
-        let sequence = self.slots.get_mut(slot);
-        sequence.identity.extend(sequence.known_tokens, self.config.block_size);
-        let most = ((sequence.known_tokens - 1) / self.config.block_size) as usize;
-        self.pool.find_prefix(&sequence.identity.hashes()[..most], &mut self.found);
-        if self.config.drops_last_hit {
-            self.found.pop();
-        }
-        self.found.len() as u32 * self.config.block_size
-    }
-
-    /// Whether a waiting request may be admitted with `tokens` new tokens (V-23 to V-25).
-    fn admission_fits(&self, slot: u32, cached_tokens: u32, tokens: u32) -> bool {
-        let known_tokens = self.slots.get(slot).known_tokens;
-        let watermark = if self.running.is_empty() { 0 } else { self.config.watermark_blocks };
-        let hits = self.found.len() as u32;
-        let unheld_hits = self.pool.count_unheld(&self.found);
-        let fits = |tokens: u32| {
-            let blocks = tokens.min(self.config.max_model_len).div_ceil(self.config.block_size);
-            blocks.saturating_sub(hits) + unheld_hits + watermark <= self.pool.free_blocks()
-        };
-        (!self.config.reserve_full_prompt || fits(known_tokens)) && fits(cached_tokens + tokens)
-    }
-
-    /// Gives an admitted request its cached and new blocks and its place in the batch (V-19g).
-    fn admit(&mut self, slot: u32, cached_tokens: u32, tokens: u32, batch: &mut ScheduledBatch) {
-        self.pool.hold_cached(&self.found);
-        let hits = self.found.len() as u32;
-        let sequence = self.slots.get_mut(slot);
-        sequence.blocks.extend_from_slice(&self.found);
-        sequence.held_blocks = hits;
-        sequence.remembered_blocks = hits;
-        sequence.computed_tokens = cached_tokens;
-        sequence.stored_chunks = 0;
-        let is_first = !std::mem::replace(&mut sequence.was_admitted, true);
-        batch.admitted.push(Admission {
-            id: sequence.id,
-            cached_tokens,
-            loaded_tokens: 0,
-            known_tokens: sequence.known_tokens,
-            is_first,
-        });
-        let slots_needed = (cached_tokens + tokens).min(self.config.max_model_len);
-        let new_blocks = slots_needed.div_ceil(self.config.block_size) - hits;
-        self.take_blocks(slot, new_blocks, tokens);
-        self.add_entry(slot, tokens, batch);
-    }
-
     /// Hands out `new_blocks`, and enters every block that `tokens` more tokens fill into the prefix cache (V-26).
-    pub(super) fn take_blocks(&mut self, slot: u32, new_blocks: u32, tokens: u32) {
+    fn take_blocks(&mut self, slot: u32, new_blocks: u32, tokens: u32) {
         let sequence = self.slots.get_mut(slot);
         self.pool.allocate(new_blocks, &mut sequence.blocks);
         sequence.held_blocks += new_blocks;
@@ -401,7 +291,7 @@ impl VllmScheduler {
     }
 
     /// Enters the first `full_blocks` of a request into the prefix cache, those that are not there yet.
-    pub(super) fn remember_blocks(&mut self, slot: u32, full_blocks: u32) {
+    fn remember_blocks(&mut self, slot: u32, full_blocks: u32) {
         let sequence = self.slots.get_mut(slot);
         if full_blocks > sequence.remembered_blocks {
             sequence.identity.extend(sequence.known_tokens, self.config.block_size);
@@ -412,7 +302,7 @@ impl VllmScheduler {
         }
     }
 
-    pub(super) fn add_entry(&mut self, slot: u32, tokens: u32, batch: &mut ScheduledBatch) {
+    fn add_entry(&mut self, slot: u32, tokens: u32, batch: &mut ScheduledBatch) {
         let sequence = self.slots.get_mut(slot);
         sequence.entry = Some(batch.requests.len() as u32);
         // Drafts that did not fit into the tokens are dropped (V-11).
@@ -432,7 +322,7 @@ impl VllmScheduler {
     }
 
     /// The most tokens of one request in a step (V-13).
-    pub(super) fn cap_long_prefill(&self, missing: u32) -> u32 {
+    fn cap_long_prefill(&self, missing: u32) -> u32 {
         let cap = self.config.long_prefill_token_threshold;
         let is_alone = self.running.len() + self.waiting_requests() <= 1;
         if cap == 0 || (is_alone && self.config.long_prefill_cap_spares_single) {

@@ -79,27 +79,12 @@ impl Wanted {
     }
 }
 
-/// A scheduler with vLLM's defaults for what only vLLM has.
+/// A scheduler with vLLM's settings for what only vLLM has.
 fn scheduler(model: &ModelSpec, max_model_len: Option<u32>, block_size: Option<u32>) -> SchedulerConfig {
     SchedulerConfig {
-        policy: Policy::Fcfs,
-        block_size: block_size.unwrap_or(16),
-        total_blocks: 0,
-        max_num_seqs: 1,
-        max_num_batched_tokens: 1,
+        block_size: block_size.unwrap_or(SchedulerConfig::VLLM.block_size),
         max_model_len: max_model_len.unwrap_or(model.max_positions),
-        prefix_caching: true,
-        chunked_prefill: true,
-        long_prefill_token_threshold: 0,
-        long_prefill_cap_spares_single: true,
-        offload: None,
-        watermark_blocks: 0,
-        reserve_full_prompt: true,
-        async_scheduling: false,
-        draft_tokens: 0,
-        lookahead_tokens: 0,
-        drops_last_hit: false,
-        rules: EngineRules::Vllm,
+        ..SchedulerConfig::VLLM
     }
 }
 

@@ -1,5 +1,5 @@
 //! vLLM's scheduler with all decoding requests as one: a step costs the same whatever their number. It decides what
-//! the per-request [`VllmScheduler`](super::VllmScheduler) decides, to the block and to the token, where its conditions hold
+//! the per-request `VllmScheduler` decides, to the block and to the token, where its conditions hold
 //! ([`AggregatedScheduler::accepts`]); the other remains the reference and serves the rest.
 //!
 //! First come, first served, without a cap on long prompts, the running requests are in order: those that decode, then

@@ -4,7 +4,7 @@ use super::radix::{Found, NodeId, ROOT, RadixTree};
 use crate::identity::{Segment, TokenIdentity};
 use crate::offload::{Tiers, WritePolicy};
 use crate::request::RequestId;
-use crate::scheduler::sequence::Slots;
+use crate::scheduler::slots::Slots;
 use crate::scheduler::{Emission, NewRequest, SchedulerConfig};
 use crate::step::{Admission, ScheduledBatch, ScheduledRequest};
 
@@ -43,8 +43,8 @@ pub(super) struct Job {
 }
 
 impl Job {
-    /// Fills a slot for a request that has just arrived.
-    pub fn start(&mut self, request: &NewRequest<'_>, config: &SchedulerConfig) {
+    /// Fills the slot for a request that has just arrived.
+    fn start(&mut self, request: &NewRequest<'_>, config: &SchedulerConfig) {
         let identity = std::mem::take(&mut self.identity);
         // Engines cut an allowance that could never fit; what the request will generate does.
         let allowed = match config.fits_alone(request.prompt_tokens, request.max_output_tokens) {
@@ -150,23 +150,37 @@ impl Job {
     }
 }
 
-/// Applies a step's results: each request that sampled gets its token. `land` is told of each, and whether it was its last,
-/// and `emit` what it got. Says whether any finished.
-pub(super) fn land_tokens(
-    jobs: &mut Slots<Job>,
-    batch: &ScheduledBatch,
-    mut land: impl FnMut(&mut Job, &ScheduledRequest, bool),
-    emit: &mut dyn FnMut(Emission),
-) -> bool {
-    let mut any_finished = false;
-    for entry in batch.requests.iter().filter(|entry| entry.samples) {
-        let job = jobs.get_mut(entry.slot);
-        let Some(is_finished) = job.take_token(entry) else { continue };
-        any_finished |= is_finished;
-        land(job, entry, is_finished);
-        emit(Emission { id: entry.id, tokens: 1, is_finished });
+impl Slots<Job> {
+    /// A slot for a request that has just arrived.
+    pub fn start(&mut self, request: &NewRequest<'_>, config: &SchedulerConfig) -> u32 {
+        let slot = self.take();
+        self.get_mut(slot).start(request, config);
+        slot
     }
-    any_finished
+
+    /// Ids of the requests in these slots.
+    pub fn ids<'a>(&self, slots: impl IntoIterator<Item = &'a u32>) -> Vec<RequestId> {
+        slots.into_iter().map(|&slot| self.get(slot).id).collect()
+    }
+
+    /// Applies a step's results: each request that sampled gets its token. `land` is told of each, and whether it was its
+    /// last, and `emit` what it got. Says whether any finished.
+    pub fn land_tokens(
+        &mut self,
+        batch: &ScheduledBatch,
+        mut land: impl FnMut(&mut Job, &ScheduledRequest, bool),
+        emit: &mut dyn FnMut(Emission),
+    ) -> bool {
+        let mut any_finished = false;
+        for entry in batch.requests.iter().filter(|entry| entry.samples) {
+            let job = self.get_mut(entry.slot);
+            let Some(is_finished) = job.take_token(entry) else { continue };
+            any_finished |= is_finished;
+            land(job, entry, is_finished);
+            emit(Emission { id: entry.id, tokens: 1, is_finished });
+        }
+        any_finished
+    }
 }
 
 /// KV pages: those of the prefix tree, those that requests hold beside it, and free ones.

@@ -2,11 +2,11 @@
 //! does it (O-1), Orca (O-2) and Sarathi-Serve (O-4).
 
 use super::EngineScheduler;
-use super::job::{Job, land_tokens};
+use super::job::{Job, KvPages};
 use crate::request::RequestId;
-use crate::scheduler::sequence::Slots;
+use crate::scheduler::slots::Slots;
 use crate::scheduler::{Emission, NewRequest, SchedulerConfig};
-use crate::step::{ScheduledBatch, ScheduledRequest};
+use crate::step::ScheduledBatch;
 use serde::Serialize;
 use std::collections::VecDeque;
 
@@ -24,14 +24,14 @@ pub enum LiteratureRules {
 
 /// One engine.
 #[derive(Debug)]
-pub struct LiteratureScheduler {
+pub(super) struct LiteratureScheduler {
     config: SchedulerConfig,
     rules: LiteratureRules,
     jobs: Slots<Job>,
     waiting: VecDeque<u32>,
     /// In order of admission; in a static batch also those that are done.
     running: Vec<u32>,
-    free_blocks: u32,
+    kv: KvPages,
 }
 
 impl LiteratureScheduler {
@@ -43,21 +43,8 @@ impl LiteratureScheduler {
             jobs: Slots::default(),
             waiting: VecDeque::new(),
             running: Vec::new(),
-            free_blocks: config.total_blocks.saturating_sub(1),
+            kv: KvPages::new(&config, false),
         }
-    }
-
-    fn blocks(&self, tokens: u32) -> u32 {
-        tokens.div_ceil(self.config.block_size)
-    }
-
-    fn take(&mut self, slot: u32, blocks: u32) {
-        self.free_blocks -= blocks;
-        self.jobs.get_mut(slot).own_pages += blocks;
-    }
-
-    fn release(&mut self, slot: u32) {
-        self.free_blocks += std::mem::take(&mut self.jobs.get_mut(slot).own_pages);
     }
 
     /// Every running request advances: its whole prompt, or one token.
@@ -73,11 +60,12 @@ impl LiteratureScheduler {
 
     /// Admits in order while there are seats and room for a request of the greatest length (O-1, O-2).
     fn admit_with_reservation(&mut self, batch: &mut ScheduledBatch) {
-        let reserved = self.blocks(self.config.max_model_len);
-        while (self.running.len() as u32) < self.config.max_num_seqs && reserved <= self.free_blocks {
+        let reserved = self.kv.pages(self.config.max_model_len);
+        while (self.running.len() as u32) < self.config.max_num_seqs && reserved <= self.kv.available() {
             let Some(slot) = self.waiting.pop_front() else { break };
-            self.take(slot, reserved);
-            self.jobs.get_mut(slot).record_admission(0, batch);
+            let job = self.jobs.get_mut(slot);
+            self.kv.take(job, reserved);
+            job.record_admission(0, batch);
             self.running.push(slot);
         }
     }
@@ -97,13 +85,13 @@ impl LiteratureScheduler {
         }
         while left > 0 && (self.running.len() as u32) < self.config.max_num_seqs {
             let Some(&slot) = self.waiting.front() else { break };
-            let needed = self.blocks(self.jobs.get(slot).known_tokens);
-            if needed + self.config.watermark_blocks > self.free_blocks {
+            let job = self.jobs.get_mut(slot);
+            let needed = self.kv.pages(job.known_tokens);
+            if needed + self.config.watermark_blocks > self.kv.available() {
                 break;
             }
             self.waiting.pop_front();
-            self.take(slot, needed);
-            let job = self.jobs.get_mut(slot);
+            self.kv.take(job, needed);
             job.record_admission(0, batch);
             let tokens = job.missing_tokens().min(left);
             job.schedule(slot, tokens, batch);
@@ -123,19 +111,19 @@ impl LiteratureScheduler {
                 self.running.push(slot);
                 continue;
             }
-            while self.free_blocks == 0
+            while self.kv.available() == 0
                 && let Some(victim) = undecided.pop_back()
             {
                 self.preempt(victim, batch);
             }
-            if self.free_blocks == 0 {
+            if self.kv.available() == 0 {
                 self.preempt(slot, batch);
                 continue;
             }
-            let job = self.jobs.get(slot);
-            let needed = self.blocks(job.computed_tokens + 1).saturating_sub(job.own_pages);
-            self.take(slot, needed);
-            self.jobs.get_mut(slot).schedule(slot, 1, batch);
+            let job = self.jobs.get_mut(slot);
+            let end = job.computed_tokens + 1;
+            self.kv.grow(job, end);
+            job.schedule(slot, 1, batch);
             left = left.saturating_sub(1);
             self.running.push(slot);
         }
@@ -143,8 +131,8 @@ impl LiteratureScheduler {
     }
 
     fn preempt(&mut self, slot: u32, batch: &mut ScheduledBatch) {
-        self.release(slot);
         let job = self.jobs.get_mut(slot);
+        self.kv.release(job);
         job.start_over();
         batch.preempted.push(job.id);
         self.waiting.push_front(slot);
@@ -157,8 +145,7 @@ impl LiteratureScheduler {
 
 impl EngineScheduler for LiteratureScheduler {
     fn enqueue(&mut self, request: &NewRequest<'_>) {
-        let slot = self.jobs.take();
-        self.jobs.get_mut(slot).start(request, &self.config);
+        let slot = self.jobs.start(request, &self.config);
         self.waiting.push_back(slot);
     }
 
@@ -179,29 +166,21 @@ impl EngineScheduler for LiteratureScheduler {
         }
     }
 
-    fn complete(
-        &mut self,
-        batch: &ScheduledBatch,
-        _: &mut dyn FnMut(&ScheduledRequest) -> u32,
-        emit: &mut dyn FnMut(Emission),
-    ) {
-        land_tokens(&mut self.jobs, batch, |_, _, _| {}, emit);
+    fn complete(&mut self, batch: &ScheduledBatch, emit: &mut dyn FnMut(Emission)) {
+        self.jobs.land_tokens(batch, |_, _, _| {}, emit);
         // A static batch keeps its seats and its memory until its last member is done.
         if self.rules == LiteratureRules::Static && self.has_unfinished() {
             return;
         }
         for slot in std::mem::take(&mut self.running) {
-            if self.jobs.get(slot).is_finished {
-                self.release(slot);
+            let job = self.jobs.get_mut(slot);
+            if job.is_finished {
+                self.kv.release(job);
                 self.jobs.give_back(slot);
             } else {
                 self.running.push(slot);
             }
         }
-    }
-
-    fn is_idle(&self) -> bool {
-        self.running.is_empty() && self.waiting.is_empty()
     }
 
     fn running_requests(&self) -> usize {
@@ -212,29 +191,29 @@ impl EngineScheduler for LiteratureScheduler {
         self.waiting.len()
     }
 
-    fn used_blocks(&self) -> u32 {
-        self.config.total_blocks.saturating_sub(1) - self.free_blocks
+    fn kv(&self) -> &KvPages {
+        &self.kv
     }
 
-    fn free_blocks(&self) -> u32 {
-        self.free_blocks
+    fn kv_mut(&mut self) -> &mut KvPages {
+        &mut self.kv
     }
 
     fn blocks_ahead(&self) -> u32 {
         let ahead = |&slot: &u32| {
             let job = self.jobs.get(slot);
             // What a request left in a static batch is done with is waste as well.
-            let used = if job.is_finished { 0 } else { self.blocks(job.computed_tokens) };
+            let used = if job.is_finished { 0 } else { self.kv.pages(job.computed_tokens) };
             job.own_pages.saturating_sub(used)
         };
         self.running.iter().map(ahead).sum()
     }
 
     fn running_ids(&self) -> Vec<RequestId> {
-        self.running.iter().map(|&slot| self.jobs.get(slot).id).collect()
+        self.jobs.ids(&self.running)
     }
 
     fn waiting_ids(&self) -> Vec<RequestId> {
-        self.waiting.iter().map(|&slot| self.jobs.get(slot).id).collect()
+        self.jobs.ids(&self.waiting)
     }
 }

@@ -9,17 +9,22 @@ mod sglang;
 mod tgi;
 mod trtllm;
 
-pub use literature::{LiteratureRules, LiteratureScheduler};
-pub use sglang::{SchedulePolicy, SglangRules, SglangScheduler};
-pub use tgi::{TgiRules, TgiScheduler};
-pub use trtllm::{CapacityPolicy, ChunkingPolicy, TrtLlmRules, TrtLlmScheduler};
+pub use literature::LiteratureRules;
+pub use sglang::{SchedulePolicy, SglangRules};
+pub use tgi::TgiRules;
+pub use trtllm::{CapacityPolicy, ChunkingPolicy, TrtLlmRules};
 
 use super::{Emission, NewRequest, SchedulerConfig, VllmScheduler};
 use crate::block_pool::BlockPool;
 use crate::offload::{OffloadTotals, Tiers, Transfer};
 use crate::request::RequestId;
 use crate::step::{ScheduledBatch, ScheduledRequest};
+use job::KvPages;
+use literature::LiteratureScheduler;
 use serde::Serialize;
+use sglang::SglangScheduler;
+use tgi::TgiScheduler;
+use trtllm::TrtLlmScheduler;
 
 /// Whose rules decide the steps, with the settings that only that engine has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
@@ -38,43 +43,34 @@ pub enum EngineRules {
     Literature(LiteratureRules),
 }
 
-/// What a replica needs of the scheduler of any engine.
-pub trait EngineScheduler: std::fmt::Debug + Send {
+/// What a replica needs of the scheduler of an engine beside vLLM.
+trait EngineScheduler: std::fmt::Debug + Send {
     /// Queues a request that [`SchedulerConfig::admissible_output_tokens`] accepted.
     fn enqueue(&mut self, request: &NewRequest<'_>);
     /// Decides the next step. An empty batch means that there is nothing to run, or that what ran was thrown out.
     fn form_batch(&mut self, batch: &mut ScheduledBatch);
-    /// Applies a step's results: `accept` says how many of a request's drafts hold, `emit` is told what each got.
-    fn complete(
-        &mut self,
-        batch: &ScheduledBatch,
-        accept: &mut dyn FnMut(&ScheduledRequest) -> u32,
-        emit: &mut dyn FnMut(Emission),
-    );
+    /// Applies a step's results: each request that sampled has one more known token, and `emit` is told what each got.
+    fn complete(&mut self, batch: &ScheduledBatch, emit: &mut dyn FnMut(Emission));
     /// Whether nothing waits or runs.
-    fn is_idle(&self) -> bool;
+    fn is_idle(&self) -> bool {
+        self.running_requests() == 0 && self.waiting_requests() == 0
+    }
     /// Requests admitted and not finished.
     fn running_requests(&self) -> usize;
     /// Requests not admitted, or thrown out.
     fn waiting_requests(&self) -> usize;
-    /// KV blocks that requests hold.
-    fn used_blocks(&self) -> u32;
-    /// KV blocks that can be handed out.
-    fn free_blocks(&self) -> u32;
+    /// Its KV blocks, with the tiers beside the GPU where it has some.
+    fn kv(&self) -> &KvPages;
+    /// The same, to change them.
+    fn kv_mut(&mut self) -> &mut KvPages;
     /// KV blocks held for tokens that are not there yet, or not any more: what reservations waste.
     fn blocks_ahead(&self) -> u32 {
         0
     }
-    /// The tiers beside the GPU, of engines that have some.
-    fn tiers(&self) -> Option<&Tiers> {
-        None
-    }
-    /// The tiers, to hand out transfers and to listen to their events.
-    fn tiers_mut(&mut self) -> Option<&mut Tiers> {
-        None
-    }
     /// A transfer between the tiers and the GPU has ended.
-    fn end_transfer(&mut self, _ticket: u32) {}
+    fn end_transfer(&mut self, ticket: u32) {
+        self.kv_mut().end_transfer(ticket);
+    }
     /// Ids of the running requests in the engine's order.
     fn running_ids(&self) -> Vec<RequestId>;
     /// Ids of the waiting requests in the engine's order.
@@ -83,10 +79,11 @@ pub trait EngineScheduler: std::fmt::Debug + Send {
 
 /// The scheduler of any engine. It has no clock: a step is formed, and later completed.
 #[derive(Debug)]
-pub enum Scheduler {
-    /// vLLM's.
+pub struct Scheduler(Engine);
+
+#[derive(Debug)]
+enum Engine {
     Vllm(Box<VllmScheduler>),
-    /// Another engine's.
     Other(Box<dyn EngineScheduler>),
 }
 
@@ -100,29 +97,31 @@ impl Scheduler {
     pub fn with_stages(config: SchedulerConfig, stages: usize) -> Scheduler {
         let other: Box<dyn EngineScheduler> = match config.rules {
             EngineRules::Vllm => {
-                return Scheduler::Vllm(Box::new(VllmScheduler::new(config).with_stages(stages)));
+                let scheduler = VllmScheduler::new(config).with_stages(stages);
+                return Scheduler(Engine::Vllm(Box::new(scheduler)));
             }
             EngineRules::Sglang(rules) => Box::new(SglangScheduler::new(config, rules)),
             EngineRules::TrtLlm(rules) => Box::new(TrtLlmScheduler::new(config, rules)),
             EngineRules::Tgi(rules) => Box::new(TgiScheduler::new(config, rules)),
             EngineRules::Literature(rules) => Box::new(LiteratureScheduler::new(config, rules)),
         };
-        Scheduler::Other(other)
+        Scheduler(Engine::Other(other))
     }
 
-    /// See [`EngineScheduler::enqueue`].
+    /// Queues a request that [`SchedulerConfig::admissible_output_tokens`] accepted.
     pub fn enqueue(&mut self, request: &NewRequest<'_>) {
-        match self {
-            Scheduler::Vllm(scheduler) => scheduler.enqueue(request),
-            Scheduler::Other(scheduler) => scheduler.enqueue(request),
+        match &mut self.0 {
+            Engine::Vllm(scheduler) => scheduler.enqueue(request),
+            Engine::Other(scheduler) => scheduler.enqueue(request),
         }
     }
 
-    /// See [`EngineScheduler::form_batch`].
+    /// Decides the next step. An empty batch means that there is nothing to run, or that what ran was thrown out: then
+    /// the next call admits it again.
     pub fn form_batch(&mut self, batch: &mut ScheduledBatch) {
-        match self {
-            Scheduler::Vllm(scheduler) => scheduler.form_batch(batch),
-            Scheduler::Other(scheduler) => scheduler.form_batch(batch),
+        match &mut self.0 {
+            Engine::Vllm(scheduler) => scheduler.form_batch(batch),
+            Engine::Other(scheduler) => scheduler.form_batch(batch),
         }
     }
 
@@ -139,88 +138,89 @@ impl Scheduler {
         );
     }
 
-    /// See [`EngineScheduler::complete`].
+    /// Applies a step's results: `accept` says how many of a request's drafts hold, `emit` is told what each got. Only
+    /// vLLM has drafts.
     pub fn complete_with(
         &mut self,
         batch: &ScheduledBatch,
-        mut accept: impl FnMut(&ScheduledRequest) -> u32,
+        accept: impl FnMut(&ScheduledRequest) -> u32,
         mut emit: impl FnMut(Emission),
     ) {
-        match self {
-            Scheduler::Vllm(scheduler) => scheduler.complete_with(batch, accept, emit),
-            Scheduler::Other(scheduler) => scheduler.complete(batch, &mut accept, &mut emit),
+        match &mut self.0 {
+            Engine::Vllm(scheduler) => scheduler.complete_with(batch, accept, emit),
+            Engine::Other(scheduler) => scheduler.complete(batch, &mut emit),
         }
     }
 
     /// Whether nothing waits or runs.
     pub fn is_idle(&self) -> bool {
-        match self {
-            Scheduler::Vllm(scheduler) => scheduler.is_idle(),
-            Scheduler::Other(scheduler) => scheduler.is_idle(),
+        match &self.0 {
+            Engine::Vllm(scheduler) => scheduler.is_idle(),
+            Engine::Other(scheduler) => scheduler.is_idle(),
         }
     }
 
     /// Requests admitted and not finished.
     pub fn running_requests(&self) -> usize {
-        match self {
-            Scheduler::Vllm(scheduler) => scheduler.running_requests(),
-            Scheduler::Other(scheduler) => scheduler.running_requests(),
+        match &self.0 {
+            Engine::Vllm(scheduler) => scheduler.running_requests(),
+            Engine::Other(scheduler) => scheduler.running_requests(),
         }
     }
 
     /// Requests not admitted, or thrown out.
     pub fn waiting_requests(&self) -> usize {
-        match self {
-            Scheduler::Vllm(scheduler) => scheduler.waiting_requests(),
-            Scheduler::Other(scheduler) => scheduler.waiting_requests(),
+        match &self.0 {
+            Engine::Vllm(scheduler) => scheduler.waiting_requests(),
+            Engine::Other(scheduler) => scheduler.waiting_requests(),
         }
     }
 
     /// KV blocks that requests hold.
     pub fn used_blocks(&self) -> u32 {
-        match self {
-            Scheduler::Vllm(scheduler) => scheduler.pool().used_blocks(),
-            Scheduler::Other(scheduler) => scheduler.used_blocks(),
+        match &self.0 {
+            Engine::Vllm(scheduler) => scheduler.pool().used_blocks(),
+            Engine::Other(scheduler) => scheduler.kv().used(),
         }
     }
 
     /// KV blocks that can be handed out.
     pub fn free_blocks(&self) -> u32 {
-        match self {
-            Scheduler::Vllm(scheduler) => scheduler.pool().free_blocks(),
-            Scheduler::Other(scheduler) => scheduler.free_blocks(),
+        match &self.0 {
+            Engine::Vllm(scheduler) => scheduler.pool().free_blocks(),
+            Engine::Other(scheduler) => scheduler.kv().available(),
         }
     }
 
     /// The KV blocks, to listen to their events; none of engines that tell of none.
     pub fn pool_mut(&mut self) -> Option<&mut BlockPool> {
-        match self {
-            Scheduler::Vllm(scheduler) => Some(scheduler.pool_mut()),
-            Scheduler::Other(_) => None,
+        match &mut self.0 {
+            Engine::Vllm(scheduler) => Some(scheduler.pool_mut()),
+            Engine::Other(_) => None,
         }
     }
 
     /// KV blocks held for tokens that are not there yet, or not any more: what reservations waste. vLLM reserves none.
     pub fn blocks_ahead(&self) -> u32 {
-        match self {
-            Scheduler::Vllm(_) => 0,
-            Scheduler::Other(scheduler) => scheduler.blocks_ahead(),
+        match &self.0 {
+            Engine::Vllm(_) => 0,
+            Engine::Other(scheduler) => scheduler.blocks_ahead(),
         }
     }
 
     /// The tiers beside the GPU, where there are any.
     pub fn tiers(&self) -> Option<&Tiers> {
-        match self {
-            Scheduler::Vllm(scheduler) => scheduler.tiers(),
-            Scheduler::Other(scheduler) => scheduler.tiers(),
+        match &self.0 {
+            Engine::Vllm(scheduler) => scheduler.tiers(),
+            Engine::Other(scheduler) => scheduler.kv().tiers.as_deref(),
         }
     }
 
     /// The tiers, to listen to their events.
     pub fn tiers_mut(&mut self) -> Option<&mut Tiers> {
-        match self {
-            Scheduler::Vllm(scheduler) => scheduler.tiers_mut(),
-            Scheduler::Other(scheduler) => scheduler.tiers_mut(),
+        match &mut self.0 {
+            Engine::Vllm(scheduler) => scheduler.tiers_mut(),
+            Engine::Other(scheduler) => scheduler.kv_mut().tiers.as_deref_mut(),
         }
     }
 
@@ -233,9 +233,9 @@ impl Scheduler {
 
     /// A transfer has ended.
     pub fn end_transfer(&mut self, ticket: u32) {
-        match self {
-            Scheduler::Vllm(scheduler) => scheduler.end_transfer(ticket),
-            Scheduler::Other(scheduler) => scheduler.end_transfer(ticket),
+        match &mut self.0 {
+            Engine::Vllm(scheduler) => scheduler.end_transfer(ticket),
+            Engine::Other(scheduler) => scheduler.end_transfer(ticket),
         }
     }
 
@@ -246,17 +246,17 @@ impl Scheduler {
 
     /// Ids of the running requests in the engine's order.
     pub fn running_ids(&self) -> Vec<RequestId> {
-        match self {
-            Scheduler::Vllm(scheduler) => scheduler.running_ids().collect(),
-            Scheduler::Other(scheduler) => scheduler.running_ids(),
+        match &self.0 {
+            Engine::Vllm(scheduler) => scheduler.running_ids().collect(),
+            Engine::Other(scheduler) => scheduler.running_ids(),
         }
     }
 
     /// Ids of the waiting requests in the engine's order.
     pub fn waiting_ids(&self) -> Vec<RequestId> {
-        match self {
-            Scheduler::Vllm(scheduler) => scheduler.waiting_ids().collect(),
-            Scheduler::Other(scheduler) => scheduler.waiting_ids(),
+        match &self.0 {
+            Engine::Vllm(scheduler) => scheduler.waiting_ids().collect(),
+            Engine::Other(scheduler) => scheduler.waiting_ids(),
         }
     }
 }

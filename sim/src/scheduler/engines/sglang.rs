@@ -8,11 +8,10 @@ mod rules;
 pub use rules::{SchedulePolicy, SglangRules};
 
 use super::EngineScheduler;
-use super::job::{Job, KvPages, land_tokens};
+use super::job::{Job, KvPages};
 use super::radix::DEFAULT_PRIORITY;
-use crate::offload::Tiers;
 use crate::request::RequestId;
-use crate::scheduler::sequence::Slots;
+use crate::scheduler::slots::Slots;
 use crate::scheduler::{Emission, NewRequest, SchedulerConfig};
 use crate::step::{ScheduledBatch, ScheduledRequest};
 
@@ -28,7 +27,7 @@ const RATIO_DECAY_STEPS: f64 = 600.0;
 
 /// One SGLang engine.
 #[derive(Debug)]
-pub struct SglangScheduler {
+pub(super) struct SglangScheduler {
     config: SchedulerConfig,
     rules: SglangRules,
     jobs: Slots<Job>,
@@ -61,11 +60,6 @@ impl SglangScheduler {
             ratio: init_ratio(&rules),
             is_full: false,
         }
-    }
-
-    /// The share of the allowed output that running requests are expected to use.
-    pub fn new_token_ratio(&self) -> f64 {
-        self.ratio
     }
 
     /// The prefill batch of the last step joins the decode batch; a partly computed prompt goes into the tree (S-2, S-8).
@@ -179,8 +173,7 @@ fn init_ratio(rules: &SglangRules) -> f64 {
 
 impl EngineScheduler for SglangScheduler {
     fn enqueue(&mut self, request: &NewRequest<'_>) {
-        let slot = self.jobs.take();
-        self.jobs.get_mut(slot).start(request, &self.config);
+        let slot = self.jobs.start(request, &self.config);
         self.waiting.push(slot);
     }
 
@@ -192,12 +185,7 @@ impl EngineScheduler for SglangScheduler {
         }
     }
 
-    fn complete(
-        &mut self,
-        batch: &ScheduledBatch,
-        _: &mut dyn FnMut(&ScheduledRequest) -> u32,
-        emit: &mut dyn FnMut(Emission),
-    ) {
+    fn complete(&mut self, batch: &ScheduledBatch, emit: &mut dyn FnMut(Emission)) {
         if self.kv.writes_through() {
             self.write_chunks(batch);
         }
@@ -216,7 +204,7 @@ impl EngineScheduler for SglangScheduler {
                 kv.write(job);
             }
         };
-        if land_tokens(&mut self.jobs, batch, land, emit) {
+        if self.jobs.land_tokens(batch, land, emit) {
             self.is_full = false;
             for list in [&mut self.running, &mut self.fresh] {
                 self.jobs.remove_finished(list, |job| job.is_finished);
@@ -227,10 +215,6 @@ impl EngineScheduler for SglangScheduler {
         }
     }
 
-    fn is_idle(&self) -> bool {
-        self.running_requests() == 0 && self.waiting.is_empty()
-    }
-
     fn running_requests(&self) -> usize {
         self.running.len() + self.fresh.len() + usize::from(self.chunked.is_some())
     }
@@ -239,20 +223,12 @@ impl EngineScheduler for SglangScheduler {
         self.waiting.len()
     }
 
-    fn used_blocks(&self) -> u32 {
-        self.kv.used()
+    fn kv(&self) -> &KvPages {
+        &self.kv
     }
 
-    fn free_blocks(&self) -> u32 {
-        self.kv.available()
-    }
-
-    fn tiers(&self) -> Option<&Tiers> {
-        self.kv.tiers.as_deref()
-    }
-
-    fn tiers_mut(&mut self) -> Option<&mut Tiers> {
-        self.kv.tiers.as_deref_mut()
+    fn kv_mut(&mut self) -> &mut KvPages {
+        &mut self.kv
     }
 
     fn end_transfer(&mut self, ticket: u32) {
@@ -261,12 +237,11 @@ impl EngineScheduler for SglangScheduler {
     }
 
     fn running_ids(&self) -> Vec<RequestId> {
-        let slots = self.running.iter().chain(&self.fresh).chain(&self.chunked);
-        slots.map(|&slot| self.jobs.get(slot).id).collect()
+        self.jobs.ids(self.running.iter().chain(&self.fresh).chain(&self.chunked))
     }
 
     fn waiting_ids(&self) -> Vec<RequestId> {
-        self.waiting.iter().map(|&slot| self.jobs.get(slot).id).collect()
+        self.jobs.ids(&self.waiting)
     }
 }
 

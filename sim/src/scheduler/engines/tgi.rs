@@ -2,10 +2,10 @@
 //! is admitted, so nobody is ever thrown out.
 
 use super::EngineScheduler;
-use super::job::{Job, KvPages, land_tokens};
+use super::job::{Job, KvPages};
 use super::radix::DEFAULT_PRIORITY;
 use crate::request::RequestId;
-use crate::scheduler::sequence::Slots;
+use crate::scheduler::slots::Slots;
 use crate::scheduler::{Emission, NewRequest, SchedulerConfig};
 use crate::step::{ScheduledBatch, ScheduledRequest};
 use serde::Serialize;
@@ -22,7 +22,7 @@ pub struct TgiRules {
 
 /// One TGI engine.
 #[derive(Debug)]
-pub struct TgiScheduler {
+pub(super) struct TgiScheduler {
     config: SchedulerConfig,
     rules: TgiRules,
     jobs: Slots<Job>,
@@ -143,8 +143,7 @@ impl TgiScheduler {
 
 impl EngineScheduler for TgiScheduler {
     fn enqueue(&mut self, request: &NewRequest<'_>) {
-        let slot = self.jobs.take();
-        self.jobs.get_mut(slot).start(request, &self.config);
+        let slot = self.jobs.start(request, &self.config);
         self.waiting.push_back(slot);
     }
 
@@ -157,12 +156,7 @@ impl EngineScheduler for TgiScheduler {
         }
     }
 
-    fn complete(
-        &mut self,
-        batch: &ScheduledBatch,
-        _: &mut dyn FnMut(&ScheduledRequest) -> u32,
-        emit: &mut dyn FnMut(Emission),
-    ) {
+    fn complete(&mut self, batch: &ScheduledBatch, emit: &mut dyn FnMut(Emission)) {
         let (kv, remembers) = (&mut self.kv, self.config.prefix_caching);
         let land = |job: &mut Job, _: &ScheduledRequest, is_finished: bool| {
             if is_finished && remembers {
@@ -173,13 +167,9 @@ impl EngineScheduler for TgiScheduler {
                 kv.release(job);
             }
         };
-        if land_tokens(&mut self.jobs, batch, land, emit) {
+        if self.jobs.land_tokens(batch, land, emit) {
             self.jobs.remove_finished(&mut self.running, |job| job.is_finished);
         }
-    }
-
-    fn is_idle(&self) -> bool {
-        self.running.is_empty() && self.waiting.is_empty()
     }
 
     fn running_requests(&self) -> usize {
@@ -190,12 +180,12 @@ impl EngineScheduler for TgiScheduler {
         self.waiting.len()
     }
 
-    fn used_blocks(&self) -> u32 {
-        self.kv.used()
+    fn kv(&self) -> &KvPages {
+        &self.kv
     }
 
-    fn free_blocks(&self) -> u32 {
-        self.kv.available()
+    fn kv_mut(&mut self) -> &mut KvPages {
+        &mut self.kv
     }
 
     fn blocks_ahead(&self) -> u32 {
@@ -207,10 +197,10 @@ impl EngineScheduler for TgiScheduler {
     }
 
     fn running_ids(&self) -> Vec<RequestId> {
-        self.running.iter().map(|&slot| self.jobs.get(slot).id).collect()
+        self.jobs.ids(&self.running)
     }
 
     fn waiting_ids(&self) -> Vec<RequestId> {
-        self.waiting.iter().map(|&slot| self.jobs.get(slot).id).collect()
+        self.jobs.ids(&self.waiting)
     }
 }

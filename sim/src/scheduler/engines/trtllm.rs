@@ -7,16 +7,16 @@ mod rules;
 pub use rules::{CapacityPolicy, ChunkingPolicy, TrtLlmRules};
 
 use super::EngineScheduler;
-use super::job::{Job, KvPages, land_tokens};
-use crate::offload::{Pace, Tiers};
+use super::job::{Job, KvPages};
+use crate::offload::Pace;
 use crate::request::RequestId;
-use crate::scheduler::sequence::Slots;
+use crate::scheduler::slots::Slots;
 use crate::scheduler::{Emission, NewRequest, SchedulerConfig};
 use crate::step::{ScheduledBatch, ScheduledRequest};
 
 /// One TensorRT-LLM engine.
 #[derive(Debug)]
-pub struct TrtLlmScheduler {
+pub(super) struct TrtLlmScheduler {
     config: SchedulerConfig,
     rules: TrtLlmRules,
     jobs: Slots<Job>,
@@ -230,8 +230,7 @@ fn release(job: &mut Job, kv: &mut KvPages, config: &SchedulerConfig, rules: &Tr
 
 impl EngineScheduler for TrtLlmScheduler {
     fn enqueue(&mut self, request: &NewRequest<'_>) {
-        let slot = self.jobs.take();
-        self.jobs.get_mut(slot).start(request, &self.config);
+        let slot = self.jobs.start(request, &self.config);
         self.active.push(slot);
     }
 
@@ -245,12 +244,7 @@ impl EngineScheduler for TrtLlmScheduler {
         self.run_micro_batch(&approved, batch);
     }
 
-    fn complete(
-        &mut self,
-        batch: &ScheduledBatch,
-        _: &mut dyn FnMut(&ScheduledRequest) -> u32,
-        emit: &mut dyn FnMut(Emission),
-    ) {
+    fn complete(&mut self, batch: &ScheduledBatch, emit: &mut dyn FnMut(Emission)) {
         let (kv, to_store) = (&mut self.kv, &mut self.to_store);
         let (config, rules) = (&self.config, &self.rules);
         let land = |job: &mut Job, entry: &ScheduledRequest, is_finished: bool| {
@@ -259,7 +253,7 @@ impl EngineScheduler for TrtLlmScheduler {
                 to_store.retain(|slot| *slot != entry.slot);
             }
         };
-        if land_tokens(&mut self.jobs, batch, land, emit) {
+        if self.jobs.land_tokens(batch, land, emit) {
             self.jobs.remove_finished(&mut self.active, |job| job.is_finished);
         }
     }
@@ -276,33 +270,19 @@ impl EngineScheduler for TrtLlmScheduler {
         self.active.len() - self.running_requests()
     }
 
-    fn used_blocks(&self) -> u32 {
-        self.kv.used()
+    fn kv(&self) -> &KvPages {
+        &self.kv
     }
 
-    fn free_blocks(&self) -> u32 {
-        self.kv.available()
-    }
-
-    fn tiers(&self) -> Option<&Tiers> {
-        self.kv.tiers.as_deref()
-    }
-
-    fn tiers_mut(&mut self) -> Option<&mut Tiers> {
-        self.kv.tiers.as_deref_mut()
-    }
-
-    fn end_transfer(&mut self, ticket: u32) {
-        self.kv.end_transfer(ticket);
+    fn kv_mut(&mut self) -> &mut KvPages {
+        &mut self.kv
     }
 
     fn running_ids(&self) -> Vec<RequestId> {
-        let running = self.active.iter().filter(|&&slot| self.jobs.get(slot).is_running);
-        running.map(|&slot| self.jobs.get(slot).id).collect()
+        self.jobs.ids(self.active.iter().filter(|&&slot| self.jobs.get(slot).is_running))
     }
 
     fn waiting_ids(&self) -> Vec<RequestId> {
-        let waiting = self.active.iter().filter(|&&slot| !self.jobs.get(slot).is_running);
-        waiting.map(|&slot| self.jobs.get(slot).id).collect()
+        self.jobs.ids(self.active.iter().filter(|&&slot| !self.jobs.get(slot).is_running))
     }
 }

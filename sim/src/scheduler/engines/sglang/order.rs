@@ -3,7 +3,7 @@
 use super::SchedulePolicy;
 use crate::scheduler::engines::job::Job;
 use crate::scheduler::engines::radix::{DEFAULT_PRIORITY, NodeId, ROOT, RadixTree};
-use crate::scheduler::sequence::Slots;
+use crate::scheduler::slots::Slots;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 

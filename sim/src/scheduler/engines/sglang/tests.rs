@@ -1,6 +1,6 @@
 use super::*;
+use crate::scheduler::Refusal;
 use crate::scheduler::engines::EngineRules;
-use crate::scheduler::{Policy, Refusal};
 
 fn idle() -> SglangScheduler {
     let rules = SglangRules {
@@ -11,24 +11,13 @@ fn idle() -> SglangScheduler {
         conservativeness_per_mille: 1000,
     };
     let config = SchedulerConfig {
-        policy: Policy::Fcfs,
         block_size: 1,
         total_blocks: 100_001,
         max_num_seqs: 64,
         max_num_batched_tokens: 8192,
         max_model_len: 100_000,
-        prefix_caching: true,
-        chunked_prefill: true,
-        long_prefill_token_threshold: 0,
-        long_prefill_cap_spares_single: true,
-        offload: None,
-        watermark_blocks: 0,
-        reserve_full_prompt: true,
-        async_scheduling: false,
-        draft_tokens: 0,
-        lookahead_tokens: 0,
-        drops_last_hit: false,
         rules: EngineRules::Sglang(rules),
+        ..SchedulerConfig::VLLM
     };
     assert_eq!(config.admissible_output_tokens(100_000, 1), Err(Refusal::LongerThanModel));
     SglangScheduler::new(config, rules)
@@ -68,11 +57,11 @@ fn j19_s14_the_share_falls_with_each_decode_step_to_its_least() {
     for _ in 0..100 {
         scheduler.form_decode(&mut batch);
     }
-    assert!((scheduler.new_token_ratio() - 0.599_666_666_7).abs() < 1e-9, "{}", scheduler.new_token_ratio());
+    assert!((scheduler.ratio - 0.599_666_666_7).abs() < 1e-9, "{}", scheduler.ratio);
     for _ in 0..900 {
         scheduler.form_decode(&mut batch);
     }
-    assert!((scheduler.new_token_ratio() - 0.7 * 0.14).abs() < 1e-9);
+    assert!((scheduler.ratio - 0.7 * 0.14).abs() < 1e-9);
 }
 
 #[test]
@@ -87,7 +76,7 @@ fn j20_s12_the_fewest_outputs_go_first_and_of_equals_the_longest_prompt() {
     }
     assert_eq!(batch.preempted, [RequestId(1), RequestId(0), RequestId(2)]);
     assert_eq!(scheduler.waiting_ids(), [RequestId(1), RequestId(0), RequestId(2)]);
-    assert_eq!(scheduler.used_blocks(), 0);
+    assert_eq!(scheduler.kv.used(), 0);
 }
 
 #[test]

@@ -1,35 +1,10 @@
 //! Applying a step's results (V-32a to V-32c, V-16, V-26a, V-52).
 
 use super::VllmScheduler;
-use crate::request::RequestId;
+use crate::scheduler::Emission;
 use crate::step::{ScheduledBatch, ScheduledRequest};
 
-/// What a request got from a step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Emission {
-    /// The request.
-    pub id: RequestId,
-    /// Tokens that became known, at least 1.
-    pub tokens: u32,
-    /// Whether it is complete with them.
-    pub is_finished: bool,
-}
-
 impl VllmScheduler {
-    /// Applies a step's results without drafts: each request that sampled has one more known token. The ids of the
-    /// requests that are complete are appended to `finished`.
-    pub fn complete(&mut self, batch: &ScheduledBatch, finished: &mut Vec<RequestId>) {
-        self.complete_with(
-            batch,
-            |_| 0,
-            |emission| {
-                if emission.is_finished {
-                    finished.push(emission.id);
-                }
-            },
-        );
-    }
-
     /// Applies a step's results. `accept` says how many of a request's drafts hold; each request that sampled gets one
     /// token more than that, cut where it ends. Requests that are complete leave, and their blocks are freed in the order
     /// of the batch (V-32c). `emit` is told what each request got.

@@ -1,4 +1,4 @@
-//! The scheduler's own state of a request, and the slots that hold it.
+//! The scheduler's own state of a request.
 
 use crate::block_pool::BlockId;
 use crate::identity::TokenIdentity;
@@ -56,52 +56,5 @@ impl Sequence {
     /// What the computed tokens catch up with (V-1, V-10).
     pub fn wanted_tokens(&self) -> u32 {
         self.known_tokens + self.placeholders + self.drafts
-    }
-}
-
-impl Default for RequestId {
-    fn default() -> Self {
-        RequestId(u32::MAX)
-    }
-}
-
-/// Slots for sequences; a freed slot keeps its memory for the next sequence.
-#[derive(Debug, Default)]
-pub(super) struct Slots<T = Sequence> {
-    sequences: Vec<T>,
-    free: Vec<u32>,
-}
-
-impl<T: Default> Slots<T> {
-    /// A slot whose sequence is blank but for memory it may own.
-    pub fn take(&mut self) -> u32 {
-        self.free.pop().unwrap_or_else(|| {
-            self.sequences.push(T::default());
-            (self.sequences.len() - 1) as u32
-        })
-    }
-
-    /// Gives a slot back.
-    pub fn give_back(&mut self, slot: u32) {
-        self.free.push(slot);
-    }
-
-    /// Takes those that are finished out of `list` and their slots back; the others keep their order.
-    pub fn remove_finished(&mut self, list: &mut Vec<u32>, is_finished: impl Fn(&T) -> bool) {
-        list.retain(|&slot| {
-            let leaves = is_finished(self.get(slot));
-            if leaves {
-                self.give_back(slot);
-            }
-            !leaves
-        });
-    }
-
-    pub fn get(&self, slot: u32) -> &T {
-        &self.sequences[slot as usize]
-    }
-
-    pub fn get_mut(&mut self, slot: u32) -> &mut T {
-        &mut self.sequences[slot as usize]
     }
 }

@@ -1,7 +1,7 @@
 //! The waiting queue (V-3, V-4): first come first served with preempted requests at its head, or by priority.
 
-use super::Policy;
 use crate::request::RequestId;
+use crate::scheduler::Policy;
 use crate::units::SimTime;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};

@@ -3,7 +3,7 @@
 
 use super::VllmScheduler;
 use crate::identity::BlockHash;
-use crate::offload::{Owner, Pace, Tiers, Transfer};
+use crate::offload::{Owner, Pace, Tiers};
 use crate::step::{Admission, ScheduledBatch, ScheduledRequest};
 
 /// What the tiers have for a waiting request.
@@ -24,13 +24,6 @@ impl VllmScheduler {
     /// The tiers, to listen to their events.
     pub fn tiers_mut(&mut self) -> Option<&mut Tiers> {
         self.tiers.as_deref_mut()
-    }
-
-    /// Hands out the transfers that begin now.
-    pub fn take_transfers(&mut self, transfers: &mut Vec<Transfer>) {
-        if let Some(tiers) = &mut self.tiers {
-            tiers.take_transfers(transfers);
-        }
     }
 
     /// A transfer has ended: its request can be admitted, or its blocks may go.

@@ -1,15 +1,16 @@
 //! Host memory and disks behind the prefix caches: small examples by hand, laws on random deployments, what tiers without
-//! limits must equal, and what is refused.
+//! limits must equal, and what is refused. One file per engine, and here what they share.
+
+mod sglang;
+mod trtllm;
+mod vllm;
 
 use crate::cli::refusal;
-use crate::engines;
 use crate::laws::{Draw, arrivals, config};
 use crate::paths::is_same;
 use sim::cost::{CostModel, LinearCost};
 use sim::identity::TokenRun;
 use sim::offload::{Eviction, OffloadConfig, TierConfig, WritePolicy};
-use sim::replica::StepPath;
-use sim::scheduler::engines::{CapacityPolicy, ChunkingPolicy, SchedulePolicy, SglangRules, TrtLlmRules};
 use sim::scheduler::{EngineRules, Policy, SchedulerConfig};
 use sim::simulation::{RunResult, Simulation};
 use sim::units::{SimDuration, SimTime};
@@ -80,140 +81,6 @@ fn row(run: &RunResult, index: usize) -> (u64, u64, u32) {
     (table.first_scheduled[index].0, table.first_token[index].0, table.cached_tokens[index])
 }
 
-/// Four blocks on the GPU: 2 takes the place of 1, whose three blocks come back from the host in 50 + 1,200 ns. Meanwhile
-/// another request runs; without it the engine waits for the load.
-#[test]
-fn v60_a_load_takes_its_bytes_and_lets_others_go_on() {
-    let config = engine(EngineRules::Vllm, 4, offload(100, None, WritePolicy::Through));
-    let mut arrivals = vec![request(0, 1, 13), request(2_400, 2, 13), request(5_000, 1, 13)];
-    let alone = run(config, &arrivals);
-    assert_eq!([row(&alone, 0), row(&alone, 1)], [(0, 1_130, 0), (2_400, 3_530, 0)]);
-    assert_eq!(row(&alone, 2), (6_250, 7_260, 12));
-    let totals = alone.replicas[0].offload;
-    assert_eq!((totals.loads, totals.wait_ns, totals.host.hit_tokens), (1, 1_250, 12));
-    assert_eq!(
-        (totals.host.stored_bytes, totals.host.loaded_bytes, totals.host.peak_bytes),
-        (2_400, 1_200, 2_400)
-    );
-    let [to_host, to_gpu, ..] = totals.links;
-    assert_eq!((to_host.busy_ns, to_gpu.busy_ns), (2_500, 1_250));
-    assert_eq!(alone.path, StepPath::Plain);
-    assert_eq!(alone.table.loaded_tokens, [0, 0, 12]);
-
-    arrivals.push(request(5_100, 3, 2));
-    let beside = run(config, &arrivals);
-    assert_eq!(row(&beside, 3), (5_100, 6_120, 0));
-    assert_eq!(row(&beside, 2), (6_250, 7_260, 12));
-}
-
-/// A store occupies its blocks: the second request needs them and waits for the end of the store at 1,130 + 1,250.
-#[test]
-fn v60_blocks_stay_until_they_are_stored() {
-    let config = engine(EngineRules::Vllm, 4, offload(100, None, WritePolicy::Through));
-    let both = run(config, &[request(0, 1, 13), request(100, 2, 13)]);
-    assert_eq!(row(&both, 1), (2_380, 3_510, 0));
-}
-
-/// Two requests for what only the host has: it is loaded once, and the second finds it on the GPU.
-#[test]
-fn v60_what_is_on_its_way_is_not_loaded_twice() {
-    let config = engine(EngineRules::Vllm, 6, offload(100, None, WritePolicy::Through));
-    let others = request(2_400, 2, 21);
-    let both = run(config, &[request(0, 1, 13), others, request(9_000, 1, 13), request(9_100, 1, 13)]);
-    assert_eq!(both.replicas[0].offload.loads, 1);
-    assert_eq!([row(&both, 2), row(&both, 3)], [(10_250, 11_270, 12), (10_250, 11_270, 12)]);
-}
-
-/// From NVMe a load takes both ways, one after the other: 50 + 1,200 ns each.
-#[test]
-fn a_load_from_nvme_comes_through_the_host() {
-    let config = engine(EngineRules::Vllm, 4, offload(3, Some(100), WritePolicy::Through));
-    let arrivals = [request(0, 1, 13), request(2_400, 2, 13), request(9_000, 1, 13)];
-    let all = run(config, &arrivals);
-    assert_eq!(row(&all, 2), (11_500, 12_510, 12));
-    let totals = all.replicas[0].offload;
-    assert_eq!((totals.host.hit_tokens, totals.nvme.hit_tokens, totals.wait_ns), (0, 12, 2_500));
-    assert_eq!(totals.nvme.stored_bytes, 2_400, "what 2 and what came back displaced");
-}
-
-/// A chunk of two blocks is stored and loaded whole.
-#[test]
-fn v60_chunks_of_several_blocks_move_together() {
-    let chunks = OffloadConfig { chunk_blocks: 2, ..offload(100, None, WritePolicy::Through) };
-    let config = engine(EngineRules::Vllm, 4, chunks);
-    let all = run(config, &[request(0, 1, 13), request(2_400, 2, 13), request(5_000, 1, 13)]);
-    // Of three full blocks, the first two are a chunk: 50 + 800 ns.
-    assert_eq!(row(&all, 2), (5_850, 5_850 + 1_050, 8));
-    assert_eq!(all.replicas[0].offload.host.stored_bytes, 1_600);
-}
-
-fn sglang() -> EngineRules {
-    EngineRules::Sglang(SglangRules {
-        policy: SchedulePolicy::Fcfs,
-        chunked_prefill_tokens: Some(64),
-        max_prefill_tokens: 64,
-        mixed_chunk: false,
-        conservativeness_per_mille: 300,
-    })
-}
-
-fn trtllm(priority: u8) -> EngineRules {
-    EngineRules::TrtLlm(TrtLlmRules {
-        capacity: CapacityPolicy::GuaranteedNoEvict,
-        chunking: ChunkingPolicy::FirstComeFirstServed,
-        partial_reuse: true,
-        prompt_priority: priority,
-        decode_priority: priority,
-    })
-}
-
-/// Six pages, of which a prompt of four takes the other's three. Written when computed, they come back in 50 + 1,200 ns
-/// while one token is computed in 1,010 ns and ten layers: the load and the last layer, 1,250 + 101 ns.
-#[test]
-fn s17_a_load_comes_under_the_step_layer_by_layer() {
-    let config = engine(sglang(), 6, offload(100, None, WritePolicy::Through));
-    let all = run(config, &[request(0, 1, 13), request(2_400, 2, 13), request(5_000, 1, 13)]);
-    assert_eq!([row(&all, 0), row(&all, 1)], [(0, 1_130, 0), (2_400, 3_530, 0)]);
-    assert_eq!(row(&all, 2), (5_000, 6_351, 12));
-    let totals = all.replicas[0].offload;
-    assert_eq!((totals.host.stored_bytes, totals.wait_ns, totals.host.hit_tokens), (2_400, 341, 12));
-}
-
-/// Written back when their place is needed, the pages delay the step that takes it: 1,250 ns before the prompt of 2, and
-/// again before the third request's last page, beside its load.
-#[test]
-fn s17_written_back_pages_delay_the_step_that_takes_their_place() {
-    let config = engine(sglang(), 6, offload(100, None, WritePolicy::Back));
-    let all = run(config, &[request(0, 1, 13), request(2_400, 2, 13), request(5_000, 1, 13)]);
-    assert_eq!([row(&all, 0), row(&all, 1)], [(0, 1_130, 0), (2_400, 4_780, 0)]);
-    assert_eq!(row(&all, 2), (5_000, 7_260, 12));
-}
-
-/// Selective: what is computed once is not written, what is found again is.
-#[test]
-fn s17_selective_writes_what_comes_twice() {
-    let config = engine(sglang(), 12, offload(100, None, WritePolicy::Selective));
-    let all = run(config, &[request(0, 1, 13), request(2_400, 2, 13), request(5_000, 1, 13)]);
-    assert_eq!(row(&all, 2), (5_000, 6_010, 12), "found on the GPU");
-    assert_eq!(all.replicas[0].offload.host.stored_bytes, 1_200);
-}
-
-/// Four blocks, and what leaves them is copied before the step: 1,250 ns. The blocks of the first request come back before
-/// its step, beside the copy of the second's.
-#[test]
-fn t18_blocks_are_offloaded_when_evicted_and_onboarded_before_use() {
-    let config = engine(trtllm(35), 4, offload(100, None, WritePolicy::Back));
-    let arrivals = [request(0, 1, 13), request(2_400, 2, 13), request(5_000, 1, 13)];
-    let all = run(config, &arrivals);
-    assert_eq!([row(&all, 0), row(&all, 1)], [(0, 1_130, 0), (2_400, 4_780, 0)]);
-    assert_eq!(row(&all, 2), (5_000, 7_260, 12));
-    assert_eq!(all.replicas[0].offload.host.hit_tokens, 12);
-    // Of little worth, they are dropped.
-    let dropped = run(engine(trtllm(29), 4, offload(100, None, WritePolicy::Back)), &arrivals);
-    assert_eq!([row(&dropped, 1), row(&dropped, 2)], [(2_400, 3_530, 0), (5_000, 6_130, 0)]);
-    assert_eq!(dropped.replicas[0].offload.host.stored_bytes, 0);
-}
-
 /// A random SGLang or TensorRT-LLM engine.
 fn with(rules: fn(&mut Draw) -> EngineRules) -> impl Fn(&mut Draw, &mut SchedulerConfig) {
     move |draw, config| {
@@ -228,49 +95,6 @@ fn with(rules: fn(&mut Draw) -> EngineRules) -> impl Fn(&mut Draw, &mut Schedule
         let write = policies[draw.below(policies.len() as u64) as usize];
         config.offload = config.offload.map(|tiers| OffloadConfig { write, ..tiers });
     }
-}
-
-#[test]
-fn s17_the_laws_hold_on_random_deployments_with_tiers() {
-    check_random(4_000, with(engines::sglang));
-}
-
-#[test]
-fn t18_the_laws_hold_on_random_deployments_with_tiers() {
-    check_random(4_000, with(engines::trtllm));
-}
-
-#[test]
-fn s17_tiers_change_nothing_where_the_gpu_holds_everything() {
-    check_no_effect(with(engines::sglang));
-}
-
-#[test]
-fn t18_tiers_change_nothing_where_the_gpu_holds_everything() {
-    check_no_effect(with(engines::trtllm));
-}
-
-#[test]
-fn s17_an_endless_host_finds_as_much_as_an_endless_gpu() {
-    check_endless_host(|draw, config| {
-        with(engines::sglang)(draw, config);
-        // Others would let requests pass that have more on the GPU.
-        if let EngineRules::Sglang(rules) = &mut config.rules {
-            rules.policy = SchedulePolicy::Fcfs;
-        }
-        config.offload = config.offload.map(|tiers| OffloadConfig { write: WritePolicy::Through, ..tiers });
-    });
-}
-
-#[test]
-fn t18_an_endless_host_finds_as_much_as_an_endless_gpu() {
-    check_endless_host(|draw, config| {
-        with(engines::trtllm)(draw, config);
-        // Parts of blocks are found on the GPU only.
-        if let EngineRules::TrtLlm(rules) = &mut config.rules {
-            rules.partial_reuse = false;
-        }
-    });
 }
 
 /// Random tiers for a random deployment.
@@ -339,11 +163,6 @@ fn check_random(seeds: u64, rules: impl Fn(&mut Draw, &mut SchedulerConfig)) {
     assert!([loads, from_nvme, evicted, preemptions].iter().all(|count| *count > seeds / 20));
 }
 
-#[test]
-fn v60_the_laws_hold_on_random_deployments_with_tiers() {
-    check_random(10_000, |_, _| {});
-}
-
 /// Where the GPU has room for everything, tiers are written and never read: every request has its times.
 fn check_no_effect(rules: impl Fn(&mut Draw, &mut SchedulerConfig)) {
     for seed in 0..1_500 {
@@ -377,11 +196,6 @@ fn is_same_table(one: &RunResult, two: &RunResult) -> bool {
     times(one) == times(two) && steps(one) == steps(two)
 }
 
-#[test]
-fn v60_tiers_change_nothing_where_the_gpu_holds_everything() {
-    check_no_effect(|_, _| {});
-}
-
 /// One request at a time: a small GPU before an endless host finds as much as an endless GPU, request by request.
 fn check_endless_host(rules: impl Fn(&mut Draw, &mut SchedulerConfig)) {
     let mut hits = 0;
@@ -411,11 +225,6 @@ fn check_endless_host(rules: impl Fn(&mut Draw, &mut SchedulerConfig)) {
         hits += small.replicas.iter().map(|totals| totals.offload.host.hit_tokens).sum::<u64>();
     }
     assert!(hits > 1_000, "the host gave {hits} tokens");
-}
-
-#[test]
-fn v60_an_endless_host_finds_as_much_as_an_endless_gpu() {
-    check_endless_host(|_, _| {});
 }
 
 fn scenario(engine: &str, rest: &str) -> String {

@@ -8,11 +8,13 @@ mod links;
 mod report;
 mod tier;
 mod tiers;
+mod totals;
 
 pub use links::{LINKS, LinkTotals, StepGate, TransferQueue};
 pub use report::{LinkUse, OffloadUse, TierUse};
 pub use tier::Tier;
-pub use tiers::{Found, OffloadTotals, Owner, TierEvent, TierTotals, Tiers};
+pub use tiers::{Found, Owner, TierEvent, Tiers};
+pub use totals::{OffloadTotals, TierTotals};
 
 use crate::units::SimDuration;
 use schemars::JsonSchema;

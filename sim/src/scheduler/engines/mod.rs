@@ -5,6 +5,7 @@ mod job;
 mod literature;
 mod offload;
 mod radix;
+mod segments;
 mod sglang;
 mod tgi;
 mod trtllm;

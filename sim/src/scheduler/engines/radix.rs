@@ -2,6 +2,7 @@
 //! T-17) and TGI (G-7). A node holds one or more pages of tokens; requests lock the path from the root to where their
 //! tokens end; what nobody locks can be evicted, leaves first, the least recently used first.
 
+use super::segments::{Cursor, cursor, length};
 use crate::identity::{Segment, mix};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -62,69 +63,6 @@ pub(super) struct RadixTree {
     unlocked_pages: u32,
     /// What was evicted since it was last asked; only where someone asks.
     gone: Option<Vec<Gone>>,
-}
-
-/// A place in a list of segments.
-#[derive(Clone, Copy)]
-struct Cursor<'a> {
-    segments: &'a [Segment],
-    /// Tokens of the first segment that are behind.
-    inside: u32,
-}
-
-impl<'a> Cursor<'a> {
-    fn first(&self) -> Option<Segment> {
-        let first = self.segments.first()?;
-        Some(Segment { id: first.id, offset: first.offset + self.inside, tokens: first.tokens - self.inside })
-    }
-
-    fn advance(&mut self, tokens: u32) {
-        self.inside += tokens;
-        while let [first, rest @ ..] = self.segments
-            && self.inside >= first.tokens
-        {
-            self.inside -= first.tokens;
-            self.segments = rest;
-        }
-    }
-
-    /// The next `tokens` tokens.
-    fn take(mut self, tokens: u32) -> Vec<Segment> {
-        let mut taken = Vec::new();
-        let mut left = tokens;
-        while left > 0
-            && let Some(mut first) = self.first()
-        {
-            first.tokens = first.tokens.min(left);
-            left -= first.tokens;
-            self.advance(first.tokens);
-            taken.push(first);
-        }
-        taken
-    }
-
-    /// How many of the next `most` tokens are equal.
-    fn common(mut self, mut other: Cursor<'_>, most: u32) -> u32 {
-        let mut common = 0;
-        while common < most
-            && let (Some(own), Some(others)) = (self.first(), other.first())
-            && (own.id, own.offset) == (others.id, others.offset)
-        {
-            let step = own.tokens.min(others.tokens).min(most - common);
-            common += step;
-            self.advance(step);
-            other.advance(step);
-        }
-        common
-    }
-}
-
-fn cursor(segments: &[Segment]) -> Cursor<'_> {
-    Cursor { segments, inside: 0 }
-}
-
-fn length(segments: &[Segment]) -> u32 {
-    segments.iter().map(|segment| segment.tokens).sum()
 }
 
 impl RadixTree {

@@ -1,32 +1,23 @@
-//! Policies that look at what they sent, at what was answered, and at what the replicas tell them.
+//! Policies that look at what they sent, at what was answered, and at what the replicas tell them: what they know of each
+//! replica is gathered here, and [`choose`] has how each of them chooses by it.
 
-use super::blind::{on_ring, ring, session_key};
-use super::index::{KvIndex, SentIndex};
-use super::lately::SentLately;
+mod caches;
+mod choose;
+
 use super::outstanding::{Outstanding, Sent};
-use super::score::{KvCost, ScoreInput, dp_score, is_uneven, saturation, scores, softmax_of_costs};
+use super::score::{ScoreInput, saturation};
 use super::signals::Signals;
-use super::tier_index::{TierBlocks, TierIndex};
-use super::{
-    BusyConfig, KvAwareConfig, KvSource, ReplicaLoad, RouterConfig, WhenSaturated, below, best_at_random,
-    unit,
-};
+use super::tier_index::TierIndex;
+use super::{BusyConfig, KvSource, ReplicaLoad, RouterConfig, WhenSaturated};
 use crate::block_pool::KvEvent;
 use crate::identity::TokenIdentity;
 use crate::offload::TierEvent;
 use crate::request::{RequestId, RequestTable};
-use crate::units::{SimDuration, SimTime};
+use crate::units::SimTime;
 use crate::workload::Arrival;
+use caches::{Caches, Limit};
+use choose::Fallback;
 use rand_pcg::Pcg64;
-
-/// What the router knows of the caches.
-#[derive(Debug)]
-enum Caches {
-    Unknown,
-    /// Chunks sent to each replica, and what limits them.
-    Sent(SentIndex, Limit),
-    Told(KvIndex),
-}
 
 /// What becomes of a request at the router.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,31 +28,6 @@ pub(crate) enum Verdict {
     Wait,
     /// It is turned away.
     Shed,
-}
-
-/// How `kv_lookup` sends what has no match.
-#[derive(Debug)]
-enum Fallback {
-    /// By session, on a ring.
-    Ring(Vec<(u64, u32)>),
-    /// Where the fewest were sent lately.
-    Rate(SentLately),
-}
-
-/// What makes the router forget what it sent.
-#[derive(Debug, Clone, Copy)]
-enum Limit {
-    None,
-    /// Chunks per replica.
-    Chunks(usize),
-    /// Time since the last use.
-    Age(SimDuration),
-    /// Chunks per replica, cut at times: the next of them, and the span between.
-    CutAt {
-        chunks: usize,
-        next: SimTime,
-        every: SimDuration,
-    },
 }
 
 /// Chooses by what is known.
@@ -97,32 +63,7 @@ pub(crate) struct InformedRouter {
 impl InformedRouter {
     /// A router of a policy that is not blind.
     pub fn new(config: &RouterConfig, replicas: usize, block_size: u32, random: Pcg64) -> InformedRouter {
-        let sent = |limit| Caches::Sent(SentIndex::new(replicas), limit);
-        let told = |delay| Caches::Told(KvIndex::new(replicas, delay));
-        let (caches, chunk_tokens, most_chunks) = match config {
-            RouterConfig::PrefixAware { chunk_tokens } => (sent(Limit::None), *chunk_tokens, usize::MAX),
-            RouterConfig::CacheAware { chunk_tokens, eviction_interval, max_tree_tokens, .. } => {
-                let chunks = (max_tree_tokens / u64::from(*chunk_tokens)) as usize;
-                let next = SimTime::ZERO + *eviction_interval;
-                (sent(Limit::CutAt { chunks, next, every: *eviction_interval }), *chunk_tokens, usize::MAX)
-            }
-            RouterConfig::KvLookup { delay, .. } => (told(*delay), block_size, usize::MAX),
-            RouterConfig::KvAware { source: KvSource::Events(delay), .. } => {
-                (told(*delay), block_size, usize::MAX)
-            }
-            RouterConfig::KvAware { source: KvSource::Dispatch(age), .. } => {
-                (sent(Limit::Age(*age)), block_size, usize::MAX)
-            }
-            RouterConfig::Scored { weights, .. } if weights.prefix == 0.0 => (Caches::Unknown, block_size, 0),
-            RouterConfig::Scored { events_delay: Some(delay), max_prefix_chunks, .. } => {
-                (told(*delay), block_size, *max_prefix_chunks as usize)
-            }
-            RouterConfig::Scored { chunk_tokens, lru_entries, max_prefix_chunks, .. } => {
-                let limit = Limit::Chunks(*lru_entries as usize);
-                (sent(limit), *chunk_tokens, *max_prefix_chunks as usize)
-            }
-            _ => (Caches::Unknown, block_size, 0),
-        };
+        let (caches, chunk_tokens, most_chunks) = Caches::of(config, replicas, block_size);
         let signals = match config {
             RouterConfig::Scored { staleness, .. } | RouterConfig::VllmDp { staleness } => {
                 Some(Signals::new(replicas, *staleness))
@@ -147,12 +88,7 @@ impl InformedRouter {
             inputs: Vec::with_capacity(replicas),
             scan_from: 0,
             busy: vec![false; replicas],
-            fallback: match config {
-                RouterConfig::KvLookup { session_nodes: Some(nodes), .. } => {
-                    Fallback::Ring(ring(replicas, *nodes))
-                }
-                _ => Fallback::Rate(SentLately::new(replicas)),
-            },
+            fallback: Fallback::of(config, replicas),
         }
     }
 
@@ -305,7 +241,7 @@ impl InformedRouter {
         match &mut self.caches {
             Caches::Unknown => {}
             Caches::Sent(index, limit) => {
-                forget(index, limit, now);
+                limit.forget(index, now);
                 index.matched(chain, &mut self.matched);
             }
             Caches::Told(index) => {
@@ -323,176 +259,6 @@ impl InformedRouter {
         index.enter(replica, self.identity.hashes(), now);
         if let Limit::Chunks(most) = limit {
             index.trim(replica, *most);
-        }
-    }
-
-    fn choose(&mut self, now: SimTime, arrival: &Arrival, table: &RequestTable) -> usize {
-        match self.config.clone() {
-            RouterConfig::LeastOutstandingTokens => self.outstanding.fewest_tokens(),
-            RouterConfig::PowerOfTwo => self.better_of_two(),
-            RouterConfig::PrefixAware { .. } => {
-                self.values.clear();
-                self.values.extend(self.matched.iter().map(|chunks| f64::from(*chunks)));
-                best_at_random(&self.values, &mut self.random)
-            }
-            RouterConfig::CacheAware {
-                cache_threshold,
-                balance_abs_threshold,
-                balance_rel_threshold,
-                ..
-            } => {
-                let least = self.outstanding.fewest_requests();
-                let loads = (0..self.replicas).map(|replica| self.outstanding.requests(replica));
-                let most = loads.max().unwrap_or(0);
-                let fewest = self.outstanding.requests(least);
-                if is_uneven(fewest, most, balance_abs_threshold, balance_rel_threshold) {
-                    return least;
-                }
-                let (replica, tokens) = self.longest_match();
-                if f64::from(tokens) > cache_threshold * f64::from(arrival.prompt_tokens) {
-                    return replica;
-                }
-                self.smallest_tree()
-            }
-            RouterConfig::KvLookup { threshold_tokens, .. } => {
-                let (longest, tokens) = self.longest_match();
-                let is_match = tokens > 0 && tokens.saturating_add(threshold_tokens) >= arrival.prompt_tokens;
-                match &mut self.fallback {
-                    Fallback::Ring(points) if !is_match => on_ring(points, session_key(arrival)),
-                    Fallback::Ring(_) => longest,
-                    Fallback::Rate(lately) => {
-                        let replica = if is_match { longest } else { lately.fewest(now) };
-                        lately.send(now, replica);
-                        replica
-                    }
-                }
-            }
-            RouterConfig::KvAware { weights, .. } => self.cheapest(arrival, &weights, table),
-            RouterConfig::Scored { weights, .. } => {
-                self.gather(arrival);
-                scores(&self.inputs, &weights, &mut self.values);
-                best_at_random(&self.values, &mut self.random)
-            }
-            RouterConfig::VllmDp { .. } => self.least_dp_score(),
-            // The blind ones are not made here.
-            _ => self.outstanding.fewest_requests(),
-        }
-    }
-
-    /// Of two different replicas drawn at random the one with fewer requests, the first drawn of equals.
-    fn better_of_two(&mut self) -> usize {
-        let count = self.replicas as u64;
-        let one = below(&mut self.random, count);
-        if count < 2 {
-            return one as usize;
-        }
-        let two = (one + 1 + below(&mut self.random, count - 1)) % count;
-        let load = |replica: u64| self.outstanding.requests(replica as usize);
-        if load(two) < load(one) { two as usize } else { one as usize }
-    }
-
-    /// The first replica with the longest match, and its tokens.
-    fn longest_match(&self) -> (usize, u32) {
-        let mut best = 0;
-        for (replica, chunks) in self.matched.iter().enumerate() {
-            if *chunks > self.matched[best] {
-                best = replica;
-            }
-        }
-        (best, self.matched[best].saturating_mul(self.chunk_tokens))
-    }
-
-    fn smallest_tree(&self) -> usize {
-        match &self.caches {
-            Caches::Sent(index, _) => (0..self.replicas).min_by_key(|&r| index.len(r)).unwrap_or(0),
-            _ => 0,
-        }
-    }
-
-    /// the cheapest, or a draw by the softmax of the costs.
-    fn cheapest(&mut self, arrival: &Arrival, weights: &KvAwareConfig, table: &RequestTable) -> usize {
-        self.outstanding.settle_prefills(table);
-        let block = f64::from(self.block_size);
-        let request_blocks = f64::from(arrival.prompt_tokens) / block;
-        self.values.clear();
-        for replica in 0..self.replicas {
-            let chain = self.identity.hashes();
-            let beside = self
-                .tiers
-                .as_ref()
-                .map_or(TierBlocks::default(), |tiers| tiers.after(chain, self.matched[replica], replica));
-            let cost = KvCost {
-                request_blocks,
-                host_blocks: f64::from(beside.host),
-                nvme_blocks: f64::from(beside.nvme),
-                queued_blocks: self.outstanding.prefill_tokens(replica) as f64 / block,
-                overlap_blocks: f64::from(self.matched[replica]),
-                decode_blocks: self.outstanding.blocks(replica) as f64 + request_blocks,
-                active_requests: self.outstanding.requests(replica) as f64,
-            };
-            self.values.push(if self.busy[replica] { f64::NEG_INFINITY } else { -cost.cost(weights) });
-        }
-        if weights.temperature == 0.0 {
-            return best_at_random(&self.values, &mut self.random);
-        }
-        self.values.iter_mut().for_each(|value| *value = -*value);
-        let chances = softmax_of_costs(&self.values, weights.temperature);
-        let mut left = unit(&mut self.random) * chances.iter().sum::<f64>();
-        for (replica, chance) in chances.iter().enumerate() {
-            left -= chance;
-            if left < 0.0 {
-                return replica;
-            }
-        }
-        self.replicas - 1
-    }
-
-    /// What R-4 looks at.
-    fn gather(&mut self, arrival: &Arrival) {
-        let Some(signals) = &self.signals else { return };
-        let whole = (arrival.prompt_tokens / self.chunk_tokens).min(self.most_chunks as u32).max(1);
-        self.inputs.clear();
-        for (replica, load) in signals.latest().iter().enumerate() {
-            self.inputs.push(ScoreInput {
-                load: *load,
-                prefix_share: f64::from(self.matched[replica]) / f64::from(whole),
-                active_requests: self.outstanding.requests(replica),
-                active_tokens: self.outstanding.tokens(replica),
-            });
-        }
-    }
-
-    /// V-49: the first of the lowest scores, scanning from an index that moves on with every request.
-    fn least_dp_score(&mut self) -> usize {
-        let Some(signals) = &self.signals else { return 0 };
-        let score = |replica: usize| {
-            let (load, sent) = (signals.latest()[replica], signals.sent_since()[replica]);
-            dp_score(load, sent, self.outstanding.requests(replica))
-        };
-        let mut best = self.scan_from;
-        for replica in (self.scan_from..self.replicas).chain(0..self.scan_from) {
-            if score(replica) < score(best) {
-                best = replica;
-            }
-        }
-        self.scan_from = (self.scan_from + 1) % self.replicas;
-        best
-    }
-}
-
-/// Forgets what the limit says at `now`.
-fn forget(index: &mut SentIndex, limit: &mut Limit, now: SimTime) {
-    match limit {
-        Limit::None | Limit::Chunks(_) => {}
-        Limit::Age(age) => {
-            index.forget_before(SimTime(now.0.saturating_sub(age.0)));
-        }
-        Limit::CutAt { chunks, next, every } => {
-            if now >= *next {
-                index.trim_all(*chunks);
-                let past = (now - *next).0 / every.0;
-                *next = *next + SimDuration(every.0.saturating_mul(past + 1));
-            }
         }
     }
 }

@@ -1,5 +1,8 @@
 //! Step times from a fitted profile: each operator of the model is a function of a sum of the step, kept in a table, and
-//! the operators that share a sum are added up, so that a query is a handful of look-ups.
+//! the operators that share a sum are added up, so that a query is a handful of look-ups. What a step is made of, call by
+//! call, is in `seen.rs`.
+
+mod seen;
 
 use super::calls::{Context, Sums, call, rows_of, windowed};
 use super::datasheet::COMPUTE_EFFICIENCY;
@@ -9,9 +12,7 @@ use super::operators::{AttentionKernel, Operator, Rows, Work};
 use super::pricer::{Pricer, estimate_by, serving_seconds};
 use super::{CostModel, price_run};
 use crate::error::Result;
-use crate::profile::{
-    CostProfile, Curve, Estimate, KernelFit, Operation, PrefillCost, Provenance, Surface, SurfaceRow,
-};
+use crate::profile::{CostProfile, Curve, Estimate, KernelFit, Operation, PrefillCost, Surface, SurfaceRow};
 use crate::step::StepShape;
 use crate::units::SimDuration;
 use std::sync::Arc;
@@ -257,22 +258,6 @@ impl ProfiledCost {
         }
     }
 
-    /// The same for each operator.
-    pub(super) fn fits(&self) -> Vec<Option<&KernelFit>> {
-        self.operators.iter().map(|operator| self.fit_of(&operator.work)).collect()
-    }
-
-    /// Time of a call by the fit of its operator, where that is known.
-    pub(super) fn estimate_by(&self, fit: Option<&KernelFit>, operation: &Operation) -> Result<Estimate> {
-        estimate_by(&self.profile, fit, operation)
-    }
-
-    /// Time of a call in an engine that serves, of which kernels timed alone take `seconds`, before what all calls of a
-    /// step are scaled by.
-    pub(super) fn serving_seconds(&self, operation: &Operation, seconds: f64) -> f64 {
-        serving_seconds(&self.profile, self.residual.matrix_slowdown, operation, seconds)
-    }
-
     /// The deployment that its calls are made for.
     pub fn context(&self) -> &Context {
         &self.context
@@ -281,13 +266,7 @@ impl ProfiledCost {
     /// GPU time of a step, in seconds.
     pub fn gpu_seconds(&self, shape: &StepShape) -> f64 {
         let padded = self.padded(shape);
-        let mut seconds = self.tokens.seconds(padded.tokens)
-            + self.sampled.seconds(shape.sampled_positions())
-            + self.prefill_tokens.seconds(shape.prefill_tokens)
-            + self.decode_requests.seconds(shape.decode_tokens());
-        if let Some(group) = &self.group {
-            seconds += group.seconds(padded);
-        }
+        let mut seconds = self.seconds_without_attention(shape, padded);
         if shape.prefill_tokens > 0 {
             for attention in &self.prefill_attention {
                 let Sums { rows, pairs, chunks } = Sums::prefill(shape, attention.window_tokens);
@@ -308,6 +287,18 @@ impl ProfiledCost {
             }
         }
         (seconds * self.kernel_scale(shape)).max(self.least_seconds(shape, padded))
+    }
+
+    /// GPU time of all but attention, before what it is scaled by, in seconds.
+    fn seconds_without_attention(&self, shape: &StepShape, padded: PaddedRows) -> f64 {
+        let seconds = self.tokens.seconds(padded.tokens)
+            + self.sampled.seconds(shape.sampled_positions())
+            + self.prefill_tokens.seconds(shape.prefill_tokens)
+            + self.decode_requests.seconds(shape.decode_tokens());
+        match &self.group {
+            Some(group) => seconds + group.seconds(padded),
+            None => seconds,
+        }
     }
 
     /// The time that launching the kernels takes at least, where no graph does it; negative where one does.
@@ -344,69 +335,6 @@ impl ProfiledCost {
         flops / (self.profile.gpu.bfloat16_flops_per_second * COMPUTE_EFFICIENCY)
     }
 
-    /// The calls of the profile's kernels that make up a step, each with its operator, which says how often it runs;
-    /// calls of nothing are left out.
-    pub fn calls(&self, shape: &StepShape) -> Result<Vec<(&Operator, Operation)>> {
-        let calls = self.numbered_calls(shape)?;
-        Ok(calls.into_iter().map(|(number, _, operation)| (&self.operators[number], operation)).collect())
-    }
-
-    /// The same, each with the number of its operator, and with its rows where the call depends on nothing else of the step.
-    pub(super) fn numbered_calls(&self, shape: &StepShape) -> Result<Vec<(usize, Option<f64>, Operation)>> {
-        let padded = self.padded(shape);
-        let mut calls = Vec::with_capacity(self.operators.len());
-        for (number, operator) in self.operators.iter().enumerate() {
-            let sums = match operator.work {
-                Work::PrefillAttention(kernel) => Sums::prefill(shape, kernel.window_tokens),
-                Work::DecodeAttention(kernel) => Sums::decode(shape, kernel.window_tokens),
-                work => Sums::rows(match rows_of(&work) {
-                    Rows::Tokens => padded.tokens,
-                    Rows::Sampled => shape.sampled_positions(),
-                    Rows::PrefillTokens => shape.prefill_tokens,
-                    Rows::DecodeRequests => shape.decode_tokens(),
-                    Rows::GroupTokens => padded.group,
-                    Rows::LargestRank => padded.largest,
-                    Rows::Once => 1,
-                } as f64),
-            };
-            if sums.rows > 0.0 {
-                let is_attention =
-                    matches!(operator.work, Work::PrefillAttention(_) | Work::DecodeAttention(_));
-                let rows = (!is_attention).then_some(sums.rows);
-                calls.push((number, rows, self.call(&operator.work, sums)?));
-            }
-        }
-        Ok(calls)
-    }
-
-    /// The model's operators.
-    pub(super) fn operators(&self) -> &[Operator] {
-        &self.operators
-    }
-
-    /// What the times of this model's operators rest on, in a line.
-    pub fn basis(&self) -> String {
-        let attribution = self.profile.attribution.as_str();
-        let attribution =
-            attribution.strip_prefix("Fitted from kernel measurements of ").unwrap_or(attribution);
-        let source = attribution.split(" (").next().unwrap_or(attribution);
-        let mut kinds: Vec<String> = Vec::new();
-        for operator in &self.operators {
-            let Ok(smallest) = self.call(&operator.work, Sums::rows(1.0)) else { continue };
-            let Ok(fit) = self.profile.fit(&smallest) else { continue };
-            let kind = match &fit.provenance {
-                Provenance::Measured => "measured here".to_string(),
-                Provenance::Imported(_) => format!("imported from {source}"),
-                Provenance::Datasheet => "from the data sheet".to_string(),
-                Provenance::Assumed(reason) => format!("assumed ({reason})"),
-            };
-            if !kinds.contains(&kind) {
-                kinds.push(kind);
-            }
-        }
-        format!("profile {}, kernels {}", self.profile.name, kinds.join(", "))
-    }
-
     /// The profile behind it.
     pub fn profile(&self) -> &Arc<CostProfile> {
         &self.profile
@@ -425,13 +353,7 @@ impl CostModel for ProfiledCost {
     /// Of a run only decode attention changes with the context; all else is priced once.
     fn decode_run(&self, first: &StepShape, wanted: usize, each: &mut dyn FnMut(&[SimDuration]) -> usize) {
         let padded = self.padded(first);
-        let mut fixed = self.tokens.seconds(padded.tokens)
-            + self.sampled.seconds(first.sampled_positions())
-            + self.prefill_tokens.seconds(first.prefill_tokens)
-            + self.decode_requests.seconds(first.decode_tokens());
-        if let Some(group) = &self.group {
-            fixed += group.seconds(padded);
-        }
+        let fixed = self.seconds_without_attention(first, padded);
         let (scale, least) = (self.kernel_scale(first), self.least_seconds(first, padded));
         let rows = first.decode_requests as f64;
         let mut lines: [Option<(&Attention<Surface>, SurfaceRow<'_>)>; MOST_LINES] =

@@ -49,27 +49,7 @@ impl RouterSection {
                 let threshold_tokens = self.threshold_tokens.unwrap_or(2000);
                 RouterConfig::KvLookup { threshold_tokens, delay, session_nodes }
             }
-            RouterPolicy::KvAware => RouterConfig::KvAware {
-                weights: KvAwareConfig {
-                    prefill_load_scale: self.prefill_load_scale.unwrap_or(1.0),
-                    overlap_score_credit: self.overlap_score_credit.unwrap_or(1.0),
-                    overlap_decay: self.overlap_decay.unwrap_or(0.0),
-                    host_overlap_credit: self.host_overlap_credit.unwrap_or(0.75),
-                    nvme_overlap_credit: self.nvme_overlap_credit.unwrap_or(0.25),
-                    active_request_weight: self.active_request_weight.unwrap_or(0.0),
-                    temperature: self.temperature.unwrap_or(0.0),
-                },
-                source: match self.index {
-                    Some(PrefixSource::Dispatch) => {
-                        KvSource::Dispatch(self.index_ttl.map_or(seconds(120), SimDuration::from))
-                    }
-                    _ => KvSource::Events(delay),
-                },
-                busy: BusyConfig {
-                    decode_blocks_share: self.active_decode_blocks_threshold,
-                    prefill_tokens: self.active_prefill_tokens_threshold,
-                },
-            },
+            RouterPolicy::KvAware => self.kv_aware(delay),
             RouterPolicy::Scored => RouterConfig::Scored {
                 weights: self.scorers.unwrap_or_default(),
                 staleness: staleness(ms(50)),
@@ -88,6 +68,30 @@ impl RouterSection {
                 initial_tokens: self.initial_tokens.unwrap_or(1024),
             }),
         })
+    }
+
+    fn kv_aware(&self, delay: SimDuration) -> RouterConfig {
+        RouterConfig::KvAware {
+            weights: KvAwareConfig {
+                prefill_load_scale: self.prefill_load_scale.unwrap_or(1.0),
+                overlap_score_credit: self.overlap_score_credit.unwrap_or(1.0),
+                overlap_decay: self.overlap_decay.unwrap_or(0.0),
+                host_overlap_credit: self.host_overlap_credit.unwrap_or(0.75),
+                nvme_overlap_credit: self.nvme_overlap_credit.unwrap_or(0.25),
+                active_request_weight: self.active_request_weight.unwrap_or(0.0),
+                temperature: self.temperature.unwrap_or(0.0),
+            },
+            source: match self.index {
+                Some(PrefixSource::Dispatch) => {
+                    KvSource::Dispatch(self.index_ttl.map_or(SimDuration(120_000_000_000), SimDuration::from))
+                }
+                _ => KvSource::Events(delay),
+            },
+            busy: BusyConfig {
+                decode_blocks_share: self.active_decode_blocks_threshold,
+                prefill_tokens: self.active_prefill_tokens_threshold,
+            },
+        }
     }
 
     /// Every parameter belongs to the policy.
@@ -230,6 +234,11 @@ impl RouterSection {
                 ));
             }
         }
+        self.check_combinations(locate)
+    }
+
+    /// What goes together.
+    fn check_combinations(&self, locate: Locate) -> Result<()> {
         if self.policy == RouterPolicy::KvLookup {
             if self.key == Some(HashKey::Prefix) {
                 let message = "found prefix; kv_lookup goes by prefixes already, the rest may go by session";

@@ -130,39 +130,15 @@ pub(super) fn resolve(
         epoch: SimDuration::ZERO,
     };
     let Some((moe, layers)) = expert_layers(model) else { return Ok(resolved) };
-    let is_eplb = file.engine.enable_eplb == Some(true);
-    let popularity = match &file.engine.expert_routing {
-        Some(ExpertRouting::PowerLaw101) => {
-            resolved.routing = Routing::PowerLaw101;
-            return Ok(resolved);
-        }
-        Some(ExpertRouting::PowerLaw120) => {
-            resolved.routing = Routing::PowerLaw120;
-            return Ok(resolved);
-        }
-        None | Some(ExpertRouting::Balanced) => {
-            if moe.experts.is_multiple_of(parallel.expert.max(1)) && parallel.redundant_experts == 0 {
-                return Ok(resolved);
-            }
-            Popularity::Balanced
-        }
-        Some(ExpertRouting::Uniform) => Popularity::Uniform,
-        Some(ExpertRouting::Zipf(exponent)) => {
-            if !(0.0..=4.0).contains(exponent) {
-                let message = format!("found {exponent}, expected 0 to 4");
-                return Err(document.error("engine.expert_routing.zipf", message));
-            }
-            Popularity::Zipf(*exponent)
-        }
-        Some(ExpertRouting::Histogram(path)) => {
-            let counts = histogram::read(&folder.join(path), &moe, layers, &model.name);
-            let place = |e: Error| match e.place() {
-                Some(_) => e,
-                None => document.error("engine.expert_routing.histogram", e.message()),
-            };
-            Popularity::Histogram(counts.map_err(place)?)
-        }
+    resolved.routing = match file.engine.expert_routing {
+        Some(ExpertRouting::PowerLaw101) => Routing::PowerLaw101,
+        Some(ExpertRouting::PowerLaw120) => Routing::PowerLaw120,
+        _ => Routing::Balanced,
     };
+    let Some(popularity) = popularity(document, file, model, (moe, layers), folder)? else {
+        return Ok(resolved);
+    };
+    let is_eplb = file.engine.enable_eplb == Some(true);
     let group = ExpertGroup {
         experts: moe.experts,
         experts_per_token: moe.experts_per_token,
@@ -190,6 +166,42 @@ pub(super) fn resolve(
     resolved.later_loads = loads.collect();
     resolved.epoch = drift.every;
     Ok(resolved)
+}
+
+/// How often the model's experts are used; none where the kernels were measured under that, or all GPUs have the same to do.
+fn popularity(
+    document: &Document,
+    file: &ScenarioFile,
+    model: &ModelSpec,
+    (moe, layers): (MixtureOfExperts, u32),
+    folder: &Path,
+) -> Result<Option<Popularity>> {
+    let parallel = parallelism(file, model);
+    Ok(Some(match &file.engine.expert_routing {
+        Some(ExpertRouting::PowerLaw101 | ExpertRouting::PowerLaw120) => return Ok(None),
+        None | Some(ExpertRouting::Balanced) => {
+            if moe.experts.is_multiple_of(parallel.expert.max(1)) && parallel.redundant_experts == 0 {
+                return Ok(None);
+            }
+            Popularity::Balanced
+        }
+        Some(ExpertRouting::Uniform) => Popularity::Uniform,
+        Some(ExpertRouting::Zipf(exponent)) => {
+            if !(0.0..=4.0).contains(exponent) {
+                let message = format!("found {exponent}, expected 0 to 4");
+                return Err(document.error("engine.expert_routing.zipf", message));
+            }
+            Popularity::Zipf(*exponent)
+        }
+        Some(ExpertRouting::Histogram(path)) => {
+            let counts = histogram::read(&folder.join(path), &moe, layers, &model.name);
+            let place = |e: Error| match e.place() {
+                Some(_) => e,
+                None => document.error("engine.expert_routing.histogram", e.message()),
+            };
+            Popularity::Histogram(counts.map_err(place)?)
+        }
+    }))
 }
 
 /// The experts of the layers that have any, and how many such layers there are.

@@ -185,7 +185,9 @@ fn resolve_one(
     if let (Some(calibration), None) = (&calibration, &file.engine.front_end) {
         engine.front_end = calibration.front_end.time();
     }
-    let pricing = cost::resolve(document, file, model, &gpu, &engine, calibration.as_ref(), folder)?;
+    let calibration = calibration.as_ref();
+    let target = cost::Target { document, file, model, gpu: &gpu, engine: &engine, calibration, folder };
+    let pricing = target.resolve()?;
     let d = &file.deployment;
     Ok(Group {
         name: name.to_string(),

@@ -95,46 +95,63 @@ pub(super) fn resolve(
         model.kv_layout(kv, file.deployment.tensor_parallel, scheduler.block_size, model.all_layers());
     let layout = layout.map_err(|e| document.error("model", e.message()))?;
     let block_bytes = layout.block_bytes().saturating_mul(layout.groups.len() as u64).saturating_mul(gpus);
-    let chunk_bytes = block_bytes.saturating_mul(u64::from(chunk_blocks));
-    let mut sources = Vec::new();
-    let mut tier = |kind: TierKind, tier: &TierSection| {
-        let key = |key: &str| format!("{}.{key}", kind.name());
+    let mut blocks = Blocks {
+        document,
+        preset: file.engine.preset,
+        gpu,
+        gpus,
+        block_tokens: scheduler.block_size,
+        block_bytes,
+        chunk_blocks,
+        left_out: Vec::new(),
+    };
+    let host = blocks.tier(TierKind::Host, &section.host)?;
+    let nvme = section.nvme.as_ref().map(|nvme| blocks.tier(TierKind::Nvme, nvme)).transpose()?;
+    let config = OffloadConfig { host, nvme, write, chunk_blocks, block_bytes, layers: model.layers() };
+    Ok(Some(Offload { config, source: source(&blocks.left_out, gpu) }))
+}
+
+/// What the tiers keep, to check and fill in each.
+struct Blocks<'a> {
+    document: &'a Document,
+    preset: EnginePreset,
+    gpu: &'a GpuSpec,
+    /// GPUs of the replica.
+    gpus: u64,
+    /// Of one KV block, and KV blocks of a chunk.
+    block_tokens: u32,
+    block_bytes: u64,
+    chunk_blocks: u32,
+    /// Figures that the scenario leaves out.
+    left_out: Vec<String>,
+}
+
+impl Blocks<'_> {
+    fn tier(&mut self, kind: TierKind, tier: &TierSection) -> Result<TierConfig> {
+        let chunk_bytes = self.block_bytes.saturating_mul(u64::from(self.chunk_blocks));
         let chunks = tier.capacity.0 / chunk_bytes.max(1);
         if chunks == 0 {
             let message = format!(
-                "found {}, less than a chunk of {chunk_blocks} KV blocks: one of {} tokens takes {block_bytes} bytes, so \
+                "found {}, less than a chunk of {} KV blocks: one of {} tokens takes {} bytes, so \
                  the tier needs at least {chunk_bytes} bytes",
-                tier.capacity, scheduler.block_size
+                tier.capacity, self.chunk_blocks, self.block_tokens, self.block_bytes
             );
-            return Err(at(&key("capacity"), message));
+            return Err(self.error(kind, "capacity", message));
         }
         if chunks > MOST_CHUNKS {
             let message =
                 format!("found room for {chunks} chunks, at most {MOST_CHUNKS}; raise chunk_blocks");
-            return Err(at(&key("capacity"), message));
+            return Err(self.error(kind, "capacity", message));
         }
-        if tier.eviction == Some(Eviction::Arc) && !file.engine.preset.is_vllm() {
-            let message = format!("found arc, which is vLLM's; {} has lru", file.engine.preset.name());
-            return Err(at(&key("eviction"), message));
+        if tier.eviction == Some(Eviction::Arc) && !self.preset.is_vllm() {
+            let message = format!("found arc, which is vLLM's; {} has lru", self.preset.name());
+            return Err(self.error(kind, "eviction", message));
         }
-        let (read, write, latency) = defaults(kind, gpu);
-        let mut rate = |name: &str, given: Option<Bandwidth>, default: f64| {
-            if given.is_none() {
-                sources.push(format!("{} {}", kind.name(), name.replace('_', " ")));
-            }
-            let bytes_per_s = given.map_or(default, |given| given.0);
-            if bytes_per_s < 1.0 {
-                let message = "found 0 bytes per second, expected more than nothing".to_string();
-                return Err(at(&key(name), message));
-            }
-            // Each GPU has a PCIe slot of its own; the disks are shared.
-            let links = if kind == TierKind::Host { gpus as f64 } else { 1.0 };
-            Ok((bytes_per_s * links).min(1e18) as u64)
-        };
-        let read_bytes_per_s = rate("read_bandwidth", tier.read_bandwidth, read)?;
-        let write_bytes_per_s = rate("write_bandwidth", tier.write_bandwidth, write)?;
+        let (read, write, latency) = defaults(kind, self.gpu);
+        let read_bytes_per_s = self.rate(kind, "read_bandwidth", tier.read_bandwidth, read)?;
+        let write_bytes_per_s = self.rate(kind, "write_bandwidth", tier.write_bandwidth, write)?;
         if tier.latency.is_none() {
-            sources.push(format!("{} latency", kind.name()));
+            self.left_out.push(format!("{} latency", kind.name()));
         }
         Ok(TierConfig {
             chunks: chunks as u32,
@@ -143,11 +160,26 @@ pub(super) fn resolve(
             latency: tier.latency.map_or(latency, SimDuration::from),
             eviction: tier.eviction.unwrap_or_default(),
         })
-    };
-    let host = tier(TierKind::Host, &section.host)?;
-    let nvme = section.nvme.as_ref().map(|nvme| tier(TierKind::Nvme, nvme)).transpose()?;
-    let config = OffloadConfig { host, nvme, write, chunk_blocks, block_bytes, layers: model.layers() };
-    Ok(Some(Offload { config, source: source(&sources, gpu) }))
+    }
+
+    /// Bytes per second, of all links of the tier together.
+    fn rate(&mut self, kind: TierKind, key: &str, given: Option<Bandwidth>, default: f64) -> Result<u64> {
+        if given.is_none() {
+            self.left_out.push(format!("{} {}", kind.name(), key.replace('_', " ")));
+        }
+        let bytes_per_s = given.map_or(default, |given| given.0);
+        if bytes_per_s < 1.0 {
+            let message = "found 0 bytes per second, expected more than nothing".to_string();
+            return Err(self.error(kind, key, message));
+        }
+        // Each GPU has a PCIe slot of its own; the disks are shared.
+        let links = if kind == TierKind::Host { self.gpus as f64 } else { 1.0 };
+        Ok((bytes_per_s * links).min(1e18) as u64)
+    }
+
+    fn error(&self, kind: TierKind, key: &str, message: String) -> Error {
+        self.document.error(&format!("{SECTION}.{}.{key}", kind.name()), message)
+    }
 }
 
 /// Bytes per second out of a tier and into it, and the latency, where the scenario says nothing.

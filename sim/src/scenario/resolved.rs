@@ -1,6 +1,8 @@
 //! A scenario with every default filled in, as `servesim check` shows it.
 
-use super::{CostSection, DeploymentSection, Offload, ReplicaGroup, Scenario, SloSection, Speculation};
+use super::{
+    CostSection, DeploymentSection, Engine, Offload, ReplicaGroup, Scenario, SloSection, Speculation,
+};
 use crate::cost::ExpertLoad;
 use crate::memory::MemoryPlan;
 use crate::model::Placement;
@@ -197,9 +199,9 @@ impl ResolvedExpertLoad {
     }
 }
 
-impl<'a> Resolved<'a> {
-    pub(super) fn new(scenario: &'a Scenario) -> Resolved<'a> {
-        let Scenario { model, gpu, engine, file, .. } = scenario;
+impl ResolvedModel {
+    fn new(scenario: &Scenario) -> ResolvedModel {
+        let Scenario { model, engine, file, .. } = scenario;
         let ranks = file.deployment.tensor_parallel;
         let parallel = super::experts::parallelism(file, model);
         let placement = Placement {
@@ -211,23 +213,55 @@ impl<'a> Resolved<'a> {
         let largest_share = parallel.expert_shares(model).first().and_then(|share| share.experts);
         let weights = model.weight_bytes_with_experts(&engine.weights, &placement, largest_share);
         let counts = model.parameter_counts();
+        ResolvedModel {
+            name: model.name.clone(),
+            source: model.source.clone(),
+            licence: model.licence.clone(),
+            architecture: model.architecture.clone(),
+            layers: model.layers(),
+            parameters: counts.total(),
+            active_parameters: counts.active(),
+            weight_bytes_per_gpu: weights.total(),
+            kv_cache_bytes_per_token_and_gpu: model
+                .kv_bytes_per_token(engine.kv, ranks, model.all_layers())
+                .unwrap_or(0),
+            not_counted: model.not_counted().join(", "),
+        }
+    }
+}
+
+impl<'a> ResolvedEngine<'a> {
+    fn new(engine: &'a Engine) -> ResolvedEngine<'a> {
         let s = &engine.scheduler;
+        ResolvedEngine {
+            preset: engine.preset.name(),
+            block_size: s.block_size,
+            num_gpu_blocks: s.total_blocks,
+            kv_cache_tokens: u64::from(s.total_blocks.saturating_sub(1)) * u64::from(s.block_size),
+            max_num_seqs: s.max_num_seqs,
+            max_num_batched_tokens: s.max_num_batched_tokens,
+            max_model_len: s.max_model_len,
+            enable_prefix_caching: s.prefix_caching,
+            enable_chunked_prefill: s.chunked_prefill,
+            scheduling_policy: s.policy,
+            long_prefill_token_threshold: s.long_prefill_token_threshold,
+            watermark_blocks: s.watermark_blocks,
+            scheduler_reserve_full_isl: s.reserve_full_prompt,
+            gpu_memory_utilization: engine.gpu_memory_utilization,
+            kv_cache_dtype: engine.kv.name(),
+            speculative_config: engine.speculation.as_ref().map(ResolvedSpeculation::new),
+            kv_offload: engine.offload.as_ref().map(|offload| ResolvedOffload::new(offload, s.block_size)),
+            rules: s.rules,
+        }
+    }
+}
+
+impl<'a> Resolved<'a> {
+    pub(super) fn new(scenario: &'a Scenario) -> Resolved<'a> {
+        let Scenario { gpu, engine, file, .. } = scenario;
         Resolved {
             scenario: &scenario.label,
-            model: ResolvedModel {
-                name: model.name.clone(),
-                source: model.source.clone(),
-                licence: model.licence.clone(),
-                architecture: model.architecture.clone(),
-                layers: model.layers(),
-                parameters: counts.total(),
-                active_parameters: counts.active(),
-                weight_bytes_per_gpu: weights.total(),
-                kv_cache_bytes_per_token_and_gpu: model
-                    .kv_bytes_per_token(engine.kv, ranks, model.all_layers())
-                    .unwrap_or(0),
-                not_counted: model.not_counted().join(", "),
-            },
+            model: ResolvedModel::new(scenario),
             hardware: ResolvedHardware {
                 gpu: gpu.name.clone(),
                 source: gpu.source.clone(),
@@ -240,29 +274,7 @@ impl<'a> Resolved<'a> {
             deployment: &file.deployment,
             replica_groups: &file.replica_groups,
             router: &file.router,
-            engine: ResolvedEngine {
-                preset: engine.preset.name(),
-                block_size: s.block_size,
-                num_gpu_blocks: s.total_blocks,
-                kv_cache_tokens: u64::from(s.total_blocks.saturating_sub(1)) * u64::from(s.block_size),
-                max_num_seqs: s.max_num_seqs,
-                max_num_batched_tokens: s.max_num_batched_tokens,
-                max_model_len: s.max_model_len,
-                enable_prefix_caching: s.prefix_caching,
-                enable_chunked_prefill: s.chunked_prefill,
-                scheduling_policy: s.policy,
-                long_prefill_token_threshold: s.long_prefill_token_threshold,
-                watermark_blocks: s.watermark_blocks,
-                scheduler_reserve_full_isl: s.reserve_full_prompt,
-                gpu_memory_utilization: engine.gpu_memory_utilization,
-                kv_cache_dtype: engine.kv.name(),
-                speculative_config: engine.speculation.as_ref().map(ResolvedSpeculation::new),
-                kv_offload: engine
-                    .offload
-                    .as_ref()
-                    .map(|offload| ResolvedOffload::new(offload, s.block_size)),
-                rules: s.rules,
-            },
+            engine: ResolvedEngine::new(engine),
             experts: scenario
                 .pricing
                 .expert_load

@@ -2,8 +2,7 @@
 //! the error on points that the fit never saw.
 //!
 //! A profile is a YAML file made by the `calibrate` crate. [`CostProfile::evaluate`] prices one kernel call from its
-//! shape; [`CostProfile::gemm_curve`] and its siblings keep an operator's times in a table, so that a step costs a few
-//! look-ups. docs/cost-model.md describes the forms.
+//! shape; a [`Curve`] or a [`Surface`] keeps an operator's times in a table, so that a step costs a few look-ups. docs/cost-model.md describes the forms.
 
 mod check;
 mod curve;

@@ -62,11 +62,6 @@ impl CudaGraphs {
         self.sizes.get(at).copied()
     }
 
-    /// The number of captured sizes.
-    pub fn captured_sizes(&self) -> usize {
-        self.sizes.len()
-    }
-
     /// The captured size from which a step runs whose largest rank computes so many tokens; none without a graph.
     pub(super) fn size_for(&self, shape: &StepShape, tokens: u64) -> Option<u64> {
         let is_outside = self.decode_only && shape.prefill_requests > 0;
@@ -83,7 +78,7 @@ mod tests {
         let graphs = CudaGraphs::vllm(1024, 8192);
         let padded = [3, 9, 100, 250, 257, 300, 511, 513].map(|tokens| graphs.padded(tokens));
         assert_eq!(padded, [Some(4), Some(16), Some(104), Some(256), Some(272), Some(304), Some(512), None]);
-        assert_eq!(graphs.captured_sizes(), 51);
+        assert_eq!(graphs.sizes.len(), 51);
         assert_eq!(CudaGraphs::vllm(4, 8192).padded(9), None);
     }
 

@@ -128,16 +128,6 @@ impl KvLayout {
     pub fn block_bytes(&self) -> u64 {
         self.page_bytes.saturating_mul(u64::from(self.layers_per_group))
     }
-
-    /// Blocks that fit into `bytes` (rule V-36).
-    pub fn blocks_in(&self, bytes: u64) -> u64 {
-        bytes / self.block_bytes().max(1)
-    }
-
-    /// Blocks that `tokens` tokens of one request hold when no window has let any of them go: a list in each group.
-    pub fn blocks_for(&self, tokens: u64) -> u64 {
-        tokens.div_ceil(u64::from(self.block_size.max(1))).saturating_mul(self.groups.len() as u64)
-    }
 }
 
 impl ModelSpec {

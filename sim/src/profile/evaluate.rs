@@ -1,13 +1,10 @@
-//! Pricing by kernel: named functions over [`CostProfile::evaluate`], and the tables that a step's query reads.
+//! Pricing by kernel beyond [`CostProfile::evaluate`]: the engine's choice between two, and prefill attention, whose sums
+//! are too many for one table.
 
-use super::{
-    ClosedForm, CostProfile, Curve, Dtype, Estimate, Exchange, Experts, Family, GpuLimits, Heads, Operation,
-    Route, Routing, Surface, work,
-};
+use super::{ClosedForm, CostProfile, Dtype, Estimate, Family, GpuLimits, Operation, Route, Surface, work};
 use crate::error::{Error, Result};
 
-/// Doublings of the grids of [`Surface`]s: sequences up to 8,192, tokens up to 131,072, lengths up to 2,097,152.
-const SEQUENCE_OCTAVES: usize = 13;
+/// Doublings of the grid of the corrections: tokens up to 131,072, lengths up to 2,097,152.
 const TOKEN_OCTAVES: usize = 17;
 const LENGTH_OCTAVES: usize = 21;
 
@@ -17,129 +14,19 @@ impl CostProfile {
         self.evaluate(&Operation::Gemm { m, n, k, dtype })
     }
 
-    /// Causal attention over `tokens` query tokens of `chunks` sequences with `pairs` unmasked query-key pairs.
-    pub fn attention_prefill(
-        &self,
-        tokens: f64,
-        pairs: f64,
-        chunks: f64,
-        heads: Heads,
-        compute: Dtype,
-        cache: Dtype,
-    ) -> Result<Estimate> {
-        self.evaluate(&Operation::AttentionPrefill { tokens, pairs, chunks, heads, compute, cache })
-    }
-
-    /// Attention of one new token for each of `sequences`, whose keys sum to `context`.
-    pub fn attention_decode(
-        &self,
-        sequences: f64,
-        context: f64,
-        heads: Heads,
-        cache: Dtype,
-    ) -> Result<Estimate> {
-        self.evaluate(&Operation::AttentionDecode { sequences, context, heads, cache })
-    }
-
-    /// Core of latent attention (DeepSeek-V3 sizes) in prefill, `heads` on this rank.
-    pub fn mla_prefill(
-        &self,
-        tokens: f64,
-        pairs: f64,
-        chunks: f64,
-        heads: u32,
-        cache: Dtype,
-    ) -> Result<Estimate> {
-        self.evaluate(&Operation::MlaPrefill { tokens, pairs, chunks, heads, cache })
-    }
-
-    /// Core of latent attention (DeepSeek-V3 sizes) in decode, `heads` on this rank.
-    pub fn mla_decode(&self, sequences: f64, context: f64, heads: u32, cache: Dtype) -> Result<Estimate> {
-        self.evaluate(&Operation::MlaDecode { sequences, context, heads, cache })
-    }
-
-    /// Routed experts of one layer on one rank; `tokens` of all ranks that share the experts.
-    pub fn moe(&self, tokens: f64, experts: Experts, dtype: Dtype, routing: Routing) -> Result<Estimate> {
-        self.evaluate(&Operation::Moe { tokens, experts, dtype, routing, touched: None })
-    }
-
-    /// All-reduce of `bytes` over `ranks` of one node by the faster of the engine's own kernel and NCCL, as the
+    /// All-reduce of a vector of `bytes` over `ranks` of one node by the faster of the engine's own kernel and NCCL, as the
     /// engine chooses. One rank costs nothing.
     pub fn all_reduce(&self, bytes: f64, ranks: u32) -> Result<Estimate> {
-        let nccl = self.collective(Family::AllReduce, bytes, ranks, Route::Nccl)?;
-        match self.collective(Family::AllReduce, bytes, ranks, Route::Custom) {
-            Ok(custom) if custom.seconds < nccl.seconds => Ok(custom),
-            _ => Ok(nccl),
-        }
-    }
-
-    /// One collective by a given route. `bytes` is the whole vector for all-reduce, the gathered vector for
-    /// all-gather, the input vector for reduce-scatter and all-to-all. One rank costs nothing.
-    pub fn collective(&self, family: Family, bytes: f64, ranks: u32, route: Route) -> Result<Estimate> {
         if ranks <= 1 {
             return Ok(Estimate { seconds: 0.0, octaves_outside: 0.0 });
         }
-        self.evaluate(&Operation::Collective { family, bytes, ranks, route })
-    }
-
-    /// All-gather by NCCL; `bytes` is the gathered vector.
-    pub fn all_gather(&self, bytes: f64, ranks: u32) -> Result<Estimate> {
-        self.collective(Family::AllGather, bytes, ranks, Route::Nccl)
-    }
-
-    /// Reduce-scatter by NCCL; `bytes` is the input vector of one rank.
-    pub fn reduce_scatter(&self, bytes: f64, ranks: u32) -> Result<Estimate> {
-        self.collective(Family::ReduceScatter, bytes, ranks, Route::Nccl)
-    }
-
-    /// All-to-all by NCCL; `bytes` is the input vector of one rank.
-    pub fn all_to_all(&self, bytes: f64, ranks: u32) -> Result<Estimate> {
-        self.collective(Family::AllToAll, bytes, ranks, Route::Nccl)
-    }
-
-    /// Dispatch or combine of `tokens` per rank over eight ranks.
-    pub fn expert_exchange(
-        &self,
-        tokens: f64,
-        hidden: u32,
-        topk: u32,
-        exchange: Exchange,
-    ) -> Result<Estimate> {
-        self.evaluate(&Operation::ExpertExchange { tokens, hidden, topk, exchange })
-    }
-
-    /// A streaming kernel that reads and writes `bytes` in total.
-    pub fn elementwise(&self, bytes: f64) -> Result<Estimate> {
-        self.evaluate(&Operation::Elementwise { bytes })
-    }
-
-    /// [`gemm`](CostProfile::gemm) of one weight as a function of the token count.
-    pub fn gemm_curve(&self, n: u32, k: u32, dtype: Dtype) -> Result<Curve> {
-        self.curve(move |m| Operation::Gemm { m, n, k, dtype })
-    }
-
-    /// Any operation as a function of its token count.
-    pub fn curve(&self, operation: impl Fn(f64) -> Operation + Send + Sync + 'static) -> Result<Curve> {
-        self.evaluate(&operation(1.0))?;
-        let (fit, gpu) = (self.fit(&operation(1.0))?.clone(), self.gpu.clone());
-        Ok(Curve::new(move |tokens| fit.evaluate(&operation(tokens), &gpu).seconds))
-    }
-
-    /// Decode attention as a function of (sequences, mean context).
-    pub fn decode_surface(&self, heads: Heads, cache: Dtype) -> Result<Surface> {
-        let operation = move |sequences: f64, mean: f64| Operation::AttentionDecode {
-            sequences,
-            context: sequences * mean,
-            heads,
-            cache,
-        };
-        self.surface(SEQUENCE_OCTAVES, LENGTH_OCTAVES, operation)
-    }
-
-    /// Prefill attention with its corrections tabulated.
-    pub fn prefill_cost(&self, heads: Heads, compute: Dtype, cache: Dtype) -> Result<PrefillCost> {
-        let (tokens, pairs, chunks) = (1.0, 1.0, 1.0);
-        self.prefill(Operation::AttentionPrefill { tokens, pairs, chunks, heads, compute, cache })
+        let by =
+            |route| self.evaluate(&Operation::Collective { family: Family::AllReduce, bytes, ranks, route });
+        let nccl = by(Route::Nccl)?;
+        match by(Route::Custom) {
+            Ok(custom) if custom.seconds < nccl.seconds => Ok(custom),
+            _ => Ok(nccl),
+        }
     }
 
     /// Any of the three prefill attentions with its corrections tabulated; the sums in `template` do not count.
@@ -161,20 +48,6 @@ impl CostProfile {
             at(tokens, longest).map_or(1.0, |operation| fit.correction(&operation))
         });
         Ok(PrefillCost { template, form, gpu: self.gpu.clone(), correction })
-    }
-
-    /// Any operation as a function of two sums, each from one to a power of two.
-    pub fn surface(
-        &self,
-        row_octaves: usize,
-        column_octaves: usize,
-        operation: impl Fn(f64, f64) -> Operation + Send + Sync + 'static,
-    ) -> Result<Surface> {
-        self.evaluate(&operation(1.0, 1.0))?;
-        let (fit, gpu) = (self.fit(&operation(1.0, 1.0))?.clone(), self.gpu.clone());
-        Ok(Surface::new(row_octaves, column_octaves, move |row, column| {
-            fit.evaluate(&operation(row, column), &gpu).seconds
-        }))
     }
 }
 

@@ -51,6 +51,10 @@ fn profile_with_table() -> CostProfile {
 
 const HEADS: Heads = Heads { query: 32, kv: 8, dim: 128, window: 0 };
 
+fn decode(sequences: f64, context: f64, heads: Heads) -> Operation {
+    Operation::AttentionDecode { sequences, context, heads, cache: Dtype::Bfloat16 }
+}
+
 #[test]
 fn a_product_costs_its_form_times_its_correction() {
     let profile = profile_with_table();
@@ -84,7 +88,7 @@ fn sizes_that_are_not_positive_are_errors() {
         assert!(profile.gemm(m, 128, 128, Dtype::Bfloat16).is_err(), "{m}");
     }
     assert!(profile.gemm(1.0, 0, 128, Dtype::Bfloat16).is_err());
-    assert!(profile.attention_decode(0.0, 0.0, HEADS, Dtype::Bfloat16).is_err());
+    assert!(profile.evaluate(&decode(0.0, 0.0, HEADS)).is_err());
 }
 
 #[test]
@@ -92,7 +96,7 @@ fn an_unknown_variant_names_the_known_ones() {
     let error = plain_profile().gemm(1.0, 128, 128, Dtype::Fp8Block).expect_err("there is no such fit");
     assert!(error.to_string().contains("no gemm kernel `fp8_block`; it has: bfloat16"), "{error}");
     let heads = Heads { window: 4096, ..HEADS };
-    assert!(plain_profile().attention_decode(1.0, 100.0, heads, Dtype::Bfloat16).is_ok());
+    assert!(plain_profile().evaluate(&decode(1.0, 100.0, heads)).is_ok());
 }
 
 #[test]
@@ -111,10 +115,19 @@ fn the_file_gives_back_the_profile() {
 #[test]
 fn curves_and_surfaces_agree_with_the_profile() {
     let profile = profile_with_table();
-    let curve = profile.gemm_curve(4096, 4096, Dtype::Bfloat16).expect("it has the product");
+    let product = |profile: &CostProfile, m: f64| {
+        profile.gemm(m, 4096, 4096, Dtype::Bfloat16).expect("it is priced").seconds
+    };
+    let attention = |profile: &CostProfile, sequences: f64, mean: f64| {
+        let operation = decode(sequences, sequences * mean, HEADS);
+        profile.evaluate(&operation).expect("it is priced").seconds
+    };
+    let mut curve = Curve::zero();
+    let priced = profile.clone();
+    curve.add(1.0, move |m| product(&priced, m));
     assert_eq!(curve.seconds(0), 0.0);
     for m in [1, 17, 511, 512, 513, 1000, 2049, 8191, 100_000, 131_072] {
-        let exact = profile.gemm(m as f64, 4096, 4096, Dtype::Bfloat16).expect("it is priced").seconds;
+        let exact = product(&profile, m as f64);
         assert!((curve.seconds(m) / exact - 1.0).abs() < 2e-3, "{m}: {} {exact}", curve.seconds(m));
     }
     assert!(curve.seconds(1 << 20) > 7.0 * curve.seconds(1 << 17));
@@ -122,10 +135,10 @@ fn curves_and_surfaces_agree_with_the_profile() {
     let one = curve.clone();
     layers.add(80.0, move |tokens| one.seconds(tokens as u64));
     assert!((layers.seconds(700) / (80.0 * curve.seconds(700)) - 1.0).abs() < 1e-12);
-    let surface = profile.decode_surface(HEADS, Dtype::Bfloat16).expect("it has the attention");
+    let priced = profile.clone();
+    let surface = Surface::new(13, 21, move |sequences, mean| attention(&priced, sequences, mean));
     for (sequences, mean) in [(1.0, 1.0), (3.0, 700.5), (250.0, 4097.0), (8192.0, 12.0), (1.0, 4e6)] {
-        let exact = profile.attention_decode(sequences, sequences * mean, HEADS, Dtype::Bfloat16);
-        let exact = exact.expect("it is priced").seconds;
+        let exact = attention(&profile, sequences, mean);
         let read = surface.at(sequences, mean);
         assert!((read / exact - 1.0).abs() < 5e-3, "{sequences} x {mean}: {read} {exact}");
     }
@@ -247,15 +260,13 @@ fn a_prefill_chunk_ends_at_its_context_and_its_own_length() {
     };
     assert!((operation(query, pairs, 1.0).work(&profile.gpu).chain - (query + context)).abs() < 1e-9);
     assert!((operation(3.0 * query, 3.0 * pairs, 3.0).work(&profile.gpu).chain - 8704.0).abs() < 1e-9);
-    let cost = profile.prefill_cost(HEADS, Dtype::Bfloat16, Dtype::Bfloat16).expect("it has the attention");
+    let cost = profile.prefill(operation(1.0, 1.0, 1.0)).expect("it has the attention");
     for (tokens, pairs, chunks) in [(1.0, 1.0, 1.0), (query, pairs, 1.0), (3.0 * query, 3.0 * pairs, 3.0)] {
         let exact = profile.evaluate(&operation(tokens, pairs, chunks)).expect("it is priced").seconds;
         assert!((cost.seconds(tokens, pairs, chunks) / exact - 1.0).abs() < 1e-3, "{tokens}");
     }
     assert_eq!(cost.seconds(0.0, 0.0, 0.0), 0.0);
-    let decode =
-        Operation::AttentionDecode { sequences: 1.0, context: 1.0, heads: HEADS, cache: Dtype::Bfloat16 };
-    assert!(profile.prefill(decode).is_err());
+    assert!(profile.prefill(decode(1.0, 1.0, HEADS)).is_err());
 }
 
 /// Profiles of the catalogue are read without their checks, so they are checked here.

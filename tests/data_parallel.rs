@@ -1,7 +1,7 @@
 //! Data parallelism inside a replica: ranks of a model with experts step together, copies of a dense model do not. Times
 //! are exact, from linear step costs.
 
-use crate::laws::{Draw, arrivals, config};
+use crate::laws::{Draw, arrivals, config, linear_cost};
 use sim::cost::{CostModel, LinearCost};
 use sim::document::Document;
 use sim::profile::Operation;
@@ -238,12 +238,7 @@ fn the_laws_hold_on_random_data_parallel_deployments_and_runs_repeat() {
             let config = config(&mut draw);
             let replicas = draw.between(1, 2);
             let engines = DataParallel { ranks: draw.between(2, 5), is_lockstep: draw.below(3) > 0 };
-            let cost: Arc<dyn CostModel> = Arc::new(LinearCost {
-                base_ns: 1 + draw.below(500),
-                per_token_ns: draw.below(20),
-                per_context_token_ns: draw.below(3),
-                ..LinearCost::NONE
-            });
+            let cost: Arc<dyn CostModel> = Arc::new(linear_cost(&mut draw));
             let workload = WorkloadGenerator::from_arrivals(arrivals(&mut draw));
             simulation(replicas as usize, engines, config, &cost, workload).run(&mut ())
         };

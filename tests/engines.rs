@@ -1,7 +1,7 @@
 //! The engines beside vLLM: the laws of every run on random small deployments, byte-equal repeats, and how the engines
 //! differ from each other on one traffic.
 
-use crate::laws::{Draw, arrivals, config};
+use crate::laws::{Draw, arrivals, config, linear_cost};
 use sim::cost::{CostModel, LinearCost};
 use sim::replica::{StepPath, StepRecord};
 use sim::request::Outcome;
@@ -94,12 +94,7 @@ fn run(seed: u64, rules: fn(&mut Draw) -> EngineRules) -> RunResult {
         watermark_blocks: draw.between(0, 2),
         ..plain
     };
-    let linear = LinearCost {
-        base_ns: 1 + draw.below(500),
-        per_token_ns: draw.below(20),
-        per_context_token_ns: draw.below(3),
-        ..LinearCost::NONE
-    };
+    let linear = linear_cost(&mut draw);
     let cost: Arc<dyn CostModel> = Arc::new(WithHost(linear, draw.below(300)));
     let mut laws =
         StepLaws { usable_blocks: config.total_blocks.saturating_sub(1), max_num_seqs: config.max_num_seqs };

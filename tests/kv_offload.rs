@@ -6,7 +6,7 @@ mod trtllm;
 mod vllm;
 
 use crate::cli::refusal;
-use crate::laws::{Draw, arrivals, config};
+use crate::laws::{Draw, arrivals, config, linear_cost};
 use crate::paths::is_same;
 use sim::cost::{CostModel, LinearCost};
 use sim::identity::TokenRun;
@@ -123,12 +123,7 @@ fn random_run(seed: u64, rules: impl Fn(&mut Draw, &mut SchedulerConfig)) -> Run
     config.async_scheduling = draw.below(2) == 0;
     config.offload = Some(random(&mut draw));
     rules(&mut draw, &mut config);
-    let cost: Arc<dyn CostModel> = Arc::new(LinearCost {
-        base_ns: 1 + draw.below(500),
-        per_token_ns: draw.below(20),
-        per_context_token_ns: draw.below(3),
-        ..LinearCost::NONE
-    });
+    let cost: Arc<dyn CostModel> = Arc::new(linear_cost(&mut draw));
     let workload = WorkloadGenerator::from_arrivals(arrivals(&mut draw));
     Simulation::new(draw.between(1, 2), config, &cost, workload).run(&mut ())
 }

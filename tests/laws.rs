@@ -47,6 +47,16 @@ pub fn config(draw: &mut Draw) -> SchedulerConfig {
     }
 }
 
+/// Random times of steps, in ns.
+pub fn linear_cost(draw: &mut Draw) -> LinearCost {
+    LinearCost {
+        base_ns: 1 + draw.below(500),
+        per_token_ns: draw.below(20),
+        per_context_token_ns: draw.below(3),
+        ..LinearCost::NONE
+    }
+}
+
 pub fn arrivals(draw: &mut Draw) -> Vec<Arrival> {
     let mut now = 0;
     let count = draw.between(1, 40);
@@ -77,12 +87,7 @@ fn simulate(seed: u64) -> RunResult {
     let mut draw = Draw(seed);
     let config = config(&mut draw);
     let replicas = draw.between(1, 3);
-    let cost: Arc<dyn CostModel> = Arc::new(LinearCost {
-        base_ns: 1 + draw.below(500),
-        per_token_ns: draw.below(20),
-        per_context_token_ns: draw.below(3),
-        ..LinearCost::NONE
-    });
+    let cost: Arc<dyn CostModel> = Arc::new(linear_cost(&mut draw));
     Simulation::new(replicas, config, &cost, WorkloadGenerator::from_arrivals(arrivals(&mut draw)))
         .run(&mut ())
 }

@@ -1,7 +1,7 @@
 //! The aggregated path against the plain one: every column, sum, gap and step, on random small scenarios and on all
 //! tiny ones.
 
-use crate::laws::{Draw, arrivals, config};
+use crate::laws::{Draw, arrivals, config, linear_cost};
 use rayon::prelude::*;
 use sim::cost::{CostModel, LinearCost};
 use sim::identity::TokenRun;
@@ -137,12 +137,7 @@ fn random_case(seed: u64) -> (u32, SchedulerConfig, LinearCost, Vec<Arrival>) {
     let config =
         SchedulerConfig { policy: Policy::Fcfs, long_prefill_token_threshold: 0, ..config(&mut draw) };
     let replicas = if draw.below(4) == 0 { 2 } else { 1 };
-    let cost = LinearCost {
-        base_ns: 1 + draw.below(500),
-        per_token_ns: draw.below(20),
-        per_context_token_ns: draw.below(3),
-        ..LinearCost::NONE
-    };
+    let cost = linear_cost(&mut draw);
     let mut arrivals = arrivals(&mut draw);
     if draw.below(2) == 0 {
         // Requests that share nothing have a cache of their own kind.

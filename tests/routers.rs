@@ -1,22 +1,21 @@
 //! Whole runs behind every router: nothing is lost, equal runs are equal, and no path, thread count or way of watching
 //! changes a result.
 
+mod policies;
+
 use crate::command::{servesim, servesim_in};
-use crate::laws::{Draw, arrivals, config};
+use crate::laws::{Draw, arrivals, config, linear_cost};
 use crate::paths::is_same;
 use crate::traffic::{random_traffic, traffic};
+use policies::routers;
 use sim::cost::{CostModel, LinearCost};
 use sim::metrics::Limits;
 use sim::replica::{DataParallel, StepPath, StepRecord};
 use sim::report::Metrics;
 use sim::request::{Outcome, RequestId};
-use sim::router::{
-    BucketConfig, BusyConfig, KvAwareConfig, KvSource, RouterConfig, SaturationSection, ScorerWeights,
-    Staleness, WhenSaturated,
-};
+use sim::router::RouterConfig;
 use sim::scheduler::{Policy, SchedulerConfig};
 use sim::simulation::{EngineSpec, FrontEndTime, RunObserver, RunResult, Simulation};
-use sim::units::SimDuration;
 use sim::workload::{Arrival, WorkloadGenerator};
 use std::sync::Arc;
 
@@ -27,88 +26,6 @@ impl RunObserver for Watch {
     fn step(&mut self, _step: &StepRecord<'_>) {
         self.0 += 1;
     }
-}
-
-/// Every policy, with times that fit the small scenarios, in ns.
-fn routers() -> Vec<RouterConfig> {
-    let kv = KvAwareConfig {
-        prefill_load_scale: 1.0,
-        overlap_score_credit: 1.0,
-        overlap_decay: 0.5,
-        host_overlap_credit: 0.75,
-        nvme_overlap_credit: 0.25,
-        active_request_weight: 0.1,
-        temperature: 0.0,
-    };
-    let stale = |period, delay| Staleness { period: SimDuration(period), delay: SimDuration(delay) };
-    let scored = |staleness, events_delay| RouterConfig::Scored {
-        weights: ScorerWeights {
-            running: 1.0,
-            active_requests: 0.5,
-            token_load: 1.0,
-            ..ScorerWeights::default()
-        },
-        staleness,
-        events_delay,
-        chunk_tokens: 4,
-        lru_entries: 20,
-        max_prefix_chunks: 6,
-        saturation: None,
-    };
-    let refusing = |others| RouterConfig::Scored {
-        weights: ScorerWeights::default(),
-        staleness: stale(1_500, 400),
-        events_delay: None,
-        chunk_tokens: 4,
-        lru_entries: 20,
-        max_prefix_chunks: 6,
-        saturation: Some(SaturationSection { queue_depth: 2.0, kv_utilization: 0.5, others }),
-    };
-    let kv_aware = |weights, source| RouterConfig::KvAware { weights, source, busy: BusyConfig::default() };
-    vec![
-        RouterConfig::RoundRobin(None),
-        RouterConfig::RoundRobin(Some(vec![2, 1, 0])),
-        RouterConfig::Random(None),
-        RouterConfig::Random(Some(vec![1, 0, 3])),
-        RouterConfig::LeastOutstandingRequests,
-        RouterConfig::LeastOutstandingTokens,
-        RouterConfig::PowerOfTwo,
-        RouterConfig::SessionAffinity,
-        RouterConfig::ConsistentHash { prefix_tokens: None, virtual_nodes: 7 },
-        RouterConfig::ConsistentHash { prefix_tokens: Some(9), virtual_nodes: 7 },
-        RouterConfig::PrefixAware { chunk_tokens: 4 },
-        RouterConfig::CacheAware {
-            chunk_tokens: 3,
-            cache_threshold: 0.2,
-            balance_abs_threshold: 3,
-            balance_rel_threshold: 1.2,
-            eviction_interval: SimDuration(5_000),
-            max_tree_tokens: 60,
-        },
-        RouterConfig::KvLookup { threshold_tokens: 15, delay: SimDuration::ZERO, session_nodes: None },
-        RouterConfig::KvLookup { threshold_tokens: 15, delay: SimDuration(3_000), session_nodes: Some(7) },
-        kv_aware(kv, KvSource::Events(SimDuration::ZERO)),
-        kv_aware(kv, KvSource::Events(SimDuration(700))),
-        kv_aware(KvAwareConfig { temperature: 0.5, ..kv }, KvSource::Dispatch(SimDuration(9_000))),
-        RouterConfig::KvAware {
-            weights: KvAwareConfig { temperature: 0.2, ..kv },
-            source: KvSource::Events(SimDuration::ZERO),
-            busy: BusyConfig { decode_blocks_share: Some(0.6), prefill_tokens: Some(30) },
-        },
-        refusing(WhenSaturated::Pass),
-        refusing(WhenSaturated::Queue),
-        RouterConfig::Bucket(BucketConfig {
-            balance_abs_tokens: 30,
-            balance_rel_threshold: 1.2,
-            interval: SimDuration(4_000),
-            initial_tokens: 60,
-        }),
-        scored(stale(0, 0), None),
-        scored(stale(1_500, 400), None),
-        scored(stale(1_500, 0), Some(SimDuration(200))),
-        RouterConfig::VllmDp { staleness: stale(2_500, 0) },
-        RouterConfig::VllmDp { staleness: stale(0, 0) },
-    ]
 }
 
 struct Case {
@@ -128,22 +45,22 @@ fn front_end(draw: &mut Draw) -> FrontEndTime {
     }
 }
 
-/// Three replicas that differ in KV cache and speed, and requests that share prompts and belong to sessions.
+/// Three replicas that differ in KV cache and speed.
+fn unequal(draw: &mut Draw, base: SchedulerConfig, engines: Option<DataParallel>) -> Vec<EngineSpec> {
+    let spec = |_| EngineSpec {
+        config: SchedulerConfig { total_blocks: base.total_blocks + draw.between(0, 30), ..base },
+        cost: Arc::new(linear_cost(draw)) as Arc<dyn CostModel>,
+        data_parallel: engines,
+        front_end: front_end(draw),
+    };
+    (0..3).map(spec).collect()
+}
+
+/// Such replicas, and requests that share prompts and belong to sessions.
 fn case(seed: u64) -> Case {
     let mut draw = Draw(seed);
     let base = SchedulerConfig { prefix_caching: true, ..config(&mut draw) };
-    let spec = |draw: &mut Draw| EngineSpec {
-        config: SchedulerConfig { total_blocks: base.total_blocks + draw.between(0, 30), ..base },
-        cost: Arc::new(LinearCost {
-            base_ns: 1 + draw.below(500),
-            per_token_ns: draw.below(20),
-            per_context_token_ns: draw.below(3),
-            ..LinearCost::NONE
-        }) as Arc<dyn CostModel>,
-        data_parallel: None,
-        front_end: front_end(draw),
-    };
-    let specs = (0..3).map(|_| spec(&mut draw)).collect();
+    let specs = unequal(&mut draw, base, None);
     Case { specs, arrivals: arrivals(&mut draw) }
 }
 
@@ -206,18 +123,7 @@ fn every_router_keeps_the_laws_with_sessions_tenants_and_ranks() {
             0 => None,
             kind => Some(DataParallel { ranks: draw.between(1, 3), is_lockstep: kind == 1 }),
         };
-        let spec = |draw: &mut Draw| EngineSpec {
-            config: SchedulerConfig { total_blocks: base.total_blocks + draw.between(0, 30), ..base },
-            cost: Arc::new(LinearCost {
-                base_ns: 1 + draw.below(500),
-                per_token_ns: draw.below(20),
-                per_context_token_ns: draw.below(3),
-                ..LinearCost::NONE
-            }) as Arc<dyn CostModel>,
-            data_parallel: engines,
-            front_end: front_end(draw),
-        };
-        let specs: Vec<EngineSpec> = (0..3).map(|_| spec(&mut draw)).collect();
+        let specs = unequal(&mut draw, base, engines);
         for (index, router) in routers().iter().enumerate() {
             let name = || format!("seed {seed}, router {index}: {router:?}\n{engines:?}\n{text}");
             let run = |path, observer: &mut dyn RunObserver| {

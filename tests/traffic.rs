@@ -1,7 +1,7 @@
 //! Sessions, classes and tenants: laws and both step paths on random traffic, and prefix hits against a count of their own.
 
-use crate::laws::{Draw, config};
-use sim::cost::{CostModel, LinearCost};
+use crate::laws::{Draw, config, linear_cost};
+use sim::cost::CostModel;
 use sim::document::Document;
 use sim::metrics::Limits;
 use sim::replica::{StepPath, StepRecord};
@@ -135,12 +135,7 @@ fn random_sessions_and_tenants_keep_the_laws_on_both_paths() {
         let config =
             SchedulerConfig { policy: Policy::Fcfs, long_prefill_token_threshold: 0, ..config(&mut draw) };
         let replicas = draw.between(1, 3);
-        let cost: Arc<dyn CostModel> = Arc::new(LinearCost {
-            base_ns: 1 + draw.below(500),
-            per_token_ns: draw.below(20),
-            per_context_token_ns: draw.below(3),
-            ..LinearCost::NONE
-        });
+        let cost: Arc<dyn CostModel> = Arc::new(linear_cost(&mut draw));
         let run = |path| {
             let (workload, tenants) = traffic(&text, seed);
             let mut seen = Arrivals::default();

@@ -1,10 +1,12 @@
-//! The loop: arrivals and step ends in order of time, and at one instant step ends first, then arrivals, then what the
-//! tenants' gate lets pass, then step starts, each by replica index.
+//! The loop, [`Simulation::run`]: arrivals and step ends in order of time, and at one instant step ends first, then
+//! arrivals, then what the tenants' gate lets pass, then step starts, each by replica index. What a step is stands in
+//! [`crate::replica`].
 //!
 //! Where the router looks at requests only, and neither an answer nor a gate brings a request, no replica can tell what
 //! the others do, and each runs by itself, on as many threads as there are ([`lanes`]); not with drafts, whose acceptance
 //! is drawn by the number of the row. The results are the same to the byte.
 
+mod build;
 mod engines;
 mod front_end;
 mod gate;
@@ -12,19 +14,15 @@ mod lanes;
 mod laws;
 mod refusal;
 mod requests;
+mod result;
 
-use crate::cost::{CostModel, UsageReport};
-use crate::durations::{CountedDurations, DurationCounts};
-use crate::folded::{FoldedRequests, RequestFolder};
-use crate::metrics::Limits;
+use crate::folded::RequestFolder;
 use crate::min_tree::MinTree;
-use crate::offload::Tiers;
-use crate::replica::{EitherReplica, StepPath, StepRecord, StepTotals};
-use crate::request::{RequestId, RequestTable};
-use crate::router::{Router, RouterConfig};
+use crate::replica::{AnyReplica, StepPath, StepRecord};
+use crate::request::RequestId;
+use crate::router::Router;
 use crate::scheduler::SchedulerConfig;
-use crate::speculation::AcceptanceDraws;
-use crate::tenants::{Gate, TenantTotals, Tenants};
+use crate::tenants::Gate;
 use crate::units::SimTime;
 use crate::workload::{Arrival, Origin, WorkloadGenerator};
 pub use engines::EngineSpec;
@@ -33,7 +31,8 @@ use front_end::FrontEnd;
 pub use front_end::FrontEndTime;
 use refusal::RouterQueue;
 use requests::Requests;
-use std::sync::Arc;
+pub use result::RunResult;
+use result::merged_gaps;
 
 /// Watches a run.
 pub trait RunObserver {
@@ -64,7 +63,7 @@ pub struct Simulation {
     /// The different settings among them.
     limits: Vec<SchedulerConfig>,
     path: StepPath,
-    replicas: Vec<EitherReplica>,
+    replicas: Vec<AnyReplica>,
     /// What requests pass on their way to each replica's scheduler; none where it takes no time.
     front_ends: Vec<Option<FrontEnd>>,
     workload: WorkloadGenerator,
@@ -93,148 +92,7 @@ pub struct Simulation {
     may_fold: bool,
 }
 
-/// What a run left behind.
-#[derive(Debug)]
-pub struct RunResult {
-    /// Every request; empty where rows were not kept.
-    pub table: RequestTable,
-    /// The requests where their rows were not kept.
-    pub folded: Option<FoldedRequests>,
-    /// How the steps were computed (of unequal replicas, the slowest way); it changes nothing else.
-    pub path: StepPath,
-    /// Sums over the steps, per engine: one for each replica, or for each data-parallel rank of each.
-    pub replicas: Vec<StepTotals>,
-    /// Requests sent to each engine; those that it rejected are counted with the first of their replica.
-    pub routed: Vec<u64>,
-    /// KV blocks that requests can hold, per engine.
-    pub usable_blocks: Vec<u32>,
-    /// Blocks still held at the end, over all replicas: zero when everything finished.
-    pub held_blocks: u64,
-    /// Gaps between tokens.
-    pub token_gaps: CountedDurations,
-    /// When the last event happened.
-    pub end: SimTime,
-    /// Requests in the system summed over time, in request-nanoseconds.
-    pub request_ns: u128,
-    /// Where the time of the steps went, when the cost model can tell.
-    pub usage: Option<UsageReport>,
-    /// With tenants: what their requests came to at the gate, or the law that it broke.
-    pub tenants: Option<Result<Vec<TenantTotals>, String>>,
-}
-
 impl Simulation {
-    /// `replicas` equal engines, fed by `workload` in turn; their decoding requests are stepped as one where the
-    /// settings allow it.
-    pub fn new(
-        replicas: u32,
-        config: SchedulerConfig,
-        cost: &Arc<dyn CostModel>,
-        workload: WorkloadGenerator,
-    ) -> Simulation {
-        Simulation::with_path(replicas, config, cost, workload, StepPath::best(&config))
-    }
-
-    /// The same, stepped in the way that `path` says, or one request at a time where the settings do not allow it. The
-    /// results are equal.
-    pub fn with_path(
-        replicas: u32,
-        config: SchedulerConfig,
-        cost: &Arc<dyn CostModel>,
-        workload: WorkloadGenerator,
-        path: StepPath,
-    ) -> Simulation {
-        let specs = vec![EngineSpec::new(config, cost); replicas as usize];
-        Simulation::with_router(&specs, workload, path, &RouterConfig::RoundRobin(None), 0)
-    }
-
-    /// Replicas that may differ, behind a router whose draws come from `seed`.
-    pub fn with_router(
-        specs: &[EngineSpec],
-        workload: WorkloadGenerator,
-        path: StepPath,
-        router: &RouterConfig,
-        seed: u64,
-    ) -> Simulation {
-        let is_shared = workload.has_prefix_identity();
-        let paths: Vec<StepPath> = specs.iter().map(|spec| spec.path(path)).collect();
-        let places = Place::all(specs);
-        let replica = |((spec, path), place): ((&EngineSpec, &StepPath), &Place)| {
-            let (index, config) = (place.first_engine, spec.config);
-            match spec.data_parallel {
-                None => EitherReplica::new(index, config, *path, is_shared, Arc::clone(&spec.cost)),
-                Some(engines) => {
-                    EitherReplica::data_parallel(index, engines, config, *path, is_shared, &spec.cost)
-                }
-            }
-        };
-        let mut replicas: Vec<EitherReplica> = specs.iter().zip(&paths).zip(&places).map(replica).collect();
-        let may_refuse = router.may_refuse();
-        let block_size = specs.first().map_or(1, |spec| spec.config.block_size);
-        let mut router = Router::new(router, specs.len(), block_size, seed);
-        if router.informed().is_some_and(|router| router.hears_kv_events()) {
-            replicas.iter_mut().for_each(|replica| replica.each_shared_pool(&mut |pool| pool.keep_events()));
-        }
-        let chunk_blocks = |spec: &EngineSpec| spec.config.offload.map(|offload| offload.chunk_blocks);
-        if router
-            .informed()
-            .is_some_and(|router| router.hear_tiers_of(specs.iter().map(chunk_blocks).collect()))
-        {
-            replicas.iter_mut().filter_map(EitherReplica::tiers).for_each(Tiers::keep_events);
-        }
-        let needs_rows =
-            |spec: &EngineSpec| spec.data_parallel.is_some() || (spec.config.prefix_caching && is_shared);
-        let mut limits: Vec<SchedulerConfig> = specs.iter().map(|spec| spec.config).collect();
-        limits.dedup();
-        Simulation {
-            limits,
-            path: paths.iter().copied().max().unwrap_or(path),
-            workload,
-            router,
-            requests: Requests::default(),
-            origins: Vec::new(),
-            gate: None,
-            waiting: RouterQueue::default(),
-            folder: None,
-            routed: vec![0; specs.iter().map(|spec| spec.engines() as usize).sum()],
-            next_arrival: SimTime::NEVER,
-            events: MinTree::new(specs.len(), SimTime::NEVER.0),
-            touched: Vec::new(),
-            finished: Vec::new(),
-            has_drafts: false,
-            may_fold: paths.iter().all(|path| *path == StepPath::Aggregated)
-                && !specs.iter().any(needs_rows)
-                && !may_refuse,
-            front_ends: specs.iter().map(|spec| FrontEnd::new(spec.front_end)).collect(),
-            places,
-            replicas,
-        }
-    }
-
-    /// Holds the requests to what these tenants may send.
-    pub fn with_tenants(mut self, tenants: Option<Arc<Tenants>>) -> Simulation {
-        self.gate = tenants.map(|tenants| Box::new(Gate::new(tenants)));
-        self
-    }
-
-    /// Lets the run keep no rows, where that is possible: its memory then does not grow with the requests, `expected`
-    /// of which will arrive, and [`RunResult::folded`] holds their sums. Rows stay where requests share prompts or
-    /// have tenants, where replicas have several engines, and on the plain path.
-    pub fn fold_rows(mut self, limits: Limits, expected: u64) -> Simulation {
-        let folds = self.may_fold && self.gate.is_none();
-        self.folder = folds.then(|| RequestFolder::new(limits, expected));
-        self.requests = Requests::new(folds);
-        self
-    }
-
-    /// Says how draft tokens are accepted; without it none holds.
-    pub fn speculate(mut self, draws: &AcceptanceDraws) -> Simulation {
-        self.has_drafts = true;
-        for replica in &mut self.replicas {
-            replica.speculate(draws.clone());
-        }
-        self
-    }
-
     /// Runs until every request has left.
     pub fn run(mut self, observer: &mut dyn RunObserver) -> RunResult {
         let watches_steps = observer.watches_steps();
@@ -419,36 +277,4 @@ impl Simulation {
             }
         }
     }
-
-    fn finish(self, now: SimTime) -> RunResult {
-        let mut requests = self.requests;
-        requests.present.change(now, 0, 0);
-        let request_ns = requests.present.request_ns;
-        let folded = self.folder.map(|mut folder| {
-            requests.finish_into(&mut folder);
-            folder.into_folded()
-        });
-        RunResult {
-            table: if folded.is_some() { RequestTable::default() } else { requests.table },
-            folded,
-            path: self.path,
-            replicas: self.replicas.iter().flat_map(EitherReplica::totals).collect(),
-            routed: self.routed,
-            usable_blocks: self.places.iter().flat_map(Place::usable_blocks).collect(),
-            held_blocks: self.replicas.iter().map(EitherReplica::held_blocks).sum(),
-            token_gaps: merged_gaps(self.replicas.into_iter()),
-            end: now,
-            request_ns,
-            usage: None,
-            tenants: self.gate.map(|gate| gate.into_totals()),
-        }
-    }
-}
-
-fn merged_gaps(replicas: impl Iterator<Item = EitherReplica>) -> CountedDurations {
-    let mut gaps = DurationCounts::default();
-    for replica in replicas {
-        gaps.merge(replica.into_gaps());
-    }
-    gaps.into_sorted()
 }

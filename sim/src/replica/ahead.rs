@@ -1,14 +1,12 @@
 //! A replica with asynchronous scheduling whose decoding requests are one: up to two steps in flight (V-42a, V-42b). It
 //! gives exactly what [`PipelinedReplica`](super::pipelined::PipelinedReplica) gives with one stage.
 
-use super::aggregated::record_decoded;
+use super::StepRecord;
+use super::aggregated_engine::AggregatedEngine;
 use super::decode_run::{DecodeRun, FIRST_WANTED, steps_until};
-use super::largest_gaps::LargestGaps;
-use super::{StepBatch, StepRecord, StepTotals};
 use crate::cost::CostModel;
-use crate::durations::DurationCounts;
-use crate::request::{Outcome, RequestTable};
-use crate::scheduler::aggregated::{AggregatedBatch, AggregatedScheduler, Departure, Landing};
+use crate::request::RequestTable;
+use crate::scheduler::aggregated::{AggregatedBatch, Departure, Landing};
 use crate::scheduler::{NewRequest, SchedulerConfig};
 use crate::step::StepShape;
 use crate::units::SimTime;
@@ -58,8 +56,7 @@ impl Flights {
 
 /// One engine that schedules ahead, its decoding requests as one.
 pub(crate) struct AheadReplica {
-    index: u32,
-    pub(crate) scheduler: AggregatedScheduler,
+    pub(super) engine: AggregatedEngine,
     cost: Arc<dyn CostModel>,
     in_flight: Flights,
     /// Until when the engine's own work on the CPU takes.
@@ -68,49 +65,35 @@ pub(crate) struct AheadReplica {
     gpu_free: SimTime,
     /// Nothing can be scheduled before a result or a request arrives.
     is_starved: bool,
-    /// End of the latest step that ended.
-    last_step_end: SimTime,
     landing: Landing,
-    totals: StepTotals,
-    gaps: DurationCounts,
-    largest_gaps: LargestGaps,
 }
 
 impl AheadReplica {
-    /// An idle replica; see [`AggregatedScheduler::new`].
+    /// An idle replica; see [`AggregatedEngine::new`].
     pub fn new(index: u32, config: SchedulerConfig, is_shared: bool, cost: Arc<dyn CostModel>) -> Self {
         AheadReplica {
-            index,
-            scheduler: AggregatedScheduler::new(config, is_shared),
+            engine: AggregatedEngine::new(index, config, is_shared),
             cost,
             in_flight: Flights::default(),
             host_free: SimTime::ZERO,
             gpu_free: SimTime::ZERO,
             is_starved: false,
-            last_step_end: SimTime::NEVER,
             landing: Landing::default(),
-            totals: StepTotals::default(),
-            gaps: DurationCounts::default(),
-            largest_gaps: LargestGaps::default(),
         }
-    }
-
-    /// Its number among all engines.
-    pub fn index(&self) -> u32 {
-        self.index
     }
 
     /// When something happens next: the older step ends, or the CPU is free to schedule another.
     pub fn next_at(&self, now: SimTime) -> SimTime {
         let end = self.in_flight.first().map_or(SimTime::NEVER, |flight| flight.end);
-        let can_schedule = self.in_flight.count < DEPTH && !self.is_starved && !self.scheduler.is_idle();
+        let can_schedule =
+            self.in_flight.count < DEPTH && !self.is_starved && !self.engine.scheduler.is_idle();
         if can_schedule && self.host_free > now { end.min(self.host_free) } else { end }
     }
 
     /// Queues an accepted request.
     pub fn enqueue(&mut self, request: &NewRequest<'_>) {
         self.is_starved = false;
-        self.scheduler.enqueue(request);
+        self.engine.scheduler.enqueue(request);
     }
 
     /// Applies the older step's results if it ends now. Gives how many requests finished.
@@ -121,27 +104,13 @@ impl AheadReplica {
         let batch = &self.in_flight.land().batch;
         self.is_starved = false;
         // Before landing: those that finish with this step still count.
-        let oldest = self.scheduler.oldest_decoding_since();
-        self.scheduler.land(&mut self.landing);
-        let step = self.landing.step;
-        let decoded = batch.shape.decode_requests;
-        if decoded > 0 {
-            // They all had their previous token at the end of the previous step.
-            let gap_ns = (now - self.last_step_end).0;
-            self.gaps.add_many(gap_ns, decoded);
-            self.largest_gaps.push(step, gap_ns, oldest);
-        }
-        for entry in batch.prefills.iter().filter(|entry| entry.samples) {
-            if let Some(gap_ns) = table.record_token(entry.id, now) {
-                self.gaps.add_many(gap_ns, 1);
-            }
-        }
-        self.last_step_end = now;
-        for departure in self.landing.finished.iter().chain(&self.landing.delivered) {
-            record_decoded(table, departure, step, now, &self.largest_gaps);
-        }
-        for departure in &self.landing.finished {
-            table.outcome[departure.id.index()] = Outcome::Finished;
+        let oldest = self.engine.scheduler.oldest_decoding_since();
+        self.engine.scheduler.land(&mut self.landing);
+        let Landing { step, finished, delivered, .. } = &self.landing;
+        self.engine.record_tokens(batch, *step, oldest, now, table);
+        self.engine.record_finished(table, finished, *step, now);
+        for departure in delivered {
+            self.engine.record_decoded(table, departure, *step, now);
         }
         self.landing.finished.len()
     }
@@ -156,24 +125,10 @@ impl AheadReplica {
         if self.in_flight.count >= DEPTH || self.host_free > now || self.is_starved {
             return None;
         }
-        // A batch may stay empty once, when the only running request preempted itself; then it is admitted again.
-        for _ in 0..2 {
-            if self.scheduler.is_idle() {
-                return None;
-            }
-            let steps_before = self.scheduler.steps();
-            let batch = &mut self.in_flight.next().batch;
-            self.scheduler.form_batch(batch);
-            for departure in &batch.preempted {
-                record_decoded(table, departure, steps_before, self.last_step_end, &self.largest_gaps);
-            }
-            let preempted = batch.preempted.iter().map(|departure| departure.id);
-            self.totals.record_decisions(preempted, &batch.admitted, now, table);
-            if batch.shape.batch_requests() > 0 {
-                return Some(self.launch(now));
-            }
+        if self.engine.form_batch(&mut self.in_flight.next().batch, now, table) {
+            return Some(self.launch(now));
         }
-        self.is_starved = true;
+        self.is_starved = !self.engine.scheduler.is_idle();
         None
     }
 
@@ -181,13 +136,13 @@ impl AheadReplica {
     pub fn start_steps(&mut self, now: SimTime, horizon: SimTime, table: &mut RequestTable) {
         let mut now = now;
         loop {
-            if self.scheduler.is_decoding_on() {
+            if self.engine.scheduler.is_decoding_on() {
                 now = self.run_decoding(now, horizon);
             }
             while self.start_step(now, table).is_some() {}
             let next = self.next_at(now);
             let ends_first = self.in_flight.first().is_some_and(|flight| flight.end == next);
-            if next >= horizon || (ends_first && self.scheduler.next_landing_finishes()) {
+            if next >= horizon || (ends_first && self.engine.scheduler.next_landing_finishes()) {
                 return;
             }
             now = next;
@@ -200,15 +155,15 @@ impl AheadReplica {
     /// the GPU when the one before ends. Gives the time of the last end.
     fn run_decoding(&mut self, now: SimTime, horizon: SimTime) -> SimTime {
         let (epoch, epoch_end) = self.cost.epoch(now.max(self.host_free));
-        let (first, scheduler) =
-            (StepShape { epoch, ..self.scheduler.next_decode_shape() }, &mut self.scheduler);
+        let (held_blocks, mut last_step_end) = (self.engine.held_blocks(), self.engine.last_step_end);
+        let AggregatedEngine { scheduler, totals, gaps, largest_gaps, .. } = &mut self.engine;
+        let first = StepShape { epoch, ..scheduler.next_decode_shape() };
         let Some(mut end) = self.in_flight.first().map(|flight| flight.end) else { return now };
         let (first_step, oldest) = (scheduler.steps(), scheduler.oldest_decoding_since());
         let running = scheduler.running_requests();
-        let held_blocks = scheduler.usable_blocks() - scheduler.free_blocks();
-        let mut run = DecodeRun::new(first, held_blocks, running, &mut self.totals, &mut self.gaps);
+        let mut run = DecodeRun::new(first, held_blocks, running, totals, gaps);
         let host = self.cost.host(&first);
-        let (mut now, mut host_free, mut last_step_end) = (now, self.host_free, self.last_step_end);
+        let (mut now, mut host_free) = (now, self.host_free);
         let mut second_end = None;
         self.cost.decode_run(&first, FIRST_WANTED, &mut |times| {
             let until_finish = scheduler.steps_to_finish(times.len() + 1);
@@ -234,10 +189,10 @@ impl AheadReplica {
             steps_until(horizon, now, end - now)
         });
         self.host_free = host_free;
-        self.last_step_end = last_step_end;
         self.gpu_free = second_end.unwrap_or(end);
         scheduler.fly_on(first_step, second_end.is_some());
-        let mut shape = run.finish(first_step, oldest, &mut self.largest_gaps);
+        let mut shape = run.finish(first_step, oldest, largest_gaps);
+        self.engine.last_step_end = last_step_end;
         let ends = [Some(end), second_end];
         self.in_flight.count = 0;
         shape.decode_context_tokens -= shape.decode_requests * ends.iter().flatten().count() as u64;
@@ -264,32 +219,7 @@ impl AheadReplica {
         let end = self.gpu_free;
         flight.end = end;
         self.in_flight.count += 1;
-        let free_blocks = self.scheduler.free_blocks();
-        self.totals.record_step(&shape, end - previous_end, self.scheduler.usable_blocks() - free_blocks);
-        let (waiting, running) = (self.scheduler.waiting_requests(), self.scheduler.running_requests());
-        self.totals.samples.offer(&shape, waiting, running);
         let batch = self.in_flight.last().map_or(&self.in_flight.places[0].batch, |flight| &flight.batch);
-        StepRecord {
-            replica: self.index,
-            start: previous_end,
-            duration: end - previous_end,
-            batch: StepBatch::Aggregated(&self.scheduler, batch),
-            shape,
-            sets_pace: true,
-            preempted_requests: batch.preempted.len() as u32,
-            running_requests: self.scheduler.running_requests() as u32,
-            waiting_requests: self.scheduler.waiting_requests() as u32,
-            free_blocks,
-        }
-    }
-
-    /// Sums over its steps so far.
-    pub fn totals(&self) -> &StepTotals {
-        &self.totals
-    }
-
-    /// The gaps between tokens that it produced.
-    pub fn into_gaps(self) -> DurationCounts {
-        self.gaps
+        self.engine.record_step(batch, previous_end, end - previous_end)
     }
 }

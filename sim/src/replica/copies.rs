@@ -1,7 +1,7 @@
 //! Data-parallel copies of a model without experts: engines of their own behind one front end (V-45).
 
+use super::any::AnyReplica;
 use super::balancer::Balancer;
-use super::either::EitherReplica;
 use super::{StepRecord, StepTotals};
 use crate::block_pool::BlockPool;
 use crate::durations::DurationCounts;
@@ -13,14 +13,14 @@ use crate::units::SimTime;
 
 /// The copies of one replica.
 pub(crate) struct Copies {
-    engines: Vec<EitherReplica>,
+    engines: Vec<AnyReplica>,
     balancer: Balancer,
     finished: Vec<RequestId>,
 }
 
 impl Copies {
     /// Idle engines behind a front end.
-    pub fn new(engines: Vec<EitherReplica>) -> Copies {
+    pub fn new(engines: Vec<AnyReplica>) -> Copies {
         Copies { balancer: Balancer::new(engines.len() as u32), engines, finished: Vec::new() }
     }
 
@@ -59,7 +59,7 @@ impl Copies {
 
     /// What all engines together say of themselves.
     pub fn load(&self) -> ReplicaLoad {
-        self.engines.iter().map(EitherReplica::load).sum()
+        self.engines.iter().map(AnyReplica::load).sum()
     }
 
     /// Shows the pool of each engine whose requests share content.
@@ -86,12 +86,12 @@ impl Copies {
 
     /// Sums over the steps of each engine so far.
     pub fn totals(&self) -> Vec<StepTotals> {
-        self.engines.iter().flat_map(EitherReplica::totals).collect()
+        self.engines.iter().flat_map(AnyReplica::totals).collect()
     }
 
     /// KV blocks that the requests of all engines hold.
     pub fn held_blocks(&self) -> u64 {
-        self.engines.iter().map(EitherReplica::held_blocks).sum()
+        self.engines.iter().map(AnyReplica::held_blocks).sum()
     }
 
     /// The gaps between tokens that the engines produced.

@@ -2,13 +2,14 @@
 //! together, because the experts are spread over all of them (V-46, V-47).
 
 use super::balancer::Balancer;
-use super::{StepBatch, StepRecord, StepTotals};
+use super::engine::Engine;
+use super::{StepRecord, StepTotals};
 use crate::block_pool::BlockPool;
 use crate::cost::CostModel;
 use crate::durations::DurationCounts;
-use crate::request::{Outcome, RequestId, RequestTable};
+use crate::request::{RequestId, RequestTable};
 use crate::router::ReplicaLoad;
-use crate::scheduler::{NewRequest, Scheduler, SchedulerConfig};
+use crate::scheduler::{NewRequest, SchedulerConfig};
 use crate::step::{ScheduledBatch, StepShape};
 use crate::units::{SimDuration, SimTime};
 use std::sync::Arc;
@@ -18,16 +19,13 @@ const SYNC_INTERVAL: u64 = 16;
 
 /// One rank.
 struct Rank {
-    scheduler: Scheduler,
+    engine: Engine,
     batch: ScheduledBatch,
     shape: StepShape,
-    totals: StepTotals,
 }
 
 /// The ranks of one replica.
 pub(crate) struct LockstepReplica {
-    /// Number of the first rank among all engines.
-    first: u32,
     ranks: Vec<Rank>,
     cost: Arc<dyn CostModel>,
     /// Whether the engine's time on the CPU passes while the GPU works (V-42b); that results come a step later then is
@@ -41,7 +39,6 @@ pub(crate) struct LockstepReplica {
     /// Steps since they woke.
     steps_awake: u64,
     finished: Vec<RequestId>,
-    gaps: DurationCounts,
 }
 
 impl LockstepReplica {
@@ -49,14 +46,12 @@ impl LockstepReplica {
     pub fn new(first: u32, ranks: u32, config: SchedulerConfig, cost: Arc<dyn CostModel>) -> Self {
         let hides_host = config.async_scheduling;
         let config = SchedulerConfig { async_scheduling: false, ..config };
-        let rank = |_| Rank {
-            scheduler: Scheduler::new(config),
+        let rank = |number| Rank {
+            engine: Engine::new(first + number, &config, 1),
             batch: ScheduledBatch::default(),
             shape: StepShape::default(),
-            totals: StepTotals::default(),
         };
         LockstepReplica {
-            first,
             ranks: (0..ranks.max(1)).map(rank).collect(),
             cost,
             hides_host,
@@ -65,7 +60,6 @@ impl LockstepReplica {
             is_awake: false,
             steps_awake: 0,
             finished: Vec::new(),
-            gaps: DurationCounts::default(),
         }
     }
 
@@ -77,8 +71,9 @@ impl LockstepReplica {
     /// Queues an accepted request at the rank that the front end chooses; gives the rank's number among all engines.
     pub fn enqueue(&mut self, request: &NewRequest<'_>) -> u32 {
         let chosen = self.balancer.choose(request.arrival);
-        self.ranks[chosen].scheduler.enqueue(request);
-        self.first + chosen as u32
+        let engine = &mut self.ranks[chosen].engine;
+        engine.scheduler.enqueue(request);
+        engine.index
     }
 
     /// Ends the step of all ranks: their tokens become visible now. Gives how many requests finished.
@@ -86,22 +81,14 @@ impl LockstepReplica {
         self.step_end = SimTime::NEVER;
         self.finished.clear();
         for (number, rank) in self.ranks.iter_mut().enumerate() {
-            for entry in rank.batch.requests.iter().filter(|entry| entry.samples) {
-                if let Some(gap_ns) = table.record_token(entry.id, now) {
-                    self.gaps.add(gap_ns);
-                }
-            }
-            let before = self.finished.len();
-            rank.scheduler.complete(&rank.batch, &mut self.finished);
-            for id in &self.finished[before..] {
-                table.outcome[id.index()] = Outcome::Finished;
-            }
-            self.balancer.finish(number, self.finished.len() - before);
+            let finished = rank.engine.complete(&rank.batch, now, table);
+            self.finished.extend_from_slice(finished);
+            self.balancer.finish(number, finished.len());
             self.balancer.publish(now, number, rank.load());
         }
         self.steps_awake += 1;
         if self.steps_awake == 1 || self.steps_awake.is_multiple_of(SYNC_INTERVAL) {
-            self.is_awake = self.ranks.iter().any(|rank| !rank.scheduler.is_idle());
+            self.is_awake = self.ranks.iter().any(|rank| !rank.engine.scheduler.is_idle());
         }
         self.finished.len()
     }
@@ -113,7 +100,7 @@ impl LockstepReplica {
 
     /// The KV blocks of each rank.
     pub fn pools(&mut self) -> impl Iterator<Item = &mut BlockPool> {
-        self.ranks.iter_mut().filter_map(|rank| rank.scheduler.pool_mut())
+        self.ranks.iter_mut().filter_map(|rank| rank.engine.scheduler.pool_mut())
     }
 
     /// The requests that finished with the step that ended last.
@@ -133,7 +120,7 @@ impl LockstepReplica {
             return;
         }
         if !self.is_awake {
-            if self.ranks.iter().all(|rank| rank.scheduler.is_idle()) {
+            if self.ranks.iter().all(|rank| rank.engine.scheduler.is_idle()) {
                 return;
             }
             self.is_awake = true;
@@ -145,29 +132,11 @@ impl LockstepReplica {
         let (duration, slowest) = self.agree(self.cost.epoch(now).0);
         self.step_end = now + duration;
         for (number, rank) in self.ranks.iter_mut().enumerate() {
-            let held_blocks = rank.scheduler.used_blocks();
             if rank.batch.requests.is_empty() {
-                rank.totals.dummy_steps += 1;
+                rank.engine.totals.dummy_steps += 1;
                 continue;
             }
-            rank.totals.record_step(&rank.shape, duration, held_blocks);
-            if number == slowest {
-                let (waiting, running) =
-                    (rank.scheduler.waiting_requests(), rank.scheduler.running_requests());
-                rank.totals.samples.offer(&rank.shape, waiting, running);
-            }
-            watch(&StepRecord {
-                replica: self.first + number as u32,
-                start: now,
-                duration,
-                batch: StepBatch::Plain(&rank.batch),
-                shape: rank.shape,
-                sets_pace: number == slowest,
-                preempted_requests: rank.batch.preempted.len() as u32,
-                running_requests: rank.scheduler.running_requests() as u32,
-                waiting_requests: rank.scheduler.waiting_requests() as u32,
-                free_blocks: rank.scheduler.free_blocks(),
-            });
+            watch(&rank.engine.record_step(&rank.batch, rank.shape, now, duration, number == slowest));
         }
     }
 
@@ -193,18 +162,22 @@ impl LockstepReplica {
     }
 
     /// Sums over the steps of each rank so far.
-    pub fn totals(&self) -> impl Iterator<Item = &StepTotals> {
-        self.ranks.iter().map(|rank| &rank.totals)
+    pub fn totals(&self) -> Vec<StepTotals> {
+        self.ranks.iter().map(|rank| rank.engine.totals()).collect()
     }
 
     /// KV blocks that the requests of all ranks hold.
     pub fn held_blocks(&self) -> u64 {
-        self.ranks.iter().map(|rank| u64::from(rank.scheduler.used_blocks())).sum()
+        self.ranks.iter().map(|rank| u64::from(rank.engine.scheduler.used_blocks())).sum()
     }
 
     /// The gaps between tokens that the ranks produced.
     pub fn into_gaps(self) -> DurationCounts {
-        self.gaps
+        let mut gaps = DurationCounts::default();
+        for rank in self.ranks {
+            gaps.merge(rank.engine.delivery.gaps);
+        }
+        gaps
     }
 }
 
@@ -212,23 +185,11 @@ impl Rank {
     /// Forms the next batch, or a dummy of one token when there is nothing to compute.
     fn form_batch(&mut self, now: SimTime, table: &mut RequestTable) {
         self.batch.clear();
-        // A batch may stay empty once, when the only running request preempted itself; then it is admitted again.
-        for _ in 0..2 {
-            if self.scheduler.is_idle() || !self.batch.requests.is_empty() {
-                break;
-            }
-            self.scheduler.form_batch(&mut self.batch);
-            self.totals.record_decisions(
-                self.batch.preempted.iter().copied(),
-                &self.batch.admitted,
-                now,
-                table,
-            );
-        }
+        self.engine.form_batch(&mut self.batch, now, table);
         self.shape = if self.batch.requests.is_empty() { StepShape::DUMMY } else { self.batch.shape() };
     }
 
     fn load(&self) -> ReplicaLoad {
-        ReplicaLoad::of(&self.scheduler)
+        ReplicaLoad::of(&self.engine.scheduler)
     }
 }

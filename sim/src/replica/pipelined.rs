@@ -1,14 +1,12 @@
 //! A replica with several steps in flight: asynchronous scheduling, pipeline stages, or both (V-42a, V-42b, V-43). While
 //! fewer than its depth are in flight and there is something to schedule, it schedules; results are applied as they come.
 
-use super::delivery::Delivery;
-use super::offload::Offload;
-use super::{StepBatch, StepRecord, StepTotals};
+use super::StepRecord;
+use super::engine::Engine;
 use crate::cost::CostModel;
-use crate::durations::DurationCounts;
 use crate::offload::StepGate;
-use crate::request::{RequestId, RequestTable};
-use crate::scheduler::{Scheduler, SchedulerConfig};
+use crate::request::RequestTable;
+use crate::scheduler::{NewRequest, SchedulerConfig};
 use crate::step::{ScheduledBatch, StepShape};
 use crate::units::SimTime;
 use std::collections::VecDeque;
@@ -23,8 +21,7 @@ struct Flight {
 
 /// One engine with several steps in flight.
 pub(crate) struct PipelinedReplica {
-    index: u32,
-    pub(crate) scheduler: Scheduler,
+    pub(super) engine: Engine,
     cost: Arc<dyn CostModel>,
     /// Most steps in flight.
     depth: usize,
@@ -37,11 +34,6 @@ pub(crate) struct PipelinedReplica {
     stage_free: Vec<SimTime>,
     /// Nothing can be scheduled before a result or a request arrives.
     is_starved: bool,
-    /// Requests that finished with the step that ended last.
-    finished: Vec<RequestId>,
-    totals: StepTotals,
-    pub(super) delivery: Delivery,
-    offload: Offload,
 }
 
 impl PipelinedReplica {
@@ -49,8 +41,7 @@ impl PipelinedReplica {
     pub fn new(index: u32, config: SchedulerConfig, cost: Arc<dyn CostModel>) -> PipelinedReplica {
         let stages = cost.stages().max(1);
         PipelinedReplica {
-            index,
-            scheduler: Scheduler::with_stages(config, stages),
+            engine: Engine::new(index, &config, stages),
             cost,
             depth: stages + usize::from(config.async_scheduling),
             in_flight: VecDeque::new(),
@@ -58,24 +49,22 @@ impl PipelinedReplica {
             host_free: SimTime::ZERO,
             stage_free: vec![SimTime::ZERO; stages],
             is_starved: false,
-            finished: Vec::new(),
-            totals: StepTotals::default(),
-            delivery: Delivery::default(),
-            offload: Offload::new(&config),
         }
     }
 
     /// When something happens next: the oldest step ends, or the CPU is free to schedule another.
     pub fn next_at(&self, now: SimTime) -> SimTime {
         // Without a step, the engine waits for what its tiers move; with one, for its result.
-        let end = self.in_flight.front().map_or_else(|| self.offload.next_end(), |flight| flight.end);
-        let can_schedule = self.in_flight.len() < self.depth && !self.is_starved && !self.scheduler.is_idle();
+        let end = self.in_flight.front().map_or_else(|| self.engine.offload.next_end(), |flight| flight.end);
+        let can_schedule =
+            self.in_flight.len() < self.depth && !self.is_starved && !self.engine.scheduler.is_idle();
         if can_schedule && self.host_free > now { end.min(self.host_free) } else { end }
     }
 
-    /// A request was queued.
-    pub fn wake(&mut self) {
+    /// Queues an accepted request.
+    pub fn enqueue(&mut self, request: &NewRequest<'_>) {
         self.is_starved = false;
+        self.engine.scheduler.enqueue(request);
     }
 
     /// Applies the oldest step's results if it ends now. Gives how many requests finished.
@@ -85,43 +74,25 @@ impl PipelinedReplica {
         }
         let Some(flight) = self.in_flight.pop_front() else { return 0 };
         self.is_starved = false;
-        self.finished.clear();
-        self.offload.end_until(now, &mut self.scheduler);
-        let (totals, finished) = (&mut self.totals.speculation, &mut self.finished);
-        self.delivery.deliver(&mut self.scheduler, &flight.batch, now, table, totals, |id| finished.push(id));
-        self.offload.begin(now, &mut self.scheduler);
+        let finished = self.engine.complete(&flight.batch, now, table).len();
         self.spare.push(flight.batch);
-        self.finished.len()
-    }
-
-    /// The requests that finished with the step that ended last.
-    pub fn finished(&self) -> &[RequestId] {
-        &self.finished
+        finished
     }
 
     /// Schedules the next step if there is room for one, the CPU is free and there is work.
     pub fn start_step(&mut self, now: SimTime, table: &mut RequestTable) -> Option<StepRecord<'_>> {
-        if self.offload.end_until(now, &mut self.scheduler) && self.in_flight.is_empty() {
+        if self.engine.end_transfers(now) && self.in_flight.is_empty() {
             self.is_starved = false;
         }
         if self.in_flight.len() >= self.depth || self.host_free > now || self.is_starved {
             return None;
         }
-        // A batch may stay empty once, when the only running request preempted itself; then it is admitted again.
-        for _ in 0..2 {
-            if self.scheduler.is_idle() {
-                return None;
-            }
-            let mut batch = self.spare.pop().unwrap_or_default();
-            self.scheduler.form_batch(&mut batch);
-            self.totals.record_decisions(batch.preempted.iter().copied(), &batch.admitted, now, table);
-            let gate = self.offload.begin(now, &mut self.scheduler);
-            if !batch.requests.is_empty() {
-                return Some(self.launch(batch, now, gate));
-            }
-            self.spare.push(batch);
+        let mut batch = self.spare.pop().unwrap_or_default();
+        if let Some(gate) = self.engine.form_batch(&mut batch, now, table) {
+            return Some(self.launch(batch, now, gate));
         }
-        self.is_starved = true;
+        self.spare.push(batch);
+        self.is_starved = !self.engine.scheduler.is_idle();
         None
     }
 
@@ -138,45 +109,15 @@ impl PipelinedReplica {
             ready = ready.max(self.in_flight[index].end);
         }
         for (stage, free) in self.stage_free.iter_mut().enumerate() {
-            *free = self.offload.step_end(gate, ready.max(*free), self.cost.stage(stage, &shape));
+            *free = self.engine.offload.step_end(gate, ready.max(*free), self.cost.stage(stage, &shape));
             ready = *free + self.cost.send(&shape);
         }
         let end = self.stage_free.last().copied().unwrap_or(ready);
         // Steps overlap: each counts for the time by which it moves the end of all work on.
         let previous_end = self.in_flight.back().map_or(now, |flight| flight.end.max(now));
-        let held_blocks = self.scheduler.used_blocks();
-        self.totals.record_step(&shape, end - previous_end, held_blocks);
-        let (waiting, running) = (self.scheduler.waiting_requests(), self.scheduler.running_requests());
-        self.totals.samples.offer(&shape, waiting, running);
-        let preempted_requests = batch.preempted.len() as u32;
+        let duration = end - previous_end;
         self.in_flight.push_back(Flight { batch, end });
         let flight = &self.in_flight[self.in_flight.len() - 1];
-        StepRecord {
-            replica: self.index,
-            start: previous_end,
-            duration: end - previous_end,
-            batch: StepBatch::Plain(&flight.batch),
-            shape,
-            sets_pace: true,
-            preempted_requests,
-            running_requests: self.scheduler.running_requests() as u32,
-            waiting_requests: self.scheduler.waiting_requests() as u32,
-            free_blocks: self.scheduler.free_blocks(),
-        }
-    }
-
-    /// Its number among all engines.
-    pub fn index(&self) -> u32 {
-        self.index
-    }
-
-    /// Sums over its steps so far.
-    pub fn totals(&self) -> StepTotals {
-        StepTotals { offload: self.offload.totals(&self.scheduler), ..self.totals.clone() }
-    }
-
-    /// The gaps between tokens that it produced.
-    pub fn into_gaps(self) -> DurationCounts {
-        self.delivery.gaps
+        self.engine.record_step(&flight.batch, shape, previous_end, duration, true)
     }
 }

@@ -2,7 +2,7 @@
 //! hands it on, and the network and the client add their part.
 
 use super::requests::Requests;
-use crate::replica::EitherReplica;
+use crate::replica::AnyReplica;
 use crate::request::RequestId;
 use crate::units::{SimDuration, SimTime};
 use crate::workload::Arrival;
@@ -41,7 +41,7 @@ pub(super) struct FrontEnd {
     attained: u128,
     since: SimTime,
     /// Requests in the loop: where `attained` stands when their work is done, and their place in `held`.
-    loop_: BinaryHeap<Reverse<(u128, u64)>>,
+    in_loop: BinaryHeap<Reverse<(u128, u64)>>,
     /// Requests by number of arrival here, from `first` on; none where one has gone on.
     held: VecDeque<Option<(RequestId, Arrival)>>,
     first: u64,
@@ -61,14 +61,14 @@ impl FrontEnd {
         let work = u128::from(self.time.work_ns(arrival.prompt_tokens)) * PARTS;
         let number = self.first + self.held.len() as u64;
         self.held.push_back(Some((id, arrival.clone())));
-        self.loop_.push(Reverse((self.attained + work, number)));
+        self.in_loop.push(Reverse((self.attained + work, number)));
     }
 
     /// When a request leaves the loop or reaches the scheduler next; never while it holds none.
     pub fn next_at(&self) -> SimTime {
         let arrives = self.travelling.front().map_or(SimTime::NEVER, |travelling| travelling.0);
-        let Some(Reverse((done, _))) = self.loop_.peek() else { return arrives };
-        let missing = done.saturating_sub(self.attained) * self.loop_.len() as u128;
+        let Some(Reverse((done, _))) = self.in_loop.peek() else { return arrives };
+        let missing = done.saturating_sub(self.attained) * self.in_loop.len() as u128;
         arrives.min(self.since + SimDuration(missing.div_ceil(PARTS).min(u128::from(u64::MAX >> 2)) as u64))
     }
 
@@ -77,14 +77,14 @@ impl FrontEnd {
         &mut self,
         now: SimTime,
         requests: &mut Requests,
-        replica: &mut EitherReplica,
+        replica: &mut AnyReplica,
         mut sent: impl FnMut(u32),
     ) {
         self.advance(now);
-        while let Some(Reverse((done, number))) = self.loop_.peek().copied()
+        while let Some(Reverse((done, number))) = self.in_loop.peek().copied()
             && done <= self.attained
         {
-            self.loop_.pop();
+            self.in_loop.pop();
             let slot = self.held.get_mut((number - self.first) as usize);
             if let Some((id, arrival)) = slot.and_then(Option::take) {
                 self.travelling.push_back((now + SimDuration(self.time.latency_ns), id, arrival));
@@ -105,7 +105,7 @@ impl FrontEnd {
     fn advance(&mut self, now: SimTime) {
         let passed = u128::from((now - self.since).0) * PARTS;
         self.since = now;
-        if let Some(share) = passed.checked_div(self.loop_.len() as u128) {
+        if let Some(share) = passed.checked_div(self.in_loop.len() as u128) {
             self.attained += share;
         }
     }

@@ -4,7 +4,7 @@
 
 use super::requests::Requests;
 use super::{FrontEnd, Place, RunObserver, RunResult, Simulation, merged_gaps};
-use crate::replica::EitherReplica;
+use crate::replica::AnyReplica;
 use crate::request::{RequestId, RequestTable};
 use crate::router::BlindRouter;
 use crate::units::SimTime;
@@ -18,7 +18,7 @@ const ARRIVALS_AT_ONCE: usize = 1 << 13;
 /// A replica with its own requests and its own clock.
 struct Lane {
     place: Place,
-    replica: EitherReplica,
+    replica: AnyReplica,
     front_end: Option<FrontEnd>,
     /// Requests sent to each of its engines.
     routed: Vec<u64>,
@@ -79,7 +79,7 @@ pub(super) fn run(
 ) -> RunResult {
     let Simulation { places, path, replicas, front_ends, mut workload, mut folder, .. } = simulation;
     let folds = folder.is_some();
-    let lane = |((replica, place), front_end): ((EitherReplica, &Place), Option<FrontEnd>)| Lane {
+    let lane = |((replica, place), front_end): ((AnyReplica, &Place), Option<FrontEnd>)| Lane {
         place: *place,
         replica,
         front_end,

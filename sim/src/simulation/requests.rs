@@ -3,7 +3,7 @@
 
 use super::{FrontEnd, Place};
 use crate::folded::RequestFolder;
-use crate::replica::EitherReplica;
+use crate::replica::AnyReplica;
 use crate::request::{Outcome, RequestId, RequestTable};
 use crate::scheduler::NewRequest;
 use crate::units::SimTime;
@@ -83,7 +83,7 @@ impl Requests {
     }
 
     /// Queues a request at `replica`; gives the number of its engine among all.
-    pub fn send(&mut self, id: RequestId, arrival: &Arrival, replica: &mut EitherReplica) -> u32 {
+    pub fn send(&mut self, id: RequestId, arrival: &Arrival, replica: &mut AnyReplica) -> u32 {
         let i = id.index();
         let engine = replica.enqueue(&NewRequest {
             id,
@@ -106,7 +106,7 @@ impl Requests {
         number: u64,
         arrival: &Arrival,
         place: &Place,
-        replica: &mut EitherReplica,
+        replica: &mut AnyReplica,
         front_end: Option<&mut FrontEnd>,
     ) -> (Option<u32>, Option<RequestId>) {
         let admissible = place.config.admissible_output_tokens(arrival.prompt_tokens, arrival.output_tokens);
@@ -129,7 +129,7 @@ impl Requests {
     }
 
     /// Ends the step of a replica that ends now, if one does; the requests that finished are appended to `finished`.
-    pub fn end_step(&mut self, now: SimTime, replica: &mut EitherReplica, finished: &mut Vec<RequestId>) {
+    pub fn end_step(&mut self, now: SimTime, replica: &mut AnyReplica, finished: &mut Vec<RequestId>) {
         let count = replica.end_step(now, &mut self.table);
         if count == 0 {
             return;

@@ -1,5 +1,5 @@
 //! Engines beside vLLM: SGLang, TensorRT-LLM, TGI, and schedulers from the literature. Each is written from its rules;
-//! see docs/engines.md.
+//! see docs/engines.md. [`Scheduler`] is vLLM's or one of them.
 
 mod job;
 mod literature;
@@ -80,10 +80,10 @@ trait EngineScheduler: std::fmt::Debug + Send {
 
 /// The scheduler of any engine. It has no clock: a step is formed, and later completed.
 #[derive(Debug)]
-pub struct Scheduler(Engine);
+pub struct Scheduler(Kind);
 
 #[derive(Debug)]
-enum Engine {
+enum Kind {
     Vllm(Box<VllmScheduler>),
     Other(Box<dyn EngineScheduler>),
 }
@@ -99,21 +99,21 @@ impl Scheduler {
         let other: Box<dyn EngineScheduler> = match config.rules {
             EngineRules::Vllm => {
                 let scheduler = VllmScheduler::new(config).with_stages(stages);
-                return Scheduler(Engine::Vllm(Box::new(scheduler)));
+                return Scheduler(Kind::Vllm(Box::new(scheduler)));
             }
             EngineRules::Sglang(rules) => Box::new(SglangScheduler::new(config, rules)),
             EngineRules::TrtLlm(rules) => Box::new(TrtLlmScheduler::new(config, rules)),
             EngineRules::Tgi(rules) => Box::new(TgiScheduler::new(config, rules)),
             EngineRules::Literature(rules) => Box::new(LiteratureScheduler::new(config, rules)),
         };
-        Scheduler(Engine::Other(other))
+        Scheduler(Kind::Other(other))
     }
 
     /// Queues a request that [`SchedulerConfig::admissible_output_tokens`] accepted.
     pub fn enqueue(&mut self, request: &NewRequest<'_>) {
         match &mut self.0 {
-            Engine::Vllm(scheduler) => scheduler.enqueue(request),
-            Engine::Other(scheduler) => scheduler.enqueue(request),
+            Kind::Vllm(scheduler) => scheduler.enqueue(request),
+            Kind::Other(scheduler) => scheduler.enqueue(request),
         }
     }
 
@@ -121,8 +121,8 @@ impl Scheduler {
     /// the next call admits it again.
     pub fn form_batch(&mut self, batch: &mut ScheduledBatch) {
         match &mut self.0 {
-            Engine::Vllm(scheduler) => scheduler.form_batch(batch),
-            Engine::Other(scheduler) => scheduler.form_batch(batch),
+            Kind::Vllm(scheduler) => scheduler.form_batch(batch),
+            Kind::Other(scheduler) => scheduler.form_batch(batch),
         }
     }
 
@@ -148,80 +148,80 @@ impl Scheduler {
         mut emit: impl FnMut(Emission),
     ) {
         match &mut self.0 {
-            Engine::Vllm(scheduler) => scheduler.complete_with(batch, accept, emit),
-            Engine::Other(scheduler) => scheduler.complete(batch, &mut emit),
+            Kind::Vllm(scheduler) => scheduler.complete_with(batch, accept, emit),
+            Kind::Other(scheduler) => scheduler.complete(batch, &mut emit),
         }
     }
 
     /// Whether nothing waits or runs.
     pub fn is_idle(&self) -> bool {
         match &self.0 {
-            Engine::Vllm(scheduler) => scheduler.is_idle(),
-            Engine::Other(scheduler) => scheduler.is_idle(),
+            Kind::Vllm(scheduler) => scheduler.is_idle(),
+            Kind::Other(scheduler) => scheduler.is_idle(),
         }
     }
 
     /// Requests admitted and not finished.
     pub fn running_requests(&self) -> usize {
         match &self.0 {
-            Engine::Vllm(scheduler) => scheduler.running_requests(),
-            Engine::Other(scheduler) => scheduler.running_requests(),
+            Kind::Vllm(scheduler) => scheduler.running_requests(),
+            Kind::Other(scheduler) => scheduler.running_requests(),
         }
     }
 
     /// Requests not admitted, or thrown out.
     pub fn waiting_requests(&self) -> usize {
         match &self.0 {
-            Engine::Vllm(scheduler) => scheduler.waiting_requests(),
-            Engine::Other(scheduler) => scheduler.waiting_requests(),
+            Kind::Vllm(scheduler) => scheduler.waiting_requests(),
+            Kind::Other(scheduler) => scheduler.waiting_requests(),
         }
     }
 
     /// KV blocks that requests hold.
     pub fn used_blocks(&self) -> u32 {
         match &self.0 {
-            Engine::Vllm(scheduler) => scheduler.pool().used_blocks(),
-            Engine::Other(scheduler) => scheduler.kv().used(),
+            Kind::Vllm(scheduler) => scheduler.pool().used_blocks(),
+            Kind::Other(scheduler) => scheduler.kv().used(),
         }
     }
 
     /// KV blocks that can be handed out.
     pub fn free_blocks(&self) -> u32 {
         match &self.0 {
-            Engine::Vllm(scheduler) => scheduler.pool().free_blocks(),
-            Engine::Other(scheduler) => scheduler.kv().available(),
+            Kind::Vllm(scheduler) => scheduler.pool().free_blocks(),
+            Kind::Other(scheduler) => scheduler.kv().available(),
         }
     }
 
     /// The KV blocks, to listen to their events; none of engines that tell of none.
     pub fn pool_mut(&mut self) -> Option<&mut BlockPool> {
         match &mut self.0 {
-            Engine::Vllm(scheduler) => Some(scheduler.pool_mut()),
-            Engine::Other(_) => None,
+            Kind::Vllm(scheduler) => Some(scheduler.pool_mut()),
+            Kind::Other(_) => None,
         }
     }
 
     /// KV blocks held for tokens that are not there yet, or not any more: what reservations waste. vLLM reserves none.
     pub fn blocks_ahead(&self) -> u32 {
         match &self.0 {
-            Engine::Vllm(_) => 0,
-            Engine::Other(scheduler) => scheduler.blocks_ahead(),
+            Kind::Vllm(_) => 0,
+            Kind::Other(scheduler) => scheduler.blocks_ahead(),
         }
     }
 
     /// The tiers beside the GPU, where there are any.
     pub fn tiers(&self) -> Option<&Tiers> {
         match &self.0 {
-            Engine::Vllm(scheduler) => scheduler.tiers(),
-            Engine::Other(scheduler) => scheduler.kv().tiers.as_deref(),
+            Kind::Vllm(scheduler) => scheduler.tiers(),
+            Kind::Other(scheduler) => scheduler.kv().tiers.as_deref(),
         }
     }
 
     /// The tiers, to listen to their events.
     pub fn tiers_mut(&mut self) -> Option<&mut Tiers> {
         match &mut self.0 {
-            Engine::Vllm(scheduler) => scheduler.tiers_mut(),
-            Engine::Other(scheduler) => scheduler.kv_mut().tiers.as_deref_mut(),
+            Kind::Vllm(scheduler) => scheduler.tiers_mut(),
+            Kind::Other(scheduler) => scheduler.kv_mut().tiers.as_deref_mut(),
         }
     }
 
@@ -235,8 +235,8 @@ impl Scheduler {
     /// A transfer has ended.
     pub fn end_transfer(&mut self, ticket: u32) {
         match &mut self.0 {
-            Engine::Vllm(scheduler) => scheduler.end_transfer(ticket),
-            Engine::Other(scheduler) => scheduler.end_transfer(ticket),
+            Kind::Vllm(scheduler) => scheduler.end_transfer(ticket),
+            Kind::Other(scheduler) => scheduler.end_transfer(ticket),
         }
     }
 
@@ -248,16 +248,16 @@ impl Scheduler {
     /// Ids of the running requests in the engine's order.
     pub fn running_ids(&self) -> Vec<RequestId> {
         match &self.0 {
-            Engine::Vllm(scheduler) => scheduler.running_ids().collect(),
-            Engine::Other(scheduler) => scheduler.running_ids(),
+            Kind::Vllm(scheduler) => scheduler.running_ids().collect(),
+            Kind::Other(scheduler) => scheduler.running_ids(),
         }
     }
 
     /// Ids of the waiting requests in the engine's order.
     pub fn waiting_ids(&self) -> Vec<RequestId> {
         match &self.0 {
-            Engine::Vllm(scheduler) => scheduler.waiting_ids().collect(),
-            Engine::Other(scheduler) => scheduler.waiting_ids(),
+            Kind::Vllm(scheduler) => scheduler.waiting_ids().collect(),
+            Kind::Other(scheduler) => scheduler.waiting_ids(),
         }
     }
 }

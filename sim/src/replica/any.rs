@@ -55,7 +55,7 @@ impl StepPath {
 }
 
 /// One replica on either path.
-pub(crate) enum EitherReplica {
+pub(crate) enum AnyReplica {
     Aggregated(Box<AggregatedReplica>),
     Ahead(Box<AheadReplica>),
     Plain(Box<Replica>),
@@ -64,7 +64,7 @@ pub(crate) enum EitherReplica {
     Copies(Copies),
 }
 
-impl EitherReplica {
+impl AnyReplica {
     /// The idle engines of one replica; `first` is the number of the first of them among all engines.
     pub fn data_parallel(
         first: u32,
@@ -77,10 +77,10 @@ impl EitherReplica {
         let ranks = engines.ranks.max(1);
         if engines.is_lockstep {
             let replica = LockstepReplica::new(first, ranks, config, Arc::clone(cost));
-            return EitherReplica::Lockstep(Box::new(replica));
+            return AnyReplica::Lockstep(Box::new(replica));
         }
-        let engine = |index| EitherReplica::new(index, config, path, is_shared, Arc::clone(cost));
-        EitherReplica::Copies(Copies::new((first..first + ranks).map(engine).collect()))
+        let engine = |index| AnyReplica::new(index, config, path, is_shared, Arc::clone(cost));
+        AnyReplica::Copies(Copies::new((first..first + ranks).map(engine).collect()))
     }
 
     /// An idle replica; `is_shared` as in [`AggregatedScheduler::new`].
@@ -93,16 +93,16 @@ impl EitherReplica {
     ) -> Self {
         match path {
             StepPath::Aggregated if config.async_scheduling => {
-                EitherReplica::Ahead(Box::new(AheadReplica::new(index, config, is_shared, cost)))
+                AnyReplica::Ahead(Box::new(AheadReplica::new(index, config, is_shared, cost)))
             }
             StepPath::Aggregated => {
-                EitherReplica::Aggregated(Box::new(AggregatedReplica::new(index, config, is_shared, cost)))
+                AnyReplica::Aggregated(Box::new(AggregatedReplica::new(index, config, is_shared, cost)))
             }
             StepPath::Plain | StepPath::Lockstep => {
-                EitherReplica::Plain(Box::new(Replica::new(index, config, cost)))
+                AnyReplica::Plain(Box::new(Replica::new(index, config, cost)))
             }
             StepPath::Pipelined => {
-                EitherReplica::Pipelined(Box::new(PipelinedReplica::new(index, config, cost)))
+                AnyReplica::Pipelined(Box::new(PipelinedReplica::new(index, config, cost)))
             }
         }
     }
@@ -110,104 +110,105 @@ impl EitherReplica {
     /// Says how drafts are accepted; without it none holds. The aggregated paths have none, nor have common steps.
     pub fn speculate(&mut self, draws: AcceptanceDraws) {
         match self {
-            EitherReplica::Aggregated(_) | EitherReplica::Ahead(_) | EitherReplica::Lockstep(_) => {}
-            EitherReplica::Copies(copies) => copies.speculate(&draws),
-            EitherReplica::Plain(replica) => replica.speculate(draws),
-            EitherReplica::Pipelined(replica) => replica.delivery.draws = Some(draws),
+            AnyReplica::Aggregated(_) | AnyReplica::Ahead(_) | AnyReplica::Lockstep(_) => {}
+            AnyReplica::Copies(copies) => copies.speculate(&draws),
+            AnyReplica::Plain(replica) => replica.engine.delivery.draws = Some(draws),
+            AnyReplica::Pipelined(replica) => replica.engine.delivery.draws = Some(draws),
         }
     }
 
     /// When something happens in it next; never while it has nothing to do.
     pub fn next_at(&self, now: SimTime) -> SimTime {
         match self {
-            EitherReplica::Aggregated(replica) => replica.step_end(),
-            EitherReplica::Ahead(replica) => replica.next_at(now),
-            EitherReplica::Plain(replica) => replica.next_at(),
-            EitherReplica::Pipelined(replica) => replica.next_at(now),
-            EitherReplica::Lockstep(replica) => replica.step_end(),
-            EitherReplica::Copies(copies) => copies.next_at(now),
+            AnyReplica::Aggregated(replica) => replica.step_end(),
+            AnyReplica::Ahead(replica) => replica.next_at(now),
+            AnyReplica::Plain(replica) => replica.next_at(),
+            AnyReplica::Pipelined(replica) => replica.next_at(now),
+            AnyReplica::Lockstep(replica) => replica.step_end(),
+            AnyReplica::Copies(copies) => copies.next_at(now),
         }
     }
 
     /// Queues an accepted request; gives the number of its engine among all.
     pub fn enqueue(&mut self, request: &NewRequest<'_>) -> u32 {
         match self {
-            EitherReplica::Aggregated(replica) => {
+            AnyReplica::Aggregated(replica) => {
+                replica.engine.scheduler.enqueue(request);
+                replica.engine.index
+            }
+            AnyReplica::Ahead(replica) => {
                 replica.enqueue(request);
-                replica.index()
+                replica.engine.index
             }
-            EitherReplica::Ahead(replica) => {
+            AnyReplica::Plain(replica) => {
+                replica.engine.scheduler.enqueue(request);
+                replica.engine.index
+            }
+            AnyReplica::Pipelined(replica) => {
                 replica.enqueue(request);
-                replica.index()
+                replica.engine.index
             }
-            EitherReplica::Plain(replica) => {
-                replica.scheduler.enqueue(request);
-                replica.index
-            }
-            EitherReplica::Pipelined(replica) => {
-                replica.wake();
-                replica.scheduler.enqueue(request);
-                replica.index()
-            }
-            EitherReplica::Lockstep(replica) => replica.enqueue(request),
-            EitherReplica::Copies(copies) => copies.enqueue(request),
+            AnyReplica::Lockstep(replica) => replica.enqueue(request),
+            AnyReplica::Copies(copies) => copies.enqueue(request),
         }
     }
 
     /// What it says of itself to a router or a front end.
     pub fn load(&self) -> ReplicaLoad {
         match self {
-            EitherReplica::Aggregated(replica) => ReplicaLoad::of_aggregated(&replica.scheduler),
-            EitherReplica::Ahead(replica) => ReplicaLoad::of_aggregated(&replica.scheduler),
-            EitherReplica::Plain(replica) => ReplicaLoad::of(&replica.scheduler),
-            EitherReplica::Pipelined(replica) => ReplicaLoad::of(&replica.scheduler),
-            EitherReplica::Lockstep(replica) => replica.load(),
-            EitherReplica::Copies(copies) => copies.load(),
+            AnyReplica::Aggregated(replica) => ReplicaLoad::of_aggregated(&replica.engine.scheduler),
+            AnyReplica::Ahead(replica) => ReplicaLoad::of_aggregated(&replica.engine.scheduler),
+            AnyReplica::Plain(replica) => ReplicaLoad::of(&replica.engine.scheduler),
+            AnyReplica::Pipelined(replica) => ReplicaLoad::of(&replica.engine.scheduler),
+            AnyReplica::Lockstep(replica) => replica.load(),
+            AnyReplica::Copies(copies) => copies.load(),
         }
     }
 
     /// Ends the step that ends now, if one does: its tokens become visible. Gives how many requests finished.
     pub fn end_step(&mut self, now: SimTime, table: &mut RequestTable) -> usize {
         match self {
-            EitherReplica::Aggregated(replica) if replica.step_end() == now => replica.end_step(now, table),
-            EitherReplica::Ahead(replica) => replica.end_step(now, table),
-            EitherReplica::Plain(replica) if replica.step_end() == now => replica.end_step(now, table).len(),
-            EitherReplica::Pipelined(replica) => replica.end_step(now, table),
-            EitherReplica::Lockstep(replica) if replica.step_end() == now => replica.end_step(now, table),
-            EitherReplica::Copies(copies) => copies.end_step(now, table),
-            EitherReplica::Aggregated(_) | EitherReplica::Plain(_) | EitherReplica::Lockstep(_) => 0,
+            AnyReplica::Aggregated(replica) if replica.step_end() == now => replica.end_step(now, table),
+            AnyReplica::Ahead(replica) => replica.end_step(now, table),
+            AnyReplica::Plain(replica) if replica.step_end() == now => replica.end_step(now, table).len(),
+            AnyReplica::Pipelined(replica) => replica.end_step(now, table),
+            AnyReplica::Lockstep(replica) if replica.step_end() == now => replica.end_step(now, table),
+            AnyReplica::Copies(copies) => copies.end_step(now, table),
+            AnyReplica::Aggregated(_) | AnyReplica::Plain(_) | AnyReplica::Lockstep(_) => 0,
         }
     }
 
     /// Appends the requests that finished with the step that ended last.
     pub fn append_finished(&self, finished: &mut Vec<RequestId>) {
         match self {
-            EitherReplica::Aggregated(replica) => finished.extend(replica.finished().iter().map(|d| d.id)),
-            EitherReplica::Ahead(replica) => finished.extend(replica.finished().iter().map(|d| d.id)),
-            EitherReplica::Plain(replica) => finished.extend_from_slice(replica.finished()),
-            EitherReplica::Pipelined(replica) => finished.extend_from_slice(replica.finished()),
-            EitherReplica::Lockstep(replica) => finished.extend_from_slice(replica.finished()),
-            EitherReplica::Copies(copies) => finished.extend_from_slice(copies.finished()),
+            AnyReplica::Aggregated(replica) => finished.extend(replica.finished().iter().map(|d| d.id)),
+            AnyReplica::Ahead(replica) => finished.extend(replica.finished().iter().map(|d| d.id)),
+            AnyReplica::Plain(replica) => finished.extend_from_slice(&replica.engine.finished),
+            AnyReplica::Pipelined(replica) => finished.extend_from_slice(&replica.engine.finished),
+            AnyReplica::Lockstep(replica) => finished.extend_from_slice(replica.finished()),
+            AnyReplica::Copies(copies) => finished.extend_from_slice(copies.finished()),
         }
     }
 
     /// Shows the pools that tell of their content; none where requests share nothing.
     pub fn each_shared_pool(&mut self, show: &mut dyn FnMut(&mut BlockPool)) {
         match self {
-            EitherReplica::Aggregated(replica) => replica.scheduler.shared_pool().into_iter().for_each(show),
-            EitherReplica::Ahead(replica) => replica.scheduler.shared_pool().into_iter().for_each(show),
-            EitherReplica::Plain(replica) => replica.scheduler.pool_mut().into_iter().for_each(show),
-            EitherReplica::Pipelined(replica) => replica.scheduler.pool_mut().into_iter().for_each(show),
-            EitherReplica::Lockstep(replica) => replica.pools().for_each(show),
-            EitherReplica::Copies(copies) => copies.each_shared_pool(show),
+            AnyReplica::Aggregated(replica) => {
+                replica.engine.scheduler.shared_pool().into_iter().for_each(show)
+            }
+            AnyReplica::Ahead(replica) => replica.engine.scheduler.shared_pool().into_iter().for_each(show),
+            AnyReplica::Plain(replica) => replica.engine.scheduler.pool_mut().into_iter().for_each(show),
+            AnyReplica::Pipelined(replica) => replica.engine.scheduler.pool_mut().into_iter().for_each(show),
+            AnyReplica::Lockstep(replica) => replica.pools().for_each(show),
+            AnyReplica::Copies(copies) => copies.each_shared_pool(show),
         }
     }
 
     /// The tiers beside its GPU, to listen to their events, where its blocks have the same names as theirs.
     pub fn tiers(&mut self) -> Option<&mut Tiers> {
         let scheduler = match self {
-            EitherReplica::Plain(replica) => &mut replica.scheduler,
-            EitherReplica::Pipelined(replica) => &mut replica.scheduler,
+            AnyReplica::Plain(replica) => &mut replica.engine.scheduler,
+            AnyReplica::Pipelined(replica) => &mut replica.engine.scheduler,
             _ => return None,
         };
         scheduler.pool_mut()?;
@@ -222,28 +223,28 @@ impl EitherReplica {
         watch: &mut dyn FnMut(&StepRecord<'_>),
     ) {
         match self {
-            EitherReplica::Aggregated(replica) => {
+            AnyReplica::Aggregated(replica) => {
                 if let Some(step) = replica.start_step(now, table) {
                     watch(&step);
                 }
             }
-            EitherReplica::Ahead(replica) => {
+            AnyReplica::Ahead(replica) => {
                 while let Some(step) = replica.start_step(now, table) {
                     watch(&step);
                 }
             }
-            EitherReplica::Plain(replica) => {
+            AnyReplica::Plain(replica) => {
                 if let Some(step) = replica.start_step(now, table) {
                     watch(&step);
                 }
             }
-            EitherReplica::Pipelined(replica) => {
+            AnyReplica::Pipelined(replica) => {
                 while let Some(step) = replica.start_step(now, table) {
                     watch(&step);
                 }
             }
-            EitherReplica::Lockstep(replica) => replica.start_step(now, table, watch),
-            EitherReplica::Copies(copies) => copies.start_step(now, table, watch),
+            AnyReplica::Lockstep(replica) => replica.start_step(now, table, watch),
+            AnyReplica::Copies(copies) => copies.start_step(now, table, watch),
         }
     }
 
@@ -251,8 +252,8 @@ impl EitherReplica {
     /// only tokens of decoding requests come of it and each ends before `horizon`, when the next request arrives.
     pub fn start_steps(&mut self, now: SimTime, horizon: SimTime, table: &mut RequestTable) {
         match self {
-            EitherReplica::Aggregated(replica) => replica.start_steps(now, horizon, table),
-            EitherReplica::Ahead(replica) => replica.start_steps(now, horizon, table),
+            AnyReplica::Aggregated(replica) => replica.start_steps(now, horizon, table),
+            AnyReplica::Ahead(replica) => replica.start_steps(now, horizon, table),
             _ => self.start_step(now, table, &mut |_| {}),
         }
     }
@@ -260,40 +261,36 @@ impl EitherReplica {
     /// Sums over the steps so far of each of its engines.
     pub fn totals(&self) -> Vec<StepTotals> {
         match self {
-            EitherReplica::Aggregated(replica) => vec![replica.totals().clone()],
-            EitherReplica::Ahead(replica) => vec![replica.totals().clone()],
-            EitherReplica::Plain(replica) => vec![replica.totals()],
-            EitherReplica::Pipelined(replica) => vec![replica.totals()],
-            EitherReplica::Lockstep(replica) => replica.totals().cloned().collect(),
-            EitherReplica::Copies(copies) => copies.totals(),
+            AnyReplica::Aggregated(replica) => vec![replica.engine.totals.clone()],
+            AnyReplica::Ahead(replica) => vec![replica.engine.totals.clone()],
+            AnyReplica::Plain(replica) => vec![replica.engine.totals()],
+            AnyReplica::Pipelined(replica) => vec![replica.engine.totals()],
+            AnyReplica::Lockstep(replica) => replica.totals(),
+            AnyReplica::Copies(copies) => copies.totals(),
         }
     }
 
     /// KV blocks that its requests hold.
     pub fn held_blocks(&self) -> u64 {
         match self {
-            EitherReplica::Aggregated(replica) => {
-                u64::from(replica.scheduler.usable_blocks() - replica.scheduler.free_blocks())
-            }
-            EitherReplica::Ahead(replica) => {
-                u64::from(replica.scheduler.usable_blocks() - replica.scheduler.free_blocks())
-            }
-            EitherReplica::Plain(replica) => u64::from(replica.scheduler().used_blocks()),
-            EitherReplica::Pipelined(replica) => u64::from(replica.scheduler.used_blocks()),
-            EitherReplica::Lockstep(replica) => replica.held_blocks(),
-            EitherReplica::Copies(copies) => copies.held_blocks(),
+            AnyReplica::Aggregated(replica) => u64::from(replica.engine.held_blocks()),
+            AnyReplica::Ahead(replica) => u64::from(replica.engine.held_blocks()),
+            AnyReplica::Plain(replica) => u64::from(replica.engine.scheduler.used_blocks()),
+            AnyReplica::Pipelined(replica) => u64::from(replica.engine.scheduler.used_blocks()),
+            AnyReplica::Lockstep(replica) => replica.held_blocks(),
+            AnyReplica::Copies(copies) => copies.held_blocks(),
         }
     }
 
     /// The gaps between tokens that it produced.
     pub fn into_gaps(self) -> DurationCounts {
         match self {
-            EitherReplica::Aggregated(replica) => replica.into_gaps(),
-            EitherReplica::Ahead(replica) => replica.into_gaps(),
-            EitherReplica::Plain(replica) => replica.into_gaps(),
-            EitherReplica::Pipelined(replica) => replica.into_gaps(),
-            EitherReplica::Lockstep(replica) => replica.into_gaps(),
-            EitherReplica::Copies(copies) => copies.into_gaps(),
+            AnyReplica::Aggregated(replica) => replica.engine.gaps,
+            AnyReplica::Ahead(replica) => replica.engine.gaps,
+            AnyReplica::Plain(replica) => replica.engine.delivery.gaps,
+            AnyReplica::Pipelined(replica) => replica.engine.delivery.gaps,
+            AnyReplica::Lockstep(replica) => replica.into_gaps(),
+            AnyReplica::Copies(copies) => copies.into_gaps(),
         }
     }
 }

@@ -194,7 +194,7 @@ impl AnyReplica {
     pub fn each_shared_pool(&mut self, show: &mut dyn FnMut(&mut BlockPool)) {
         match self {
             AnyReplica::Aggregated(replica) => {
-                replica.engine.scheduler.shared_pool().into_iter().for_each(show)
+                replica.engine.scheduler.shared_pool().into_iter().for_each(show);
             }
             AnyReplica::Ahead(replica) => replica.engine.scheduler.shared_pool().into_iter().for_each(show),
             AnyReplica::Plain(replica) => replica.engine.scheduler.pool_mut().into_iter().for_each(show),

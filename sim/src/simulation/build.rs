@@ -105,7 +105,7 @@ impl Simulation {
     }
 
     /// Lets the run keep no rows, where that is possible: its memory then does not grow with the requests, `expected`
-    /// of which will arrive, and [`RunResult::folded`] holds their sums. Rows stay where requests share prompts or
+    /// of which will arrive, and [`super::RunResult::folded`] holds their sums. Rows stay where requests share prompts or
     /// have tenants, where replicas have several engines, and on the plain path.
     pub fn fold_rows(mut self, limits: Limits, expected: u64) -> Simulation {
         let folds = self.may_fold && self.gate.is_none();

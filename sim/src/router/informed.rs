@@ -1,6 +1,7 @@
 //! Policies that look at what they sent, at what was answered, and at what the replicas tell them.
 
-use super::blind::{on_ring, ring, session_key};
+use super::blind::{hash_of_start, on_ring, ring, session_key};
+use super::homes::Homes;
 use super::index::{KvIndex, SentIndex};
 use super::lately::SentLately;
 use super::outstanding::{Outstanding, Sent};
@@ -39,13 +40,15 @@ pub(crate) enum Verdict {
     Shed,
 }
 
-/// How `kv_lookup` sends what has no match.
+/// How `kv_lookup` sends what has no match, and what other policies without an index go by.
 #[derive(Debug)]
 enum Fallback {
-    /// By session, on a ring.
+    /// By session or start of the prompt, on a ring.
     Ring(Vec<(u64, u32)>),
     /// Where the fewest were sent lately.
     Rate(SentLately),
+    /// Where the session lives.
+    Home(Box<Homes>),
 }
 
 /// What makes the router forget what it sent.
@@ -148,8 +151,12 @@ impl InformedRouter {
             scan_from: 0,
             busy: vec![false; replicas],
             fallback: match config {
-                RouterConfig::KvLookup { session_nodes: Some(nodes), .. } => {
+                RouterConfig::KvLookup { session_nodes: Some(nodes), .. }
+                | RouterConfig::BoundedHash { virtual_nodes: nodes, .. } => {
                     Fallback::Ring(ring(replicas, *nodes))
+                }
+                RouterConfig::Manual { assignment, max_idle, eviction_interval } => {
+                    Fallback::Home(Box::new(Homes::new(replicas, *assignment, *max_idle, *eviction_interval)))
                 }
                 _ => Fallback::Rate(SentLately::new(replicas)),
             },
@@ -266,7 +273,7 @@ impl InformedRouter {
             signals.advance(now, load);
         }
         self.match_prefix(now, number, arrival);
-        let replica = self.choose(now, arrival, table);
+        let replica = self.choose(now, number, arrival, table);
         self.remember_sent(replica, now);
         if let Some(signals) = &mut self.signals {
             signals.send(replica);
@@ -285,11 +292,17 @@ impl InformedRouter {
     /// The request that was routed last was accepted.
     pub fn sent(&mut self, id: RequestId) {
         self.outstanding.send(id, self.routed);
+        if let Fallback::Home(homes) = &mut self.fallback {
+            homes.sent(id);
+        }
     }
 
     /// A request was answered.
     pub fn finished(&mut self, id: RequestId) {
         self.outstanding.finish(id);
+        if let Fallback::Home(homes) = &mut self.fallback {
+            homes.finished(id);
+        }
     }
 
     /// Finds out how much of the prompt each replica is believed to have.
@@ -326,8 +339,15 @@ impl InformedRouter {
         }
     }
 
-    fn choose(&mut self, now: SimTime, arrival: &Arrival, table: &RequestTable) -> usize {
+    fn choose(&mut self, now: SimTime, number: u64, arrival: &Arrival, table: &RequestTable) -> usize {
         match self.config.clone() {
+            RouterConfig::BoundedHash { prefix_tokens, load_factor, .. } => {
+                let key = match prefix_tokens {
+                    None => session_key(arrival),
+                    Some(tokens) => hash_of_start(&mut self.identity, arrival, number, tokens),
+                };
+                self.bounded(key, load_factor)
+            }
             RouterConfig::LeastOutstandingTokens => self.outstanding.fewest_tokens(),
             RouterConfig::PowerOfTwo => self.better_of_two(),
             RouterConfig::PrefixAware { .. } => {
@@ -359,7 +379,7 @@ impl InformedRouter {
                 let is_match = tokens > 0 && tokens.saturating_add(threshold_tokens) >= arrival.prompt_tokens;
                 match &mut self.fallback {
                     Fallback::Ring(points) if !is_match => on_ring(points, session_key(arrival)),
-                    Fallback::Ring(_) => longest,
+                    Fallback::Ring(_) | Fallback::Home(_) => longest,
                     Fallback::Rate(lately) => {
                         let replica = if is_match { longest } else { lately.fewest(now) };
                         lately.send(now, replica);
@@ -375,8 +395,28 @@ impl InformedRouter {
             }
             RouterConfig::VllmDp { .. } => self.least_dp_score(),
             // The blind ones are not made here.
-            _ => self.outstanding.fewest_requests(),
+            _ => match &mut self.fallback {
+                Fallback::Home(homes) => {
+                    homes.route(now, arrival.session, &self.outstanding, &mut self.random)
+                }
+                _ => self.outstanding.fewest_requests(),
+            },
         }
+    }
+
+    /// R-2 `prefix_hash`: the replica on the ring, unless it has more than `factor` times the mean of requests not answered,
+    /// this one counted in the mean; then the one with fewest, unless that has too many as well.
+    fn bounded(&self, key: u64, factor: f64) -> usize {
+        let home = match &self.fallback {
+            Fallback::Ring(points) => on_ring(points, key),
+            _ => 0,
+        };
+        let load = |replica: usize| self.outstanding.requests(replica);
+        let total: u64 = (0..self.replicas).map(load).sum();
+        let most = (total + 1) as f64 / self.replicas as f64 * factor;
+        let fits = |replica: usize| total == 0 || load(replica) as f64 <= most;
+        let least = self.outstanding.fewest_requests();
+        if fits(home) || !fits(least) { home } else { least }
     }
 
     /// Of two different replicas drawn at random the one with fewer requests, the first drawn of equals.

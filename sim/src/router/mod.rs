@@ -7,6 +7,7 @@
 mod blind;
 mod bucket;
 mod config;
+mod homes;
 mod index;
 mod informed;
 mod lately;
@@ -22,7 +23,8 @@ pub use config::{BucketConfig, BusyConfig, GroupSize, KvAwareConfig, KvSource, R
 pub(crate) use informed::{InformedRouter, Verdict};
 pub use signals::ReplicaLoad;
 pub use spec::{
-    HashKey, PrefixSource, RouterPolicy, RouterSection, SaturationSection, ScorerWeights, WhenSaturated,
+    Assignment, HashKey, PrefixSource, RouterPolicy, RouterSection, SaturationSection, ScorerWeights,
+    WhenSaturated,
 };
 
 use rand::Rng;

@@ -19,9 +19,12 @@ pub enum Format {
 /// Writes `text` to standard output.
 pub fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()?;
-    Ok(())
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("standard output: cannot be written")
+}
+
+/// Writes a line to standard error, where perhaps nobody listens any more.
+pub fn note(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// Writes `value` as indented JSON to standard output.

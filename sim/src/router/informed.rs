@@ -346,7 +346,10 @@ impl InformedRouter {
                     None => session_key(arrival),
                     Some(tokens) => hash_of_start(&mut self.identity, arrival, number, tokens),
                 };
-                self.bounded(key, load_factor)
+                match &self.fallback {
+                    Fallback::Ring(points) => self.outstanding.bounded(on_ring(points, key), load_factor),
+                    _ => self.outstanding.fewest_requests(),
+                }
             }
             RouterConfig::LeastOutstandingTokens => self.outstanding.fewest_tokens(),
             RouterConfig::PowerOfTwo => self.better_of_two(),
@@ -402,21 +405,6 @@ impl InformedRouter {
                 _ => self.outstanding.fewest_requests(),
             },
         }
-    }
-
-    /// R-2 `prefix_hash`: the replica on the ring, unless it has more than `factor` times the mean of requests not answered,
-    /// this one counted in the mean; then the one with fewest, unless that has too many as well.
-    fn bounded(&self, key: u64, factor: f64) -> usize {
-        let home = match &self.fallback {
-            Fallback::Ring(points) => on_ring(points, key),
-            _ => 0,
-        };
-        let load = |replica: usize| self.outstanding.requests(replica);
-        let total: u64 = (0..self.replicas).map(load).sum();
-        let most = (total + 1) as f64 / self.replicas as f64 * factor;
-        let fits = |replica: usize| total == 0 || load(replica) as f64 <= most;
-        let least = self.outstanding.fewest_requests();
-        if fits(home) || !fits(least) { home } else { least }
     }
 
     /// Of two different replicas drawn at random the one with fewer requests, the first drawn of equals.

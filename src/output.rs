@@ -45,6 +45,12 @@ impl WholeFile {
         if target.is_dir() {
             anyhow::bail!("{}: is a directory, expected a file to write", target.display());
         }
+        // What a link names is written; a device would be replaced by a file.
+        let followed = std::fs::canonicalize(target).ok();
+        if followed.as_ref().is_some_and(|followed| !followed.is_file()) {
+            anyhow::bail!("{}: is no regular file, expected a file to write", target.display());
+        }
+        let target = followed.as_deref().unwrap_or(target);
         let mut name = target.file_name().unwrap_or_default().to_os_string();
         name.push(".partial");
         let partial = target.with_file_name(name);

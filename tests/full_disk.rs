@@ -106,7 +106,7 @@ fn a_reader_that_left_and_a_full_output_are_told_apart() {
 }
 
 #[test]
-fn a_link_to_an_empty_folder_is_followed() {
+fn links_are_followed_and_devices_left_alone() {
     let folder = TempDir::new().unwrap();
     let path = folder.path();
     std::fs::create_dir(path.join("real")).unwrap();
@@ -115,6 +115,14 @@ fn a_link_to_an_empty_folder_is_followed() {
     let run = ["simulate", "quickstart", "--no-band", "--set", "workload.requests=50", "--out"];
     answer(path, &[&run[..], &["link"]].concat());
     assert!(path.join("real/report.json").is_file() && path.join("link").is_symlink());
+    // A file that a link names is written, a device is left alone.
+    std::fs::write(path.join("page.html"), "").unwrap();
+    symlink(path.join("page.html"), path.join("page-link.html")).unwrap();
+    answer(path, &["report", "link", "--html", "page-link.html"]);
+    assert!(path.join("page-link.html").is_symlink());
+    assert!(std::fs::metadata(path.join("page.html")).unwrap().len() > 1000);
+    let text = message(&crate::cli::servesim(path, &["report", "link", "--html", "/dev/null"]));
+    assert!(text.contains("/dev/null: is no regular file"), "{text}");
     let text = message(&crate::cli::servesim(path, &[&run[..], &["dangling"]].concat()));
     assert!(text.contains("dangling: is a link to what does not exist"), "{text}");
 }

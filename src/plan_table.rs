@@ -64,6 +64,7 @@ fn recommendation(text: &mut String, plan: &Plan, best: &Candidate, top: usize) 
         latency_name(&best.breaks_first)
     );
     let _ = writeln!(text, "      next: {}", best.next_change);
+    let _ = writeln!(text, "      step times: {}", best.step_times);
     if let Some(sure) = &plan.confirmation {
         let _ = writeln!(
             text,

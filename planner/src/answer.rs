@@ -201,7 +201,19 @@ impl Plan {
                  failure, and the JSON names the exceptions"
             )
         });
-        few.into_iter().chain(unsteady).collect()
+        few.into_iter().chain(unsteady).chain(self.assumed()).collect()
+    }
+
+    /// Whether the best deployment stands on assumed kernels while others do not, and which of those is first.
+    fn assumed(&self) -> Option<String> {
+        let is_assumed = |candidate: &Candidate| candidate.step_times.contains("kernels assumed");
+        let best = self.candidates.first().filter(|best| is_assumed(best))?;
+        let other = self.candidates.iter().find(|candidate| !is_assumed(candidate))?;
+        Some(format!(
+            "the best deployment's step times are assumed: {}; the first of those whose kernels were measured is {}",
+            best.step_times,
+            deployment_name(&other.deployment)
+        ))
     }
 
     /// The latencies worth showing of each deployment: those of the goal, and the p99 of TTFT and ITL where the goal limits

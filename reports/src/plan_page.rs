@@ -119,7 +119,12 @@ fn trust(plan: &Plan) -> Markup {
             @match plan.step_times.as_slice() {
                 [] => {}
                 [one] => { "Step times are " (one) "." }
-                many => { "Step times are" ul.tight { @for source in many { li { (source) } } } }
+                many => {
+                    @if let Some(best) = plan.candidates.first() {
+                        "Step times of the recommended deployment are " (best.step_times) ". "
+                    }
+                    "Those of all are" ul.tight { @for source in many { li { (source) } } }
+                }
             }
         }
     }

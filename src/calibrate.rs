@@ -161,7 +161,7 @@ fn run_import(import: &Import) -> Result<()> {
     };
     write_whole(out, &table.to_csv()?)?;
     for (reason, count) in &left_out {
-        eprintln!("left out {count} rows, {reason}");
+        output::note(&format!("left out {count} rows, {reason}"));
     }
     output::print(&row_counts(&table))
 }

@@ -74,7 +74,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     if arguments.ceilings {
         let (found, failures) = ceilings(&device(arguments)?)?;
         for failure in failures {
-            eprintln!("left out: {failure}");
+            output::note(&format!("left out: {failure}"));
         }
         output::print(&table(&found))?;
         output::print(&match Collectives::open() {
@@ -115,7 +115,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let report = bench(&calls, &timer, folder, budget, |done, _| bar.set_position(done as u64))?;
     bar.finish_and_clear();
     if let Some(failure) = &report.first_failure {
-        eprintln!("a call failed and was left out: {failure}");
+        output::note(&format!("a call failed and was left out: {failure}"));
     }
     output::print(&written(&report, &timer, &folder.join(ROWS_FILE).display().to_string()))?;
     Ok(ExitCode::SUCCESS)

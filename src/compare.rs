@@ -100,6 +100,9 @@ pub fn over_seeds(name_or_path: &str, set: &[String], seeds: u32, format: Format
     Ok(ExitCode::SUCCESS)
 }
 
+/// A smaller half width reads as 0.000.
+const SHOWN_HALF_WIDTH: f64 = 0.0005;
+
 /// `12.3 ± 0.4`, or `12.3` for one seed and where all seeds agree.
 pub fn estimate(estimate: Option<&Estimate>) -> String {
     let number = |value: f64| match value {
@@ -108,7 +111,7 @@ pub fn estimate(estimate: Option<&Estimate>) -> String {
     };
     match estimate {
         None => "-".to_string(),
-        Some(Estimate { mean, half_width: Some(half) }) if *half > 0.0 => {
+        Some(Estimate { mean, half_width: Some(half) }) if *half >= SHOWN_HALF_WIDTH => {
             format!("{} ± {}", short(*mean), short(*half))
         }
         Some(Estimate { mean, .. }) => number(*mean),

@@ -3,7 +3,7 @@
 use crate::output::{self, Format};
 use anyhow::Result;
 use clap::ValueEnum;
-use comfy_table::{Table, TableStyle};
+use comfy_table::{CellAlignment, Table, TableStyle};
 use reports::numbers::grouped;
 use serde_json::{Value, json};
 use sim::catalogue;
@@ -84,8 +84,11 @@ fn text(header: &[&str], rows: &[Vec<Value>]) -> String {
             other => other.to_string(),
         }));
     }
-    for column in table.column_iter_mut() {
+    for (index, column) in table.column_iter_mut().enumerate() {
         column.set_padding((0, 2));
+        if rows.iter().all(|row| row[index].is_number()) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
     }
     table.lines().map(|line| line.trim_end().to_string() + "\n").collect()
 }

@@ -29,6 +29,7 @@ mod run_output;
 mod simulate;
 mod sweep;
 mod sweep_file;
+mod sweep_table;
 mod table;
 mod tenant_table;
 #[cfg(feature = "tokens")]
@@ -38,7 +39,7 @@ mod tokens;
 mod tokens;
 mod truth;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use std::process::ExitCode;
 
 /// Simulates LLM serving: TTFT, ITL, throughput, goodput, memory and cost of a model, a GPU, an engine and a traffic.
@@ -74,18 +75,23 @@ enum Command {
     Check(check::Arguments),
     /// What is in the catalogue: models, gpus, profiles, calibrations, scenarios, engines
     List(list::Arguments),
-    /// Kernel timings to a cost profile: import, fit, check, plot; own benchmark results to a calibration: from-bench
-    Calibrate(calibrate::Arguments),
-    /// Predictions beside what real engines measured, on runs that no fit has seen
-    Fidelity(fidelity::Arguments),
-    /// A vLLM measured for this, beside its prediction: the workloads to measure, their results, the score
-    Truth(truth::Arguments),
-    /// The JSON schema of a scenario, for editors
-    Schema,
     /// Where every byte of GPU memory goes, and what fits
     Memory(Box<memory::Arguments>),
     /// How many tokens texts are, by file and language (in builds with the feature `tokens`)
     Tokens(tokens::Arguments),
+    /// Kernel timings to a cost profile: import, fit, check, plot; own benchmark results to a calibration: from-bench
+    Calibrate(calibrate::Arguments),
+    /// Predictions beside what real engines measured in published runs that no fit has seen
+    Fidelity(fidelity::Arguments),
+    /// Measure an engine of your own and score the predictions: workloads to run, their results, the errors
+    Truth(truth::Arguments),
+    /// The JSON schema of a scenario, for editors
+    Schema,
+    /// Completions of commands and options for a shell, to standard output
+    Completions {
+        /// Which shell: `servesim completions bash > ~/.local/share/bash-completion/completions/servesim`
+        shell: clap_complete::Shell,
+    },
 }
 
 fn main() -> ExitCode {
@@ -102,6 +108,7 @@ fn main() -> ExitCode {
         Command::Fidelity(arguments) => fidelity::run(&arguments),
         Command::Truth(arguments) => truth::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Schema => check::schema(),
+        Command::Completions { shell } => completions(shell),
         Command::Memory(arguments) => memory::run(&arguments),
         Command::Tokens(arguments) => tokens::run(&arguments),
     };
@@ -109,10 +116,18 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("servesim: {error:#}");
+            output::note(&format!("servesim: {error:#}"));
             ExitCode::from(2)
         }
     }
+}
+
+/// Completions for a shell.
+fn completions(shell: clap_complete::Shell) -> anyhow::Result<ExitCode> {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "servesim", &mut text);
+    output::print(&String::from_utf8_lossy(&text))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// A reader that has seen enough, such as `head`, is no failure.

@@ -8,10 +8,11 @@ use serde::Serialize;
 use serde_json::json;
 use sim::catalogue;
 use sim::gpu::GpuSpec;
-use sim::memory::answer::{Answer, Question, answer};
+use sim::memory::answer::{Answer, Question, TierRoom, answer};
 use sim::memory::search::{Found, Wanted, smallest};
 use sim::memory::{AttentionChange, BatchLimits, Draft, EngineMemory, Parallelism};
 use sim::model::{KvDtype, ModelSpec, WeightDtype, WeightPlan};
+use sim::units::ByteSize;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -67,6 +68,12 @@ pub struct Arguments {
     /// Speculate with this draft model
     #[arg(long, value_name = "MODEL")]
     draft: Option<String>,
+    /// KV cache in the host's memory beside the GPUs, as engine.kv_offload keeps it: a size such as 256GiB
+    #[arg(long, value_name = "SIZE", conflicts_with = "min_gpus")]
+    host_kv: Option<String>,
+    /// KV cache on NVMe behind it: a size such as 2TiB
+    #[arg(long, value_name = "SIZE", requires = "host_kv")]
+    nvme_kv: Option<String>,
     /// Find the smallest number and layout of each GPU that holds the model with --requests
     #[arg(long, conflicts_with_all = ["tp", "pp", "ep", "chart", "attention", "mtp", "draft"])]
     min_gpus: bool,
@@ -85,8 +92,17 @@ pub struct Arguments {
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Line {
-    Answer(Box<Answer>),
+    Answer(Box<Answered>),
     Refused { model: String, attention: String, weights: String, kv: String, refused: String },
+}
+
+/// An answer, and what tiers beside the GPUs hold.
+#[derive(Serialize)]
+struct Answered {
+    #[serde(flatten)]
+    answer: Answer,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tiers: Vec<TierRoom>,
 }
 
 /// Runs the command.
@@ -105,7 +121,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let answers: Vec<&Answer> = lines
         .iter()
         .filter_map(|line| match line {
-            Line::Answer(answer) => Some(&**answer),
+            Line::Answer(answered) => Some(&answered.answer),
             Line::Refused { .. } => None,
         })
         .collect();
@@ -128,6 +144,7 @@ fn lines(arguments: &Arguments, models: &[ModelSpec], gpu: &GpuSpec) -> Result<V
     let parse = |text: &String| AttentionChange::parse(text).map_err(|e| anyhow!("--attention: {e}"));
     let attentions = arguments.attention.iter().map(parse).collect::<Result<Vec<_>>>()?;
     let draft = arguments.draft.as_deref().map(|name| find_model("--draft", name)).transpose()?;
+    let tiers = tier_sizes(arguments)?;
     let mut lines = Vec::new();
     for model in models {
         let context_tokens = context(arguments, model)?;
@@ -153,7 +170,12 @@ fn lines(arguments: &Arguments, models: &[ModelSpec], gpu: &GpuSpec) -> Result<V
                         context_tokens,
                     };
                     lines.push(match answer(&question) {
-                        Ok(answer) => Line::Answer(Box::new(answer)),
+                        Ok(answer) => {
+                            let tiers = tiers.iter().map(|(tier, bytes)| answer.tier(tier, *bytes));
+                            let tiers =
+                                tiers.collect::<Result<_, _>>().map_err(|e| anyhow!("--host-kv: {e}"))?;
+                            Line::Answer(Box::new(Answered { answer, tiers }))
+                        }
                         Err(error) => refused(&question, error.to_string()),
                     });
                 }
@@ -167,6 +189,18 @@ fn lines(arguments: &Arguments, models: &[ModelSpec], gpu: &GpuSpec) -> Result<V
         }
         _ => Ok(lines),
     }
+}
+
+/// Names and bytes of the tiers that were asked for.
+fn tier_sizes(arguments: &Arguments) -> Result<Vec<(&'static str, u64)>> {
+    let sizes = [("host", "--host-kv", &arguments.host_kv), ("nvme", "--nvme-kv", &arguments.nvme_kv)];
+    let given = sizes.into_iter().filter_map(|(name, option, text)| Some((name, option, text.as_ref()?)));
+    given
+        .map(|(name, option, text)| match ByteSize::parse(text) {
+            Ok(size) => Ok((name, size.0)),
+            Err(message) => bail!("{option}: {message}"),
+        })
+        .collect()
 }
 
 fn find_model(option: &str, name: &str) -> Result<ModelSpec> {

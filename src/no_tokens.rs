@@ -6,7 +6,7 @@ use std::process::ExitCode;
 /// Arguments of `tokens`, none of which are read.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Anything
+    /// Files, in builds with the feature `tokens`
     #[arg(allow_hyphen_values = true, trailing_var_arg = true, value_name = "ARGUMENTS")]
     _rest: Vec<String>,
 }

@@ -19,9 +19,12 @@ pub enum Format {
 /// Writes `text` to standard output.
 pub fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()?;
-    Ok(())
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("standard output: cannot be written")
+}
+
+/// Writes a line to standard error, where perhaps nobody listens any more.
+pub fn note(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// Writes `value` as indented JSON to standard output.
@@ -42,6 +45,12 @@ impl WholeFile {
         if target.is_dir() {
             anyhow::bail!("{}: is a directory, expected a file to write", target.display());
         }
+        // What a link names is written; a device would be replaced by a file.
+        let followed = std::fs::canonicalize(target).ok();
+        if followed.as_ref().is_some_and(|followed| !followed.is_file()) {
+            anyhow::bail!("{}: is no regular file, expected a file to write", target.display());
+        }
+        let target = followed.as_deref().unwrap_or(target);
         let mut name = target.file_name().unwrap_or_default().to_os_string();
         name.push(".partial");
         let partial = target.with_file_name(name);

@@ -54,7 +54,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         Format::Text => output::print(&plan_table::plan(&plan, arguments.top))?,
     }
     for warning in plan.warnings() {
-        eprintln!("warning: {warning}");
+        output::note(&format!("warning: {warning}"));
     }
     Ok(if plan.candidates.is_empty() { ExitCode::from(1) } else { ExitCode::SUCCESS })
 }

@@ -2,7 +2,7 @@
 
 use crate::compare::estimate;
 use comfy_table::{CellAlignment, Table, TableStyle};
-use planner::answer::{Candidate, Plan, Stage, deployment_name as name};
+use planner::answer::{Candidate, Plan, Stage, deployment_name as name, latency_name};
 use reports::numbers::{counted, duration_ms, grouped, percent, short};
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -11,7 +11,7 @@ use std::fmt::Write;
 pub fn plan(plan: &Plan, top: usize) -> String {
     let mut text = String::new();
     let limits: Vec<String> =
-        plan.limits.iter().map(|l| format!("{} {}", l.key, duration_ms(l.most_ms))).collect();
+        plan.limits.iter().map(|l| format!("{} {}", latency_name(l.key), duration_ms(l.most_ms))).collect();
     let goal = match plan.wanted_per_s {
         Some(rate) => format!("carry {} requests/s within {}", short(rate), limits.join(", ")),
         None => format!("the highest rate within {}", limits.join(", ")),
@@ -29,7 +29,9 @@ pub fn plan(plan: &Plan, top: usize) -> String {
         None => nothing(&mut text, plan),
     }
     fallen(&mut text, plan);
-    let _ = writeln!(text, "Step times {}", plan.step_times);
+    for (index, source) in plan.step_times.iter().enumerate() {
+        let _ = writeln!(text, "{:<10} {source}", if index == 0 { "Step times" } else { "" });
+    }
     text
 }
 
@@ -55,8 +57,14 @@ fn recommendation(text: &mut String, plan: &Plan, best: &Candidate, top: usize) 
         best.headroom.map_or(String::new(), |share| format!(", {} above the goal", percent(share)));
     let fails = best.fails_per_s.map_or("no failing rate found".into(), |r| format!("fails at {}", short(r)));
     let _ = writeln!(text, "      holds {} requests/s{headroom}; {fails}", short(best.holds_per_s));
-    let _ = writeln!(text, "      bound by {}, {} breaks first", best.binding.name(), best.breaks_first);
+    let _ = writeln!(
+        text,
+        "      bound by {}, {} breaks first",
+        best.binding.name(),
+        latency_name(&best.breaks_first)
+    );
     let _ = writeln!(text, "      next: {}", best.next_change);
+    let _ = writeln!(text, "      step times: {}", best.step_times);
     if let Some(sure) = &plan.confirmation {
         let _ = writeln!(
             text,
@@ -78,7 +86,7 @@ fn recommendation(text: &mut String, plan: &Plan, best: &Candidate, top: usize) 
     let shown = || plan.candidates.iter().take(top);
     let marks = [
         (shown().any(|c| c.is_on_cost_front), "$ no other is cheaper with a shorter TTFT p99"),
-        (shown().any(|c| c.is_on_throughput_front), "T no other gives more tokens per GPU and per user"),
+        (shown().any(|c| c.is_on_throughput_front), "T no other gives more tokens/s per GPU and per user"),
     ];
     let marks: Vec<&str> = marks.iter().filter(|(is_shown, _)| *is_shown).map(|(_, mark)| *mark).collect();
     let _ = writeln!(text, "\n{}{}", marks.join("; "), if marks.is_empty() { "" } else { "\n" });
@@ -86,26 +94,18 @@ fn recommendation(text: &mut String, plan: &Plan, best: &Candidate, top: usize) 
 
 fn table(plan: &Plan, top: usize) -> Table {
     let mut table = Table::new();
-    let header = [
-        "",
-        "deployment",
-        "GPUs",
-        "USD/h",
-        "USD/Mtok",
-        "holds/s",
-        "headroom",
-        "tok/s/GPU",
-        "TTFT p99",
-        "ITL p99",
-        "bound by",
-        "",
-    ];
+    let latencies = plan.shown_latencies();
+    let header = ["", "deployment", "GPUs", "USD/h", "USD/Mtok", "holds/s", "headroom", "tok/s/GPU"]
+        .map(str::to_string)
+        .into_iter()
+        .chain(latencies.iter().map(|key| latency_name(key)))
+        .chain(["bound by".to_string(), String::new()]);
     table.load_style(TableStyle::new()).set_header(header);
     let ms = |value: Option<f64>| value.map_or("-".to_string(), duration_ms);
     let usd = |value: Option<f64>| value.map_or("-".to_string(), |usd| format!("{usd:.2}"));
     for (index, c) in plan.candidates.iter().take(top).enumerate() {
         let front = |on: bool, sign: &str| if on { sign.to_string() } else { String::new() };
-        table.add_row([
+        let before = [
             (index + 1).to_string(),
             name(&c.deployment),
             grouped(u64::from(c.gpus)),
@@ -114,15 +114,17 @@ fn table(plan: &Plan, top: usize) -> Table {
             short(c.holds_per_s),
             c.headroom.map_or("-".into(), percent),
             short(c.output_tokens_per_s_and_gpu),
-            ms(c.carries.ttft_p99_ms),
-            ms(c.carries.itl_p99_ms),
+        ];
+        let after = [
             c.binding.name().to_string(),
             front(c.is_on_cost_front, "$") + &front(c.is_on_throughput_front, "T"),
-        ]);
+        ];
+        let latencies = latencies.iter().map(|key| ms(c.carries.latency_ms(key)));
+        table.add_row(before.into_iter().chain(latencies).chain(after));
     }
     for (index, column) in table.column_iter_mut().enumerate() {
         column.set_padding((0, 2));
-        if matches!(index, 0 | 2..=9) {
+        if index != 1 && index < 8 + latencies.len() {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }

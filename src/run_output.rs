@@ -17,6 +17,12 @@ pub struct RunOutput {
 impl RunOutput {
     /// Starts the folder, so that a bad path fails before the work does. A folder that holds something is refused.
     pub fn create(target: &Path) -> Result<RunOutput> {
+        // A folder takes the place of an empty one, but not of a link to it.
+        let followed = std::fs::canonicalize(target).ok().filter(|followed| followed.is_dir());
+        if followed.is_none() && target.is_symlink() {
+            bail!("{}: is a link to what does not exist, expected a new folder", target.display());
+        }
+        let target = followed.as_deref().unwrap_or(target);
         if target.is_file() {
             bail!("{}: is a file, expected a new folder for the run", target.display());
         }

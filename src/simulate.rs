@@ -88,7 +88,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         Format::Text => output::print(&table::report(&report))?,
     }
     for warning in &report.warnings {
-        eprintln!("warning: {warning}");
+        output::note(&format!("warning: {warning}"));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -4,6 +4,7 @@ use crate::output;
 use crate::place::Place;
 use crate::progress;
 use crate::sweep_file;
+use crate::sweep_table;
 use anyhow::{Result, bail};
 use planner::sweep::{self, Journal, Manifest, Row, Shard, Sweep};
 use reports::numbers::{counted, grouped};
@@ -46,6 +47,8 @@ struct Points {
 enum Command {
     /// Put the files of all shards together
     Merge(MergeArguments),
+    /// The rows as a table: a line per combination, seeds averaged with 95 % intervals
+    Table(sweep_table::Arguments),
     /// Write a manifest that runs the shards on a cluster
     Manifest(ManifestArguments),
 }
@@ -94,6 +97,7 @@ struct ManifestArguments {
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     match (&arguments.command, &arguments.points, &arguments.out) {
         (Some(Command::Merge(arguments)), ..) => merge(arguments),
+        (Some(Command::Table(arguments)), ..) => sweep_table::run(arguments),
         (Some(Command::Manifest(arguments)), ..) => manifest(arguments),
         (None, Some(points), Some(out)) => run_points(arguments, points, &Place::new(out)),
         _ => bail!("sweep: expected a scenario and --out FILE"),
@@ -109,7 +113,7 @@ fn run_points(arguments: &Arguments, points: &Points, out: &Place) -> Result<Exi
     let open = sweep.points_of(shard).filter(|point| !journal.has(*point)).count();
     let known = journal.rows().len();
     if known > 0 {
-        eprintln!("going on: {} in the journal, {open} left", counted(known as u64, "point"));
+        output::note(&format!("going on: {} in the journal, {open} left", counted(known as u64, "point")));
     }
     let bar = progress::bar(open as u64, "points");
     let rows = sweep.run(shard, &journal, &|| bar.inc(1));

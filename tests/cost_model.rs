@@ -1,11 +1,12 @@
 //! Numbers that anybody can check on the back of an envelope, and profiles of one GPU under another.
 
 use sim::catalogue::{find_gpu, find_model};
+use sim::cost::Bound;
 use sim::document::Document;
 use sim::memory::{self, BatchLimits, Draft, EngineMemory, MemoryRequest, Parallelism};
 use sim::model::{KvDtype, ModelSpec, WeightDtype, WeightPlan};
 use sim::profile::{Dtype, GpuLimits, Operation};
-use sim::scenario::Scenario;
+use sim::scenario::{Report, Scenario};
 use sim::step::StepShape;
 use std::path::Path;
 
@@ -100,6 +101,51 @@ fn decode_of_70b_on_h100_is_memory_bound_until_the_roofline_says_otherwise() {
     let step = |requests| scenario.pricing.model.step(&decode(requests, 100)).seconds();
     assert!(step(32) < 1.35 * step(1), "{} against {}", step(32), step(1));
     assert!(step(4096) > 1.8 * step(2048), "{} against {}", step(4096), step(2048));
+}
+
+/// 32 tokens with 8 of 128 experts each hit at least 87 % of them: reading those is most of the step, and binds it.
+#[test]
+fn experts_that_are_read_bind_by_memory_and_untuned_ones_are_warned_about() {
+    let report = |format: &str| {
+        let text = format!(
+            "model: qwen3-30b-a3b\nhardware: {{ gpu: h100-sxm }}\nengine: {{ max_model_len: 4096{format} }}\n\
+             workload: {{ requests: 64, arrivals: {{ closed_loop: {{ clients: 32 }} }}, prompt: {{ constant: 64 }}, \
+             output: {{ constant: 200 }} }}\n"
+        );
+        let document = Document::parse("s.yaml", &text).unwrap();
+        let scenario = Scenario::resolve("s.yaml", &document, Path::new(".")).unwrap();
+        let run = scenario.simulate(&mut ()).unwrap();
+        scenario.report(&run)
+    };
+    let (plain, narrow) = (report(""), report(", quantization: fp8"));
+    let usage = plain.usage.as_ref().unwrap();
+    assert!(usage.memory_bandwidth_utilization > 0.6, "{}", usage.memory_bandwidth_utilization);
+    let (bound, share) = usage.by_bound[0];
+    assert!(bound == Bound::Memory && share > usage.memory_bandwidth_utilization, "{:?}", usage.by_bound);
+    let warned =
+        |report: &Report| report.warnings.iter().any(|text| text.starts_with("experts in fp8 take "));
+    assert!(warned(&narrow) && !warned(&plain), "{:?}", narrow.warnings);
+}
+
+/// Links that no collective was timed over are told of.
+#[test]
+fn tensor_parallelism_beyond_the_links_is_warned_about() {
+    let warned = |gpu: &str, tensor: u32| {
+        let text = format!(
+            "model: llama-3.1-8b\nhardware: {{ gpu: {gpu} }}\ndeployment: {{ tensor_parallel: {tensor} }}\n\
+             engine: {{ max_model_len: 4096 }}\nworkload: {{ requests: 2, arrivals: {{ poisson: 1/s }}, \
+             prompt: {{ constant: 64 }}, output: {{ constant: 4 }} }}\n"
+        );
+        let document = Document::parse("s.yaml", &text).unwrap();
+        let scenario = Scenario::resolve("s.yaml", &document, Path::new(".")).unwrap();
+        let run = scenario.simulate(&mut ()).unwrap();
+        scenario.report(&run).warnings.iter().filter(|text| text.contains("is a lower bound")).count()
+    };
+    assert_eq!(
+        [("h100-sxm", 8), ("h100-sxm", 16), ("rtx-4090", 2)].map(|(gpu, n)| warned(gpu, n)),
+        [0, 1, 1]
+    );
+    assert_eq!(warned("rtx-4090", 1), 0);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The commands of the documentation are run. Every line that starts with `servesim ` in a fenced `sh` block of
 //! README.md and docs/*.md must exit 0, or as the fence says: `sh exit=1`; a block marked `sh not-run` is skipped. The .csv files of docs/ lie
-//! in their folder. When
+//! in their folder, and a block `yaml FILE`, `csv FILE` or `jsonl FILE` is written there as that file. When
 //! a `text` block follows, it is what the commands print. A file named by `--chart` must equal the one of that name
 //! beside the page. `SERVESIM_WRITE=1` rewrites the text blocks and the charts.
 
@@ -80,6 +80,9 @@ fn the_commands_of_the_documentation_do_what_it_says() {
             let length = lines[index..].iter().position(|line| *line == "```").expect("a fence that ends");
             let block = &lines[index..index + length];
             index += length + 1;
+            if let Some(("yaml" | "csv" | "jsonl", file)) = fence.split_once(' ') {
+                std::fs::write(folder.path().join(file), block.join("\n") + "\n").unwrap();
+            }
             match (fence, printed.take()) {
                 ("text", Some(printed)) => {
                     if !is_writing {

@@ -87,3 +87,42 @@ fn an_answer_that_cannot_be_printed_is_an_error() {
         .status();
     assert_eq!(status.unwrap().code(), Some(2));
 }
+
+#[test]
+fn a_reader_that_left_and_a_full_output_are_told_apart() {
+    let folder = TempDir::new().unwrap();
+    let shell = |command: &str| {
+        let servesim = env!("CARGO_BIN_EXE_servesim");
+        let script = format!("{servesim} {command}");
+        Command::new("bash").current_dir(folder.path()).args(["-c", &script]).output().unwrap()
+    };
+    let run = "simulate quickstart --no-band --set workload.requests=50";
+    // The run warns after the reader of its errors has gone.
+    let left = shell(&format!("{run} 2>&1 > /dev/null | true; exit ${{PIPESTATUS[0]}}"));
+    assert_eq!(left.status.code(), Some(0), "{left:?}");
+    let full = shell(&format!("{run} > /dev/full"));
+    let text = message(&full);
+    assert!(text.contains("standard output: cannot be written") && text.contains("No space left"), "{text}");
+}
+
+#[test]
+fn links_are_followed_and_devices_left_alone() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path();
+    std::fs::create_dir(path.join("real")).unwrap();
+    symlink(path.join("real"), path.join("link")).unwrap();
+    symlink(path.join("nothing"), path.join("dangling")).unwrap();
+    let run = ["simulate", "quickstart", "--no-band", "--set", "workload.requests=50", "--out"];
+    answer(path, &[&run[..], &["link"]].concat());
+    assert!(path.join("real/report.json").is_file() && path.join("link").is_symlink());
+    // A file that a link names is written, a device is left alone.
+    std::fs::write(path.join("page.html"), "").unwrap();
+    symlink(path.join("page.html"), path.join("page-link.html")).unwrap();
+    answer(path, &["report", "link", "--html", "page-link.html"]);
+    assert!(path.join("page-link.html").is_symlink());
+    assert!(std::fs::metadata(path.join("page.html")).unwrap().len() > 1000);
+    let text = message(&crate::cli::servesim(path, &["report", "link", "--html", "/dev/null"]));
+    assert!(text.contains("/dev/null: is no regular file"), "{text}");
+    let text = message(&crate::cli::servesim(path, &[&run[..], &["dangling"]].concat()));
+    assert!(text.contains("dangling: is a link to what does not exist"), "{text}");
+}

@@ -131,3 +131,33 @@ fn every_model_on_every_gpu_is_answered_or_refused() {
         }
     }
 }
+
+/// A tier of 256 GiB holds 131,072 blocks of 16 tokens of 128 KiB each; over two GPUs a block takes as many bytes in all.
+#[test]
+fn tiers_beside_the_gpu_hold_whole_blocks() {
+    let arguments =
+        "memory --model llama-3.1-8b --gpu h100 --context 8k --host-kv 256GiB --nvme-kv 2TiB --format json";
+    for layout in ["", " --tp 2"] {
+        let run = servesim(&format!("{arguments}{layout}"));
+        let lines: Value = serde_json::from_str(&run.stdout).unwrap();
+        let tier = |index: usize| {
+            let tier = &lines[0]["tiers"][index];
+            ["blocks", "tokens", "requests"].map(|key| tier[key].as_u64().unwrap())
+        };
+        assert_eq!(
+            (tier(0), tier(1)),
+            ([131_072, 2_097_152, 256], [1_048_576, 16_777_216, 2_048]),
+            "{layout}"
+        );
+    }
+    let plain = servesim("memory --model llama-3.1-8b --gpu h100 --format json").stdout;
+    assert!(!plain.contains("tiers"), "{plain}");
+    for (arguments, wanted) in [
+        ("--host-kv 256", "--host-kv: found `256` without a unit"),
+        ("--pp 2 --host-kv 1GiB", "--host-kv: tiers are for one pipeline stage"),
+        ("--nvme-kv 1GiB", "--host-kv"),
+    ] {
+        let run = servesim(&format!("memory --model llama-3.1-8b --gpu h100 {arguments}"));
+        assert!(run.code == 2 && run.stderr.contains(wanted), "{arguments}: {}", run.stderr);
+    }
+}

@@ -321,3 +321,26 @@ plan: { goal: { itl_p99: 16200us } }
             .all(|rate| itl_p99(rate) <= 16.2 && rate.as_f64() > candidate["fails_per_s"].as_f64())
     );
 }
+
+/// A cheap GPU that nobody timed wins: the answer says what it stands on, and which measured one comes first.
+#[test]
+fn a_best_deployment_on_assumed_kernels_is_told() {
+    let plan = |l40s: &str| {
+        let text = format!(
+            "model: llama-3.1-8b\nhardware: {{ gpu: h100 }}\nengine: {{ max_model_len: 4096 }}\n\
+             workload: {{ requests: 60, arrivals: {{ poisson: 2/s }}, prompt: {{ constant: 200 }}, output: {{ constant: 20 }} }}\n\
+             plan:\n  space: {{ gpu: [h100-sxm, l40s] }}\n  goal: {{ rate: 2/s, ttft_p95: 2s }}\n  \
+             prices: {{ h100-sxm: 3USD/h, l40s: {l40s} }}\n"
+        );
+        let folder = folder(&text);
+        let output = servesim(folder.path(), &["plan", "s.yaml"]);
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (text, warnings) = plan("1USD/h");
+    assert!(text.contains("step times: profile h100-sxm-vllm for l40s, kernels assumed"), "{text}");
+    assert!(text.contains("TTFT p95") && !text.contains("TTFT p99  ") && text.contains("ITL p99"), "{text}");
+    let wanted = "whose kernels were measured is h100-sxm x1";
+    assert!(warnings.contains("step times are assumed") && warnings.contains(wanted), "{warnings}");
+    let (_, warnings) = plan("9USD/h");
+    assert!(!warnings.contains("step times are assumed"), "{warnings}");
+}

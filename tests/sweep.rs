@@ -277,3 +277,44 @@ fn comparisons_name_what_differs_and_seeds_give_intervals() {
         assert!(message.contains(expected), "{message}");
     }
 }
+
+/// One line per combination, seeds averaged as `--seeds` does it, points that failed counted.
+#[test]
+fn a_table_of_rows_averages_the_seeds() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path();
+    let sweep = |more: &[&str]| {
+        let base = ["sweep", "quickstart", "--set", "workload.requests=100", "--set", "seed=1..3"];
+        answer(path, &[&base[..], more].concat())
+    };
+    sweep(&["--set", "engine.max_num_seqs=4,64", "--out", "rows.csv"]);
+    let table = answer(path, &["sweep", "table", "rows.csv", "--of", "ttft_p99_ms,requests"]);
+    let lines: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines[0], ["engine.max_num_seqs", "ttft_p99_ms", "requests"]);
+    let seeds =
+        ["simulate", "quickstart", "--set", "workload.requests=100", "--set", "engine.max_num_seqs=4"];
+    let wanted = answer(path, &[&seeds[..], &["--seeds", "3"]].concat());
+    let wanted: Vec<&str> =
+        wanted.lines().find(|line| line.starts_with("ttft_p99_ms")).unwrap().split_whitespace().collect();
+    assert_eq!((lines[1][0], &lines[1][1..4], lines[1][4]), ("4", &wanted[1..4], "100"), "{table}");
+    assert_eq!((lines[2][0], lines.len()), ("64", 5), "{table}");
+    // A model that does not fit is a point that could not run.
+    sweep(&[
+        "--set",
+        "hardware.gpu=h200-sxm,rtx-4090",
+        "--set",
+        "model=llama-3.1-70b",
+        "--set",
+        "deployment.tensor_parallel=2",
+        "--out",
+        "few.csv",
+    ]);
+    let table = answer(path, &["sweep", "table", "few.csv"]);
+    assert!(
+        table.contains("3 points could not run; the first: ") && table.contains("does not fit"),
+        "{table}"
+    );
+    let run = servesim(path, &["sweep", "table", "rows.csv", "--of", "speed"]);
+    assert_eq!(run.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&run.stderr).contains("--of: found `speed`, expected any of requests, "));
+}

@@ -1,6 +1,6 @@
 //! The answer of a plan: plain numbers that serialise as they are.
 
-use crate::goal::{LatencyLimit, Standing};
+use crate::goal::{LatencyLimit, Standing, latency_ms};
 use crate::limits::BindingLimit;
 use crate::seeds::Estimate;
 use serde::Serialize;
@@ -23,6 +23,8 @@ pub struct Measured {
     pub requests: u64,
     /// How it stands against the goal.
     pub standing: Standing,
+    /// The latencies that the goal limits, by its keys such as `ttft_p95`.
+    pub limited_ms: BTreeMap<&'static str, f64>,
     /// 99th percentile of the time to first token.
     pub ttft_p99_ms: Option<f64>,
     /// 99th percentile of the gaps between tokens.
@@ -141,8 +143,8 @@ pub struct Plan {
     pub model: String,
     /// Seed of every draw.
     pub seed: u64,
-    /// Where the step times come from.
-    pub step_times: String,
+    /// Where the step times come from, each source once.
+    pub step_times: Vec<String>,
     /// What each deployment had to keep.
     pub limits: Vec<LatencyLimit>,
     /// Requests per second to carry; none when the highest rate was sought.
@@ -199,7 +201,29 @@ impl Plan {
                  failure, and the JSON names the exceptions"
             )
         });
-        few.into_iter().chain(unsteady).collect()
+        few.into_iter().chain(unsteady).chain(self.assumed()).collect()
+    }
+
+    /// Whether the best deployment stands on assumed kernels while others do not, and which of those is first.
+    fn assumed(&self) -> Option<String> {
+        let is_assumed = |candidate: &Candidate| candidate.step_times.contains("kernels assumed");
+        let best = self.candidates.first().filter(|best| is_assumed(best))?;
+        let other = self.candidates.iter().find(|candidate| !is_assumed(candidate))?;
+        Some(format!(
+            "the best deployment's step times are assumed: {}; the first of those whose kernels were measured is {}",
+            best.step_times,
+            deployment_name(&other.deployment)
+        ))
+    }
+
+    /// The latencies worth showing of each deployment: those of the goal, and the p99 of TTFT and ITL where the goal limits
+    /// no percentile of them.
+    pub fn shown_latencies(&self) -> Vec<&'static str> {
+        let limited = || self.limits.iter().map(|limit| limit.key);
+        let has = |metric: &str| limited().any(|key| key.starts_with(metric));
+        let ttft = (!has("ttft_")).then_some("ttft_p99");
+        let itl = (!has("itl_")).then_some("itl_p99");
+        limited().chain(ttft).chain(itl).collect()
     }
 
     /// The deployment that misses the goal by the smallest factor.
@@ -211,13 +235,15 @@ impl Plan {
 
 impl Measured {
     /// What a report says of a run at `rate_per_s`.
-    pub fn new(rate_per_s: f64, standing: Standing, report: &Report) -> Measured {
+    pub fn new(rate_per_s: f64, limits: &[LatencyLimit], standing: Standing, report: &Report) -> Measured {
         let metrics = &report.metrics;
+        let limited = limits.iter().filter_map(|limit| Some((limit.key, latency_ms(metrics, limit.key)?)));
         let p99 = |d: &Option<Distribution>| d.as_ref().map(|d| d.p99);
         Measured {
             rate_per_s,
             requests: metrics.requests.arrived,
             standing,
+            limited_ms: limited.collect(),
             ttft_p99_ms: p99(&metrics.ttft_ms),
             itl_p99_ms: p99(&metrics.itl_ms),
             tpot_p50_ms: metrics.tpot_ms.as_ref().map(|d| d.p50),
@@ -228,6 +254,21 @@ impl Measured {
             batch_mean: metrics.steps.batch_requests_mean,
         }
     }
+
+    /// The latency of a key of [`Plan::shown_latencies`], in ms; none when nothing was measured.
+    pub fn latency_ms(&self, key: &str) -> Option<f64> {
+        match key {
+            "ttft_p99" => self.ttft_p99_ms,
+            "itl_p99" => self.itl_p99_ms,
+            key => self.limited_ms.get(key).copied(),
+        }
+    }
+}
+
+/// `TTFT p99` of `ttft_p99`.
+pub fn latency_name(key: &str) -> String {
+    let (metric, percentile) = key.split_once('_').unwrap_or((key, ""));
+    format!("{} {percentile}", metric.to_uppercase())
 }
 
 /// A deployment in a line: `h100-sxm TP4 x2, weights fp8, 256 seqs`.

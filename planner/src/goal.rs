@@ -84,7 +84,7 @@ pub fn latency_limits(document: &Document, goal: &PlanGoal, slo: &SloSection) ->
 }
 
 /// The value of a key such as `ttft_p99` in a run; none when nothing was measured.
-fn latency_ms(metrics: &Metrics, key: &str) -> Option<f64> {
+pub fn latency_ms(metrics: &Metrics, key: &str) -> Option<f64> {
     let (metric, percentile) = key.split_once('_')?;
     let of = |distribution: &Option<Distribution>| {
         let d = distribution.as_ref()?;

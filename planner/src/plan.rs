@@ -2,7 +2,7 @@
 
 mod prune;
 
-use crate::answer::{Candidate, Confirmation, Fallen, Measured, Plan, Stage};
+use crate::answer::{Candidate, Confirmation, Fallen, Measured, Plan, Stage, latency_name};
 use crate::bounds::bounds;
 use crate::goal::{LatencyLimit, latency_limits, standing};
 use crate::limits::{SmallFormats, WaitingWatch};
@@ -12,7 +12,7 @@ use crate::search::{self, Bracket, rounded};
 use crate::seeds::Estimate;
 use crate::space::{Choice, deployments};
 use rayon::prelude::*;
-use sim::digits::decimal;
+use sim::digits::{decimal, grouped};
 use sim::document::Document;
 use sim::error::Result;
 use sim::scenario::{PlanSection, Scenario, ScenarioFile, is_saturated};
@@ -266,7 +266,7 @@ impl Planner {
         let run = scenario.simulate(observer)?;
         let report = scenario.report(&run);
         let standing = standing(&self.limits, &report.metrics, is_saturated(&run));
-        Ok(Measured::new(rate_per_s, standing, &report))
+        Ok(Measured::new(rate_per_s, &self.limits, standing, &report))
     }
 
     /// The run at the wanted rate, with as many replicas as it takes where the plan chooses them.
@@ -371,15 +371,20 @@ fn broken_when_idle(bracket: &Bracket<Measured>) -> (String, f64) {
     let reason = match standing.key {
         "rejected" => "requests are rejected: they are longer than max_model_len or the KV cache".to_string(),
         "throttled" => "requests are throttled by their tenants' limits".to_string(),
-        key => format!("even at {} requests/s {key} is {:.1} ms", lowest.rate_per_s, standing.found_ms),
+        key => format!(
+            "even at {} requests/s {} is {} ms",
+            lowest.rate_per_s,
+            latency_name(key),
+            grouped(standing.found_ms.round() as u64)
+        ),
     };
     (reason, standing.ratio)
 }
 
 /// Where the step times of the candidates come from, each source once.
-fn step_times(candidates: &[Candidate]) -> String {
-    let mut sources: Vec<&str> = candidates.iter().map(|candidate| candidate.step_times.as_str()).collect();
+fn step_times(candidates: &[Candidate]) -> Vec<String> {
+    let mut sources: Vec<String> = candidates.iter().map(|candidate| candidate.step_times.clone()).collect();
     sources.sort_unstable();
     sources.dedup();
-    sources.join("; ")
+    sources
 }

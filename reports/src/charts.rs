@@ -15,6 +15,9 @@ const RIGHT: f64 = 14.0;
 const TOP: f64 = 26.0;
 const BOTTOM: f64 = 48.0;
 
+/// What a logarithmic axis goes on beyond its values, so that no dot stands on the frame.
+const EDGE: f64 = 1.08;
+
 /// How values are laid out along an axis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scale {
@@ -126,12 +129,15 @@ impl Fitted {
         let (low, high) = if low > high { (1.0, 1.0) } else { (low, high) };
         match axis.scale {
             Scale::Linear => {
-                let ticks = linear_ticks(axis.end.unwrap_or(high).max(f64::MIN_POSITIVE), axis.end.is_some());
+                // All nothing is drawn along an axis to 1.
+                let high = if high > 0.0 { high } else { 1.0 };
+                let ticks = linear_ticks(axis.end.unwrap_or(high), axis.end.is_some());
                 let end = axis.end.unwrap_or_else(|| ticks.last().copied().unwrap_or(1.0));
                 Fitted { scale: axis.scale, low: 0.0, high: end, ticks }
             }
             Scale::Log => {
-                let (low, high) = if high < low * 2.0 { (low / 1.5, high * 1.5) } else { (low, high) };
+                let (low, high) =
+                    if high < low * 2.0 { (low / 1.5, high * 1.5) } else { (low / EDGE, high * EDGE) };
                 let ticks = log_ticks(low, high);
                 Fitted { scale: axis.scale, low, high, ticks }
             }

@@ -177,6 +177,9 @@ fn verdict(run: &RunFolder) -> String {
     let rate = short(run.number("/metrics/throughput/requests_per_s").unwrap_or(0.0));
     let finished = integer(run, "/metrics/requests/finished");
     let arrived = integer(run, "/metrics/requests/arrived");
+    if finished == "0" {
+        return format!("None of its {arrived} requests finished.");
+    }
     let span = duration_ms(run.number("/metrics/duration_s").unwrap_or(0.0) * 1e3);
     let base = format!("It finished {finished} of {arrived} requests in {span}, {rate} per second");
     match run.number("/metrics/goodput/share") {
@@ -305,10 +308,23 @@ fn usage(run: &RunFolder) -> Markup {
                     dd { (percent(number(&format!("/metrics/kv_offload/tiers/{tier}/hit_rate")))) " of them found there" }
                 }
             }
+            @if run.number("/metrics/speculation/acceptance_rate").is_some() {
+                dt { "Speculation" }
+                dd { (percent(number("/metrics/speculation/acceptance_rate"))) " of "
+                    (integer(run, "/metrics/speculation/draft_tokens")) " drafts held, "
+                    (short(number("/metrics/speculation/mean_acceptance_length"))) " tokens per verification" }
+            }
             dt { "Batch" } dd { (batch) }
             dt { "Steps" } dd { (steps) }
+            @for (pointer, what) in [("seats", "a seat (max_num_seqs)"), ("blocks", "KV blocks")] {
+                @let share = number(&format!("/usage/waiting_for_{pointer}"));
+                @if share >= 0.0005 { dt { "Waiting" } dd { "for " (what) " in " (percent(share)) " of the time" } }
+            }
             dt { "Preemptions" } dd { (integer(run, "/metrics/steps/preemptions")) }
             dt { "Rejected" } dd { (integer(run, "/metrics/requests/rejected")) " requests could never have run" }
+            @if number("/metrics/requests/throttled") > 0.0 {
+                dt { "Throttled" } dd { (integer(run, "/metrics/requests/throttled")) " requests" }
+            }
         }
     }
 }

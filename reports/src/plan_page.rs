@@ -4,7 +4,7 @@ use crate::charts::{Axis, Chart, Mark, Series};
 use crate::numbers::{duration_ms, grouped, percent, short};
 use crate::page::{Tile, chart_grid, document, tiles, warnings};
 use maud::{Markup, html};
-use planner::answer::{Candidate, Measured, Plan, Stage, deployment_name};
+use planner::answer::{Candidate, Measured, Plan, Stage, deployment_name, latency_name};
 use planner::seeds::Estimate;
 
 /// Deployments that the page lists.
@@ -101,7 +101,7 @@ fn settings(best: &Candidate) -> Markup {
 
 fn goal(plan: &Plan) -> Markup {
     let limits: Vec<String> =
-        plan.limits.iter().map(|l| format!("{} ≤ {}", l.key, duration_ms(l.most_ms))).collect();
+        plan.limits.iter().map(|l| format!("{} ≤ {}", latency_name(l.key), duration_ms(l.most_ms))).collect();
     html! {
         p.soft {
             "Goal: " (limits.join(", ")) ". Model " (plan.model) ", scenario " (plan.scenario) ", seed " (plan.seed) ". "
@@ -115,7 +115,18 @@ fn trust(plan: &Plan) -> Markup {
     html! {
         div.card { strong { "How far to trust it. " }
             "Each rate was simulated with the same requests, closer together or further apart. The highest rate is "
-            "bracketed within 2 % and both ends were checked again. Step times are " (plan.step_times) "." }
+            "bracketed within 2 % and both ends were checked again. "
+            @match plan.step_times.as_slice() {
+                [] => {}
+                [one] => { "Step times are " (one) "." }
+                many => {
+                    @if let Some(best) = plan.candidates.first() {
+                        "Step times of the recommended deployment are " (best.step_times) ". "
+                    }
+                    "Those of all are" ul.tight { @for source in many { li { (source) } } }
+                }
+            }
+        }
     }
 }
 
@@ -141,7 +152,9 @@ fn best_tiles(plan: &Plan, best: &Candidate) -> Vec<Tile> {
         "Holds",
         format!("{}/s", short(best.holds_per_s)),
         match best.fails_per_s {
-            Some(rate) => format!("requests; {} breaks at {}/s", best.breaks_first, short(rate)),
+            Some(rate) => {
+                format!("requests; {} breaks at {}/s", latency_name(&best.breaks_first), short(rate))
+            }
             None => "requests; no rate was found that it does not hold".into(),
         },
     ));
@@ -154,8 +167,9 @@ fn best_tiles(plan: &Plan, best: &Candidate) -> Vec<Tile> {
         Some(limit) => format!("{at}; the goal is {}", duration_ms(limit.most_ms)),
         None => at.to_string(),
     };
-    all.push(Tile::new("TTFT p99", latency(best.carries.ttft_p99_ms), against("ttft_p99")));
-    all.push(Tile::new("ITL p99", latency(best.carries.itl_p99_ms), against("itl_p99")));
+    for key in plan.shown_latencies() {
+        all.push(Tile::new(&latency_name(key), latency(best.carries.latency_ms(key)), against(key)));
+    }
     let peak = format!("{} requests per step on average", short(best.carries.batch_mean));
     all.push(Tile::new("KV cache peak", percent(best.carries.kv_peak_share), peak));
     all
@@ -169,22 +183,23 @@ fn limit(plan: &Plan, key: &str) -> Vec<Mark> {
 
 fn charts(plan: &Plan, best: &Candidate) -> Vec<Chart> {
     let copies = best.holds_per_s / best.at_highest.rate_per_s;
-    let curve = |name: &str, key: &str, value: fn(&Measured) -> Option<f64>| {
-        let points =
-            best.tried.iter().filter_map(|tried| Some((tried.rate_per_s * copies, value(tried)?))).collect();
+    let curve = |key: &'static str| {
+        let name = latency_name(key);
+        let value = |tried: &Measured| Some((tried.rate_per_s * copies, tried.latency_ms(key)?));
+        let points = best.tried.iter().filter_map(value).collect();
         let knee = Mark { value: best.holds_per_s, text: "holds".into(), on_x: true };
         Chart {
             title: format!("{name} against the rate"),
             note: "The recommended deployment at every rate that was tried. Right of the upright line the goal breaks.".into(),
             x: Axis::linear("requests/s"),
             y: Axis::log(format!("{name} (ms)")),
-            series: vec![Series::marked(name, points)],
+            series: vec![Series::marked(&name, points)],
             marks: limit(plan, key).into_iter().chain([knee]).collect(),
         }
     };
     let has_prices = plan.candidates.iter().all(|c| c.usd_per_hour.is_some());
     let cost = |c: &Candidate| c.usd_per_hour.unwrap_or(f64::from(c.gpus));
-    let fronts = |on: fn(&Candidate) -> bool, point: &dyn Fn(&Candidate) -> Option<(f64, f64)>| {
+    let front = |on: fn(&Candidate) -> bool, point: &dyn Fn(&Candidate) -> Option<(f64, f64)>| {
         let of =
             |wanted: bool| plan.candidates.iter().filter(|c| on(c) == wanted).filter_map(point).collect();
         vec![
@@ -193,29 +208,28 @@ fn charts(plan: &Plan, best: &Candidate) -> Vec<Chart> {
             Series::scatter("recommended", point(best).into_iter().collect()),
         ]
     };
-    vec![
-        curve("TTFT p99", "ttft_p99", |measured| measured.ttft_p99_ms),
-        curve("ITL p99", "itl_p99", |measured| measured.itl_p99_ms),
+    let fronts = [
         Chart {
             title: "Cost against time to first token".into(),
             note: "One dot per deployment that meets the goal. On the front: none is cheaper and faster."
                 .into(),
-            x: Axis::linear(if has_prices { "USD per hour" } else { "GPUs" }),
+            x: Axis::log(if has_prices { "USD per hour" } else { "GPUs" }),
             y: Axis::linear("TTFT p99 (ms)"),
-            series: fronts(|c| c.is_on_cost_front, &|c| Some((cost(c), c.carries.ttft_p99_ms?))),
+            series: front(|c| c.is_on_cost_front, &|c| Some((cost(c), c.carries.ttft_p99_ms?))),
             marks: limit(plan, "ttft_p99"),
         },
         Chart {
             title: "Throughput per GPU against speed for each user".into(),
             note: "At each deployment's highest rate. On the front: none gives more of both.".into(),
-            x: Axis::linear("output tokens/s and user (median)"),
-            y: Axis::linear("output tokens/s and GPU"),
-            series: fronts(|c| c.is_on_throughput_front, &|c| {
+            x: Axis::linear("output tokens/s per user (median)"),
+            y: Axis::linear("output tokens/s per GPU"),
+            series: front(|c| c.is_on_throughput_front, &|c| {
                 Some((1000.0 / c.at_highest.tpot_p50_ms?, c.output_tokens_per_s_and_gpu))
             }),
             marks: Vec::new(),
         },
-    ]
+    ];
+    plan.shown_latencies().into_iter().map(curve).chain(fronts).collect()
 }
 
 fn table(plan: &Plan) -> Markup {
@@ -224,16 +238,18 @@ fn table(plan: &Plan) -> Markup {
     html! {
         table {
             thead { tr {
-                th.text { "deployment" } th { "GPUs" } th { "USD/h" } th { "USD/Mtok" } th { "holds /s" }
-                th { "headroom" } th { "TTFT p99" } th { "ITL p99" } th.text { "bound by" }
+                th.text { "deployment" } th { "GPUs" } th { "USD/h" } th { "USD/Mtok" } th { "holds/s" }
+                th { "headroom" } th { "tok/s/GPU" }
+                @for key in plan.shown_latencies() { th { (latency_name(key)) } } th.text { "bound by" }
             } }
             tbody {
                 @for (index, c) in plan.candidates.iter().take(LISTED).enumerate() {
                     tr.best[index == 0] {
                         td.text { (deployment_name(&c.deployment)) } td { (grouped(u64::from(c.gpus))) } td { (usd(c.usd_per_hour)) }
                         td { (usd(c.usd_per_million_output_tokens)) } td { (short(c.holds_per_s)) }
-                        td { (c.headroom.map_or("-".into(), percent)) } td { (ms(c.carries.ttft_p99_ms)) }
-                        td { (ms(c.carries.itl_p99_ms)) } td.text { (c.binding.name()) }
+                        td { (c.headroom.map_or("-".into(), percent)) } td { (short(c.output_tokens_per_s_and_gpu)) }
+                        @for key in plan.shown_latencies() { td { (ms(c.carries.latency_ms(key))) } }
+                        td.text { (c.binding.name()) }
                     }
                 }
             }

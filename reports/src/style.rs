@@ -23,8 +23,9 @@ p { margin: 6px 0; }
 .tile .what { font-size: .85rem; color: var(--soft); line-height: 1.35; }
 .card { padding: 14px 18px; margin: 14px 0; }
 .warnings { background: var(--warn-bg); color: var(--warn); border-radius: 8px; padding: 12px 18px; margin: 16px 0; }
-.warnings ul { margin: 4px 0; padding-left: 20px; }
+.warnings ul, .tight { margin: 4px 0; padding-left: 20px; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 470px), 1fr)); gap: 16px; }
+figure:only-child { max-width: 590px; }
 figure { margin: 0; padding: 14px 14px 8px; break-inside: avoid; }
 svg { display: block; width: 100%; height: auto; }
 .legend { list-style: none; display: flex; flex-wrap: wrap; gap: 2px 16px; margin: 4px 0; padding: 0; font-size: .92rem; }

@@ -3,7 +3,7 @@
 //! [`crate::replica`].
 //!
 //! Where the router looks at requests only, and neither an answer nor a gate brings a request, no replica can tell what
-//! the others do, and each runs by itself, on as many threads as there are ([`lanes`]); not with drafts, whose acceptance
+//! the others do, and each runs by itself, on as many threads as there are (`lanes`); not with drafts, whose acceptance
 //! is drawn by the number of the row. The results are the same to the byte.
 
 mod build;

@@ -2,8 +2,8 @@
 
 use super::Line;
 use comfy_table::{CellAlignment, Table, TableStyle};
-use reports::numbers::grouped;
-use sim::memory::answer::Answer;
+use reports::numbers::{grouped, short};
+use sim::memory::answer::{Answer, TierRoom};
 use sim::memory::search::Found;
 use std::fmt::Write;
 
@@ -25,12 +25,12 @@ fn short_bytes(bytes: u64) -> String {
 /// One answer in detail, or several as a comparison.
 pub fn answers(lines: &[Line], answers: &[&Answer]) -> String {
     match (lines, answers) {
-        ([_], [answer]) => detail(answer),
+        ([Line::Answer(answered)], [_]) => detail(&answered.answer, &answered.tiers),
         _ => comparison(lines),
     }
 }
 
-fn detail(answer: &Answer) -> String {
+fn detail(answer: &Answer, tiers: &[TierRoom]) -> String {
     let mut text = String::new();
     let p = &answer.parallel;
     let _ = writeln!(
@@ -48,7 +48,7 @@ fn detail(answer: &Answer) -> String {
     );
     text.push_str(&rank_table(answer));
     text.push('\n');
-    for (name, value) in facts(answer) {
+    for (name, value) in facts(answer, tiers) {
         let _ = writeln!(text, "{name:<17} {value}");
     }
     for note in &answer.notes {
@@ -114,7 +114,7 @@ fn left(usable: u64, rank: &sim::memory::RankMemory) -> u64 {
     usable.saturating_sub(rank.taken_bytes().saturating_add(rank.kv_used_bytes))
 }
 
-fn facts(answer: &Answer) -> Vec<(&'static str, String)> {
+fn facts(answer: &Answer, tiers: &[TierRoom]) -> Vec<(&'static str, String)> {
     let plan = &answer.plan;
     let mut rows = vec![(
         "KV per token",
@@ -151,6 +151,19 @@ fn facts(answer: &Answer) -> Vec<(&'static str, String)> {
             short_bytes(capacity.request_bytes)
         ),
     ));
+    for tier in tiers {
+        rows.push((
+            if tier.tier == "host" { "Host tier" } else { "NVMe tier" },
+            format!(
+                "{} GiB: {} blocks, {} tokens, {} requests of {context} tokens; {} times the GPUs' KV cache",
+                gib(tier.bytes),
+                grouped(tier.blocks),
+                grouped(tier.tokens),
+                grouped(tier.requests),
+                short(tier.blocks as f64 / f64::from(plan.num_blocks.max(1)))
+            ),
+        ));
+    }
     let whose = if capacity.longest_is_the_models { "all that the model was made for" } else { "alone" };
     rows.push(("Longest request", format!("{} tokens, {whose}", grouped(capacity.longest_context_tokens))));
     rows.push((
@@ -184,7 +197,11 @@ fn facts(answer: &Answer) -> Vec<(&'static str, String)> {
 fn comparison(lines: &[Line]) -> String {
     let mut table = Table::new();
     table.load_style(TableStyle::new());
-    table.set_header([
+    let tiers = lines.iter().find_map(|line| match line {
+        Line::Answer(answered) => Some(answered.tiers.iter().map(|tier| format!("in {}", tier.tier))),
+        Line::Refused { .. } => None,
+    });
+    let header = [
         "model",
         "attention",
         "weights",
@@ -196,7 +213,8 @@ fn comparison(lines: &[Line]) -> String {
         "longest",
         "KV read/token",
         "read/token at batch",
-    ]);
+    ];
+    table.set_header(header.map(str::to_string).into_iter().chain(tiers.into_iter().flatten()));
     let mut footnotes = Vec::new();
     for line in lines {
         match line {
@@ -206,14 +224,15 @@ fn comparison(lines: &[Line]) -> String {
                 table.add_row(cells.into_iter().chain(empty));
                 footnotes.push(format!("{attention} with {weights} and KV {kv}: {refused}"));
             }
-            Line::Answer(answer) => {
-                table.add_row(compared(answer));
+            Line::Answer(answered) => {
+                let tiers = answered.tiers.iter().map(|tier| grouped(tier.requests));
+                table.add_row(compared(&answered.answer).into_iter().chain(tiers));
             }
         }
     }
     let mut text = finish(table);
     if let Some(answer) = lines.iter().find_map(|line| match line {
-        Line::Answer(answer) => Some(answer),
+        Line::Answer(answered) => Some(&answered.answer),
         Line::Refused { .. } => None,
     }) {
         let p = &answer.parallel;

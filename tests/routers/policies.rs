@@ -1,8 +1,8 @@
 //! The policies that are tried.
 
 use sim::router::{
-    BucketConfig, BusyConfig, KvAwareConfig, KvSource, RouterConfig, SaturationSection, ScorerWeights,
-    Staleness, WhenSaturated,
+    Assignment, BucketConfig, BusyConfig, KvAwareConfig, KvSource, RouterConfig, SaturationSection,
+    ScorerWeights, Staleness, WhenSaturated,
 };
 use sim::units::SimDuration;
 
@@ -41,6 +41,11 @@ pub fn routers() -> Vec<RouterConfig> {
         max_prefix_chunks: 6,
         saturation: Some(SaturationSection { queue_depth: 2.0, kv_utilization: 0.5, others }),
     };
+    let manual = |assignment| RouterConfig::Manual {
+        assignment,
+        max_idle: SimDuration(5_000),
+        eviction_interval: SimDuration(2_000),
+    };
     let kv_aware = |weights, source| RouterConfig::KvAware { weights, source, busy: BusyConfig::default() };
     vec![
         RouterConfig::RoundRobin(None),
@@ -53,6 +58,11 @@ pub fn routers() -> Vec<RouterConfig> {
         RouterConfig::SessionAffinity,
         RouterConfig::ConsistentHash { prefix_tokens: None, virtual_nodes: 7 },
         RouterConfig::ConsistentHash { prefix_tokens: Some(9), virtual_nodes: 7 },
+        RouterConfig::BoundedHash { prefix_tokens: None, virtual_nodes: 7, load_factor: 1.25 },
+        RouterConfig::BoundedHash { prefix_tokens: Some(9), virtual_nodes: 7, load_factor: 1.0 },
+        manual(Assignment::Random),
+        manual(Assignment::MinLoad),
+        manual(Assignment::MinGroup),
         RouterConfig::PrefixAware { chunk_tokens: 4 },
         RouterConfig::CacheAware {
             chunk_tokens: 3,

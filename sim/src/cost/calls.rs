@@ -234,7 +234,7 @@ fn weight_dtype(dtype: WeightDtype) -> Result<Dtype> {
         }
         WeightDtype::Mxfp4 => Dtype::Mxfp4Weights,
         WeightDtype::Fp32 | WeightDtype::Nvfp4 => {
-            return Err(Error::new(format!("no measured kernel multiplies {dtype:?} weights")));
+            return Err(Error::new(format!("no measured kernel multiplies {dtype} weights")));
         }
     })
 }

@@ -31,7 +31,7 @@ pub use linear::LinearCost;
 pub use pipeline::PipelineCost;
 pub use profiled::{ProfiledCost, Residual};
 pub use scaled::ScaledCost;
-pub use usage::{Bound, PhaseUsage, StepKind, UsagePart, UsageReport};
+pub use usage::{Bound, PhaseUsage, StepKind, UsagePart, UsageReport, slower_experts};
 
 use crate::step::StepShape;
 use crate::units::{SimDuration, SimTime};

@@ -13,7 +13,8 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// A call that takes more than this many times its data-sheet limit is bound by neither rate.
+/// A call that takes more than this many times what its operations and bytes take at the data sheet's rates is bound by
+/// neither.
 const OVERHEAD_RATIO: f64 = 3.0;
 
 /// What a share of the time was bound by.
@@ -40,6 +41,33 @@ pub enum StepKind {
     Decode,
     /// It computes prompt tokens, perhaps with decoding requests.
     Prefill,
+}
+
+/// Requests of the step at which formats are compared.
+const COMPARED_REQUESTS: u64 = 64;
+/// Context of each of them, in tokens.
+const COMPARED_CONTEXT: u64 = 1024;
+/// From this many times the 16-bit time on a narrower format is worth a warning.
+const SLOWER: f64 = 1.2;
+
+/// Where the profile prices experts in a narrower format higher than in 16 bits, as untuned kernels are: the format's name
+/// and how many times as long the experts of a step of 64 requests take.
+pub fn slower_experts(cost: &ProfiledCost) -> Option<(&'static str, f64)> {
+    let shape = StepShape {
+        decode_requests: COMPARED_REQUESTS,
+        decode_context_tokens: COMPARED_REQUESTS * COMPARED_CONTEXT,
+        sampled_requests: COMPARED_REQUESTS,
+        ..StepShape::default()
+    };
+    cost.calls(&shape).ok()?.into_iter().find_map(|(_, operation)| {
+        let Operation::Moe { tokens, experts, dtype, routing, touched } = operation else { return None };
+        let seconds = |dtype| {
+            let operation = Operation::Moe { tokens, experts, dtype, routing, touched };
+            cost.profile().evaluate(&operation).ok().map(|estimate| estimate.seconds)
+        };
+        let ratio = seconds(dtype)? / seconds(Dtype::Bfloat16)?;
+        (ratio >= SLOWER).then(|| (dtype.name(), ratio))
+    })
 }
 
 /// Seconds and work of one kind of step.
@@ -210,7 +238,10 @@ impl Usage {
                 Bound::Interconnect
             }
             Family::ExpertExchange => Bound::Interconnect,
-            _ if seconds > OVERHEAD_RATIO * work.light_seconds * times => Bound::KernelOverhead,
+            // The limit that no call beats leaves out experts that tokens may share; these were read.
+            _ if seconds > OVERHEAD_RATIO * work.light_seconds.max(work.memory_seconds) * times => {
+                Bound::KernelOverhead
+            }
             _ if work.compute_seconds > work.memory_seconds => Bound::Compute,
             _ => Bound::Memory,
         };
@@ -218,11 +249,7 @@ impl Usage {
         *self.by_bound.entry(bound).or_default() += seconds;
         *self.by_operator.entry(name).or_default() += seconds;
         if bound != Bound::Interconnect {
-            let dtype = match operation {
-                Operation::Gemm { dtype, .. } | Operation::Moe { dtype, .. } => *dtype,
-                _ => Dtype::Bfloat16,
-            };
-            self.operations += times * work.compute_seconds * gpu.flops_per_second(dtype);
+            self.operations += times * work.operations;
             self.bytes += times * work.memory_seconds * gpu.bytes_per_second;
         }
         let held_out = fit.and_then(|fit| fit.held_out);

@@ -126,6 +126,10 @@ impl de::Error for Failure {
 
 /// `, did you mean ...?` when one of the known words is close.
 pub(crate) fn hint(word: &str, known: &[&str]) -> String {
+    // A name without its version, the newest of which comes last.
+    if let Some(name) = known.iter().rev().find(|k| k.split_once('@').is_some_and(|(name, _)| name == word)) {
+        return format!(" (did you mean `{name}`?)");
+    }
     // Among equally close ones the one that starts and ends alike for longest.
     let alike = |name: &str| {
         let start = word.chars().zip(name.chars()).take_while(|(a, b)| a == b).count();

@@ -130,3 +130,10 @@ fn a_later_check_finds_the_place_of_a_key() {
     assert_eq!(document.error("engine.block_size", "bad").to_string(), "s.yaml:2:15: engine.block_size: bad");
     assert_eq!(document.error("engine.other", "bad").to_string(), "s.yaml:2:3: engine.other: bad");
 }
+
+#[test]
+fn a_name_without_its_version_means_the_newest() {
+    let known = ["vllm@0.26", "vllm@0.33", "tgi@3.3.7"];
+    assert_eq!(super::reader::hint("vllm", &known), " (did you mean `vllm@0.33`?)");
+    assert_eq!(super::reader::hint("vllm@0.30", &known), " (did you mean `vllm@0.33`?)");
+}

@@ -4,7 +4,7 @@ use super::attention::{attention_name, kv_bytes_read_per_token, weight_bytes_rea
 use super::capacity::{self, Capacity};
 use super::{AttentionChange, BatchLimits, Draft, EngineMemory, MemoryPlan, MemoryRequest, Parallelism};
 use super::{formats, overhead};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gpu::GpuSpec;
 use crate::model::{KvDtype, ModelSpec, WeightDtype, WeightPlan};
 use serde::Serialize;
@@ -107,7 +107,46 @@ pub struct Basis {
     pub framework: &'static str,
 }
 
+/// What a tier beside the GPUs holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TierRoom {
+    /// `host` or `nvme`.
+    pub tier: &'static str,
+    /// Its size.
+    pub bytes: u64,
+    /// KV blocks of all GPUs together that fit.
+    pub blocks: u64,
+    /// Tokens in them.
+    pub tokens: u64,
+    /// Whole requests of the context in question.
+    pub requests: u64,
+}
+
 impl Answer {
+    /// What a tier of so many bytes holds, for all GPUs of a replica together, as `engine.kv_offload` counts.
+    ///
+    /// # Errors
+    /// With pipeline stages or copies of the attention, for which tiers are not simulated.
+    pub fn tier(&self, tier: &'static str, bytes: u64) -> Result<TierRoom> {
+        let p = &self.parallel;
+        if p.pipeline > 1 || p.expert > p.tensor {
+            let message = "tiers are for one pipeline stage and one copy of the attention; leave out --pp, and --ep above --tp";
+            return Err(Error::new(message));
+        }
+        let block_bytes = (self.plan.block_bytes.max(1))
+            .saturating_mul(u64::from(self.plan.blocks_per_position))
+            .saturating_mul(u64::from(p.tensor));
+        let blocks = bytes / block_bytes;
+        let context_tokens = self.capacity.as_ref().map_or(1, |capacity| capacity.context_tokens.max(1));
+        Ok(TierRoom {
+            tier,
+            bytes,
+            blocks,
+            tokens: blocks.saturating_mul(u64::from(self.block_size)),
+            requests: blocks / context_tokens.div_ceil(u64::from(self.block_size)),
+        })
+    }
+
     /// Whether the model fits and at least one request of the context with it.
     pub fn is_yes(&self) -> bool {
         self.capacity.as_ref().is_some_and(|capacity| capacity.requests_at_admission > 0)

@@ -85,7 +85,7 @@ impl EngineMemory {
     }
 
     /// The share of memory that this engine uses unless told otherwise: vLLM 0.92 (A.2; 0.90 before 0.26), SGLang by
-    /// its formula (section B.2 of the rules, which [`sglang_fraction`] follows), TensorRT-LLM 0.90 (T-14), TGI 0.90
+    /// its formula (section B.2 of the rules, which `sglang_fraction` follows), TensorRT-LLM 0.90 (T-14), TGI 0.90
     /// (G-1).
     pub fn default_utilization(self, request_gpu: &GpuSpec, limits: BatchLimits, gpus: u32) -> f64 {
         match self {

@@ -8,6 +8,8 @@ use super::operation::{Experts, Heads};
 /// Work of one kernel call in terms of a GPU's data sheet.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Work {
+    /// Floating-point operations.
+    pub operations: f64,
     /// Floating-point operations over the data sheet's rate for their type, seconds; in prefill attention at least
     /// those of the slowest tile at one multiprocessor's rate.
     pub compute_seconds: f64,
@@ -27,6 +29,7 @@ impl Work {
         let compute_seconds = flops / flops_per_second;
         let memory_seconds = bytes / gpu.bytes_per_second;
         Work {
+            operations: flops,
             compute_seconds,
             memory_seconds,
             light_seconds: compute_seconds.max(memory_seconds),
@@ -49,6 +52,7 @@ impl Work {
     /// Two parts that run one after the other.
     pub fn then(self, next: Work) -> Work {
         Work {
+            operations: self.operations + next.operations,
             compute_seconds: self.compute_seconds + next.compute_seconds,
             memory_seconds: self.memory_seconds + next.memory_seconds,
             light_seconds: self.light_seconds + next.light_seconds,

@@ -135,7 +135,12 @@ fn turn(next: &mut usize, count: usize) -> usize {
 }
 
 /// A hash of the first `tokens` of the prompt, or of all of a shorter one.
-fn hash_of_start(identity: &mut TokenIdentity, arrival: &Arrival, number: u64, tokens: u32) -> u64 {
+pub(super) fn hash_of_start(
+    identity: &mut TokenIdentity,
+    arrival: &Arrival,
+    number: u64,
+    tokens: u32,
+) -> u64 {
     let tokens = tokens.min(arrival.prompt_tokens).max(1);
     identity.reset(&arrival.runs, arrival.prompt_tokens, number, None);
     identity.extend(tokens, tokens);

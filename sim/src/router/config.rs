@@ -1,6 +1,6 @@
 //! What the `router:` section comes to: a policy with all of its parameters.
 
-use super::{SaturationSection, ScorerWeights};
+use super::{Assignment, SaturationSection, ScorerWeights};
 use crate::units::SimDuration;
 
 /// When what the replicas say reaches the router.
@@ -61,6 +61,24 @@ pub enum RouterConfig {
         prefix_tokens: Option<u32>,
         /// Points per replica.
         virtual_nodes: u32,
+    },
+    /// A hash ring, unless the replica has too much to do (R-2 `prefix_hash`).
+    BoundedHash {
+        /// Tokens of the prompt that are hashed; none hashes the session.
+        prefix_tokens: Option<u32>,
+        /// Points per replica.
+        virtual_nodes: u32,
+        /// Times the mean of requests not answered that a replica may have.
+        load_factor: f64,
+    },
+    /// Sessions stay where they were put, until they are silent (R-2 `manual`).
+    Manual {
+        /// Where new ones go.
+        assignment: Assignment,
+        /// After what silence they are forgotten.
+        max_idle: SimDuration,
+        /// How often silence is looked for.
+        eviction_interval: SimDuration,
     },
     /// The longest prefix sent before.
     PrefixAware {
@@ -162,7 +180,8 @@ impl RouterConfig {
     /// Whether it compares prompts, so that the workload must say which tokens are equal.
     pub fn needs_prefixes(&self) -> bool {
         match self {
-            RouterConfig::ConsistentHash { prefix_tokens, .. } => prefix_tokens.is_some(),
+            RouterConfig::ConsistentHash { prefix_tokens, .. }
+            | RouterConfig::BoundedHash { prefix_tokens, .. } => prefix_tokens.is_some(),
             RouterConfig::PrefixAware { .. }
             | RouterConfig::CacheAware { .. }
             | RouterConfig::KvLookup { .. }
@@ -178,6 +197,8 @@ impl RouterConfig {
             self,
             RouterConfig::SessionAffinity
                 | RouterConfig::ConsistentHash { prefix_tokens: None, .. }
+                | RouterConfig::BoundedHash { prefix_tokens: None, .. }
+                | RouterConfig::Manual { .. }
                 | RouterConfig::KvLookup { session_nodes: Some(_), .. }
         )
     }

@@ -202,7 +202,7 @@ impl InformedRouter {
             signals.advance(now, load);
         }
         self.match_prefix(now, number, arrival);
-        let replica = self.choose(now, arrival, table);
+        let replica = self.choose(now, number, arrival, table);
         self.remember_sent(replica, now);
         if let Some(signals) = &mut self.signals {
             signals.send(replica);
@@ -221,11 +221,17 @@ impl InformedRouter {
     /// The request that was routed last was accepted.
     pub fn sent(&mut self, id: RequestId) {
         self.outstanding.send(id, self.routed);
+        if let Fallback::Home(homes) = &mut self.fallback {
+            homes.sent(id);
+        }
     }
 
     /// A request was answered.
     pub fn finished(&mut self, id: RequestId) {
         self.outstanding.finish(id);
+        if let Fallback::Home(homes) = &mut self.fallback {
+            homes.finished(id);
+        }
     }
 
     /// Finds out how much of the prompt each replica is believed to have.

@@ -1,12 +1,13 @@
 //! The router in front of the replicas: which of them gets a request. Policies are a closed set (rules );
 //! docs/scenarios.md lists them with their parameters.
 //!
-//! Policies that go by the requests alone ([`BlindRouter`]) leave the replicas independent of each other. The others
+//! Policies that go by the requests alone (`BlindRouter`) leave the replicas independent of each other. The others
 //! know what they sent and what was answered at once, and what the replicas tell them late.
 
 mod blind;
 mod bucket;
 mod config;
+mod homes;
 mod index;
 mod informed;
 mod lately;
@@ -22,7 +23,8 @@ pub use config::{BucketConfig, BusyConfig, GroupSize, KvAwareConfig, KvSource, R
 pub(crate) use informed::{InformedRouter, Verdict};
 pub use signals::ReplicaLoad;
 pub use spec::{
-    HashKey, PrefixSource, RouterPolicy, RouterSection, SaturationSection, ScorerWeights, WhenSaturated,
+    Assignment, HashKey, PrefixSource, RouterPolicy, RouterSection, SaturationSection, ScorerWeights,
+    WhenSaturated,
 };
 
 use rand::Rng;

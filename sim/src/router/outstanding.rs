@@ -68,6 +68,17 @@ impl Outstanding {
         self.tokens.first()
     }
 
+    /// R-2 `prefix_hash`: `home`, unless it has more than `factor` times the mean of requests, the one to be sent counted in
+    /// the mean; then the replica with the fewest, unless that has too many as well.
+    pub fn bounded(&self, home: usize, factor: f64) -> usize {
+        let replicas = self.blocks.len();
+        let total: u64 = (0..replicas).map(|replica| self.requests(replica)).sum();
+        let most = (total + 1) as f64 / replicas as f64 * factor;
+        let fits = |replica: usize| total == 0 || self.requests(replica) as f64 <= most;
+        let least = self.fewest_requests();
+        if fits(home) || !fits(least) { home } else { least }
+    }
+
     /// Prompt tokens that a replica has still to compute, as of the last [`Outstanding::settle_prefills`].
     pub fn prefill_tokens(&self, replica: usize) -> u64 {
         self.prefill_tokens[replica]

@@ -27,11 +27,22 @@ impl RouterSection {
             RouterPolicy::LeastOutstandingTokens => RouterConfig::LeastOutstandingTokens,
             RouterPolicy::PowerOfTwo => RouterConfig::PowerOfTwo,
             RouterPolicy::SessionAffinity => RouterConfig::SessionAffinity,
-            RouterPolicy::ConsistentHash => RouterConfig::ConsistentHash {
-                prefix_tokens: (self.key == Some(HashKey::Prefix))
-                    .then_some(self.prefix_tokens.unwrap_or(256)),
-                virtual_nodes: self.virtual_nodes.unwrap_or(100),
+            RouterPolicy::Manual => RouterConfig::Manual {
+                assignment: self.assignment.unwrap_or_default(),
+                max_idle: self.max_idle.map_or(seconds(4 * 3600), SimDuration::from),
+                eviction_interval: self.eviction_interval.map_or(seconds(60), SimDuration::from),
             },
+            RouterPolicy::ConsistentHash => {
+                let prefix_tokens =
+                    (self.key == Some(HashKey::Prefix)).then_some(self.prefix_tokens.unwrap_or(256));
+                let virtual_nodes = self.virtual_nodes.unwrap_or(100);
+                match self.load_factor {
+                    None => RouterConfig::ConsistentHash { prefix_tokens, virtual_nodes },
+                    Some(load_factor) => {
+                        RouterConfig::BoundedHash { prefix_tokens, virtual_nodes, load_factor }
+                    }
+                }
+            }
             RouterPolicy::PrefixAware => {
                 RouterConfig::PrefixAware { chunk_tokens: self.chunk_tokens.unwrap_or(32) }
             }
@@ -97,7 +108,7 @@ impl RouterSection {
     /// Every parameter belongs to the policy.
     fn check_keys(&self, locate: Locate) -> Result<()> {
         use RouterPolicy::{
-            Bucket, CacheAware, ConsistentHash, KvAware, KvLookup, PrefixAware, Random, RoundRobin,
+            Bucket, CacheAware, ConsistentHash, KvAware, KvLookup, Manual, PrefixAware, Random, RoundRobin,
         };
         use RouterPolicy::{Scored, VllmDp};
         // Every field is named, so that a new one is decided on here.
@@ -107,6 +118,9 @@ impl RouterSection {
             key,
             prefix_tokens,
             virtual_nodes,
+            load_factor,
+            assignment,
+            max_idle,
             chunk_tokens,
             cache_threshold,
             balance_abs_threshold,
@@ -134,16 +148,19 @@ impl RouterSection {
             signal_period,
             signal_delay,
         } = self;
-        let keys: [(&str, bool, &[RouterPolicy]); 30] = [
+        let keys: [(&str, bool, &[RouterPolicy]); 33] = [
             ("weights", weights.is_some(), &[RoundRobin, Random]),
             ("key", key.is_some(), &[ConsistentHash, KvLookup]),
             ("prefix_tokens", prefix_tokens.is_some(), &[ConsistentHash]),
             ("virtual_nodes", virtual_nodes.is_some(), &[ConsistentHash, KvLookup]),
+            ("load_factor", load_factor.is_some(), &[ConsistentHash]),
+            ("assignment", assignment.is_some(), &[Manual]),
+            ("max_idle", max_idle.is_some(), &[Manual]),
             ("chunk_tokens", chunk_tokens.is_some(), &[PrefixAware, CacheAware, Scored]),
             ("cache_threshold", cache_threshold.is_some(), &[CacheAware]),
             ("balance_abs_threshold", balance_abs_threshold.is_some(), &[CacheAware, Bucket]),
             ("balance_rel_threshold", balance_rel_threshold.is_some(), &[CacheAware, Bucket]),
-            ("eviction_interval", eviction_interval.is_some(), &[CacheAware]),
+            ("eviction_interval", eviction_interval.is_some(), &[CacheAware, Manual]),
             ("max_tree_tokens", max_tree_tokens.is_some(), &[CacheAware]),
             ("adjust_interval", adjust_interval.is_some(), &[Bucket]),
             ("initial_tokens", initial_tokens.is_some(), &[Bucket]),
@@ -197,6 +214,7 @@ impl RouterSection {
         whole("initial_tokens", self.initial_tokens.map(u64::from), 1 << 24)?;
         whole("active_prefill_tokens_threshold", self.active_prefill_tokens_threshold, 1 << 40)?;
         whole("adjust_interval", self.adjust_interval.map(|span| span.0), u64::MAX)?;
+        whole("max_idle", self.max_idle.map(|span| span.0), u64::MAX)?;
         whole("eviction_interval", self.eviction_interval.map(|span| span.0), u64::MAX)?;
         let scorers = self.scorers.unwrap_or_default();
         let figures = [
@@ -221,6 +239,9 @@ impl RouterSection {
             if let Some(value) = value.filter(|value| !(0.0..=most).contains(value)) {
                 return Err(locate(&format!("router.{key}"), format!("found {value}, expected 0 to {most}")));
             }
+        }
+        if let Some(factor) = self.load_factor.filter(|factor| !(1.0..=1e6).contains(factor)) {
+            return Err(locate("router.load_factor", format!("found {factor}, expected 1 to 1000000")));
         }
         let saturation = self.saturation.unwrap_or_default();
         for (key, value) in [

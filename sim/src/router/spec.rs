@@ -22,6 +22,9 @@ pub enum RouterPolicy {
     PowerOfTwo,
     /// New sessions in turn; later requests of a session where its first one went.
     SessionAffinity,
+    /// New sessions by `assignment`; later requests of a session where its first one went, until it was silent for
+    /// `max_idle` (R-2 `manual`).
+    Manual,
     /// A hash ring over the session or the start of the prompt (R-1 `session`, R-2 `prefix_hash`).
     ConsistentHash,
     /// The longest prefix that the router has sent somewhere before (R-1 `prefixaware`).
@@ -48,6 +51,19 @@ pub enum HashKey {
     Session,
     /// The first `prefix_tokens` of the prompt.
     Prefix,
+}
+
+/// Which replica a new session of policy `manual` gets; of equals one at random.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum Assignment {
+    /// Any.
+    #[default]
+    Random,
+    /// That with the fewest requests not answered.
+    MinLoad,
+    /// That with the fewest sessions that have requests not answered.
+    MinGroup,
 }
 
 /// Where the router learns what the replicas' caches hold.
@@ -142,6 +158,16 @@ pub struct RouterSection {
     /// consistent_hash, kv_lookup: points of each replica on the ring (100).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub virtual_nodes: Option<u32>,
+    /// consistent_hash: times the mean of requests not answered that a replica may have; above it the request goes where
+    /// there are fewest. Without it the ring alone decides; SGLang's prefix_hash has 1.25.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load_factor: Option<f64>,
+    /// manual: the replica of a new session (random).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub assignment: Option<Assignment>,
+    /// manual: sessions that were silent for so long are new again (4h).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_idle: Option<Span>,
     /// prefix_aware (32), cache_aware, scored (16): tokens by which prompts are compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chunk_tokens: Option<u32>,
@@ -155,7 +181,7 @@ pub struct RouterSection {
     /// cache_aware (1.5), bucket (1.0001): the same as a factor; both must be exceeded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub balance_rel_threshold: Option<f64>,
-    /// cache_aware: how often trees are cut to their size (60s).
+    /// cache_aware: how often trees are cut to their size; manual: how often silent sessions are looked for (60s).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eviction_interval: Option<Span>,
     /// cache_aware: tokens that the tree of a replica may have (16,777,216).
@@ -234,6 +260,7 @@ impl RouterPolicy {
             RouterPolicy::LeastOutstandingTokens => "least_outstanding_tokens",
             RouterPolicy::PowerOfTwo => "power_of_two",
             RouterPolicy::SessionAffinity => "session_affinity",
+            RouterPolicy::Manual => "manual",
             RouterPolicy::ConsistentHash => "consistent_hash",
             RouterPolicy::PrefixAware => "prefix_aware",
             RouterPolicy::CacheAware => "cache_aware",

@@ -143,6 +143,59 @@ fn r1_sessions_stay_where_they_began() {
 }
 
 #[test]
+fn r2_manual_puts_new_sessions_where_it_is_told_and_keeps_them_there() {
+    let sessions = |count: u32| (0..count).map(|session| request(0, session, &[1]));
+    // At random, and the same again for the same session.
+    let mut bench = Bench::new("policy: manual", 3);
+    let homes: Vec<usize> = sessions(300).map(|arrival| bench.send(&arrival)).collect();
+    assert!(shares(3, &homes).iter().all(|count| count.abs_diff(100) < 30), "{homes:?}");
+    assert_eq!(sessions(300).map(|arrival| bench.send(&arrival)).collect::<Vec<_>>(), homes);
+    // By requests: a session with ten of them weighs ten.
+    let mut bench = Bench::new("policy: manual, assignment: min_load", 2);
+    let first = bench.send(&request(0, 0, &[1]));
+    (0..9).for_each(|_| assert_eq!(bench.send(&request(0, 0, &[1])), first));
+    assert!((1..11).all(|session| bench.send(&request(0, session, &[1])) != first), "10 against 0 to 9");
+    // By sessions: it weighs one, and nothing when all is answered.
+    let mut bench = Bench::new("policy: manual, assignment: min_group", 2);
+    let first = bench.send(&request(0, 0, &[1]));
+    (0..9).for_each(|_| assert_eq!(bench.send(&request(0, 0, &[1])), first));
+    assert_ne!(bench.send(&request(0, 1, &[1])), first);
+    (0..10).for_each(|id| bench.informed().finished(RequestId(id)));
+    assert_eq!(bench.send(&request(0, 2, &[1])), first, "no session has open requests there");
+}
+
+#[test]
+fn r2_manual_forgets_sessions_that_were_silent() {
+    let section = "policy: manual, assignment: min_load, max_idle: 90s, eviction_interval: 60s";
+    let mut bench = Bench::new(section, 2);
+    let home = bench.send(&request(0, 7, &[1]));
+    assert_eq!(bench.send(&request(119_999, 7, &[1])), home, "90 s are over, but nobody has looked");
+    let mut bench = Bench::new(section, 2);
+    let home = bench.send(&request(0, 7, &[1]));
+    assert_ne!(bench.send(&request(120_000, 7, &[1])), home, "forgotten at 120 s, and the other is empty");
+    let mut bench = Bench::new(section, 2);
+    let home = bench.send(&request(30_001, 7, &[1]));
+    assert_eq!(bench.send(&request(120_000, 7, &[1])), home, "silent for less than 90 s at 120 s");
+}
+
+#[test]
+fn r2_prefix_hash_leaves_the_ring_when_its_replica_has_too_much() {
+    let section = "policy: consistent_hash, key: prefix, prefix_tokens: 100, load_factor: 1.25";
+    let mut bench = Bench::new(section, 4);
+    let same = |i: u64| request(0, 0, &[3, 100 + i]);
+    let home = bench.send(&same(0));
+    // The first finds nothing out; 1 request is more than 2 / 4 x 1.25, so the second goes elsewhere, and so on.
+    let sent: Vec<usize> = (1..40).map(|i| bench.send(&same(i))).collect();
+    assert_ne!(sent[0], home);
+    let most = shares(4, &sent).into_iter().max().unwrap();
+    assert!(most <= 13, "no more than 1.25 times the mean and one: {sent:?}");
+    // With room for all of them, the ring alone decides.
+    let mut free = Bench::new("policy: consistent_hash, key: prefix, prefix_tokens: 100, load_factor: 4", 4);
+    let plain = Bench::new("policy: consistent_hash, key: prefix, prefix_tokens: 100", 4).send(&same(0));
+    assert!((0..40).all(|i| free.send(&same(i)) == plain));
+}
+
+#[test]
 fn r1_a_hash_ring_moves_few_keys_when_a_replica_is_added() {
     for (key, of) in [("session", 0), ("prefix", 1)] {
         let section = format!("policy: consistent_hash, key: {key}");
@@ -349,6 +402,12 @@ fn bad_sections_are_refused_with_their_key() {
         ("policy: cache_aware, cache_threshold: 1.5", "router.cache_threshold: found 1.5, expected 0 to 1"),
         ("policy: prefix_aware, chunk_tokens: 0", "router.chunk_tokens: found 0, expected 1 to 65536"),
         ("policy: scored, scorers: { prefix: -1 }", "router.scorers.prefix: found -1, expected 0 to"),
+        ("policy: consistent_hash, load_factor: 0.5", "router.load_factor: found 0.5, expected 1 to 1000000"),
+        (
+            "policy: session_affinity, max_idle: 1h",
+            "router.max_idle: is no parameter of policy session_affinity; it belongs to manual",
+        ),
+        ("policy: manual, assignment: first", "first"),
         ("policy: scored, scorers: { speed: 1 }", "speed"),
         ("policy: fastest", "fastest"),
         (

@@ -1,7 +1,8 @@
 //! What to keep in mind of a run, each with a remedy.
 
-use super::Scenario;
 use super::preset::Limit;
+use super::{Group, Scenario};
+use crate::cost::slower_experts;
 use crate::digits::grouped;
 use crate::metrics::{self, Distribution};
 use crate::report::Metrics;
@@ -96,8 +97,9 @@ fn uncertain(scenario: &Scenario, run: &RunResult, metrics: &Metrics, warnings: 
     }
     if counts.finished > 0 && counts.finished < REQUESTS_FOR_P99 {
         warnings.push(format!(
-            "p99 over {} requests rests on {} of them and moves with the seed; simulate at least {}",
+            "p99 over {} request{} rests on {} of them and moves with the seed; simulate at least {}",
             counts.finished,
+            if counts.finished == 1 { "" } else { "s" },
             counts.finished.div_ceil(100),
             grouped(REQUESTS_FOR_P99)
         ));
@@ -110,6 +112,16 @@ fn uncertain(scenario: &Scenario, run: &RunResult, metrics: &Metrics, warnings: 
             libm::exp2(usage.octaves_outside)
         ));
     }
+    if let Some(cost) = &scenario.pricing.profiled
+        && let Some((format, ratio)) = slower_experts(cost)
+    {
+        warnings.push(format!(
+            "experts in {format} take {ratio:.1} times as long as in bfloat16 by this profile (64 requests a step): its \
+             source timed kernels that were not tuned for them, and a tuned engine is faster; compare with another \
+             engine.quantization, or time your own (docs/calibrate.md)"
+        ));
+    }
+    warnings.extend(scenario.groups.iter().find_map(|group| far_apart(scenario, group)));
     if let Some(plan) = &scenario.engine.memory
         && plan.blocks_per_position > 1
     {
@@ -118,6 +130,27 @@ fn uncertain(scenario: &Scenario, run: &RunResult, metrics: &Metrics, warnings: 
              layers, also where the window has passed, so fewer requests fit than on the engine",
             scenario.model.name, plan.blocks_per_position
         ));
+    }
+}
+
+/// Tensor parallelism over links that no kernel was timed on: more GPUs than a server links, or PCIe alone.
+fn far_apart(scenario: &Scenario, group: &Group) -> Option<String> {
+    group.pricing.profiled.as_ref()?;
+    let deployment = &scenario.file.deployment;
+    let engines = deployment.pipeline_parallel.saturating_mul(deployment.data_parallel).max(1);
+    let tensor = group.gpus_per_replica / engines;
+    let gpu = &group.gpu.name;
+    match &group.gpu.interconnect.peer_links {
+        Some(links) if tensor > links.gpus => Some(format!(
+            "{tensor} GPUs share each layer, but {} links {} of {gpu}: no network between servers is modelled, so the \
+             interconnect's share of the time is a lower bound; put pipeline stages between servers",
+            links.kind, links.gpus
+        )),
+        None if tensor > 1 => Some(format!(
+            "{gpu} has no links between GPUs but PCIe, over which no collective was timed: small ones are assumed as \
+             quick as over NVLink, so the interconnect's share of the time is a lower bound"
+        )),
+        _ => None,
     }
 }
 

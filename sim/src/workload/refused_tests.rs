@@ -72,7 +72,10 @@ fn wrong_sections_are_located() {
         ),
         ("trace: {path: x, time_scale: 0}".into(), "workload.trace.time_scale: found 0"),
         ("trace: {path: x, max_prompt_tokens: 0}".into(), "workload.trace.max_prompt_tokens: found 0"),
-        ("trace: {path: x, format: csv}".into(), "found `csv`, expected one of azure, mooncake, burstgpt"),
+        (
+            "trace: {path: x, format: parquet}".into(),
+            "found `parquet`, expected one of azure, mooncake, burstgpt",
+        ),
     ];
     for (section, expected) in cases {
         let error =

@@ -287,8 +287,9 @@ pub enum TraceFormat {
     Agentic,
     /// RAGPulse, JSONL, with the lengths of its chunks in files beside it.
     Ragpulse,
-    /// Requests of tenants, CSV: arrival_s, tenant, prompt_tokens, output_tokens.
-    Arena,
+    /// One's own CSV: arrival_s, prompt_tokens, output_tokens, and if known tenant, session, priority.
+    #[serde(alias = "arena")]
+    Csv,
 }
 
 /// What to do with a malformed row of a file.

@@ -3,7 +3,8 @@
 use super::InformedRouter;
 use super::caches::Caches;
 use crate::request::RequestTable;
-use crate::router::blind::{on_ring, ring, session_key};
+use crate::router::blind::{hash_of_start, on_ring, ring, session_key};
+use crate::router::homes::Homes;
 use crate::router::lately::SentLately;
 use crate::router::score::{KvCost, ScoreInput, dp_score, is_uneven, scores, softmax_of_costs};
 use crate::router::tier_index::TierBlocks;
@@ -11,21 +12,27 @@ use crate::router::{KvAwareConfig, RouterConfig, below, best_at_random, unit};
 use crate::units::SimTime;
 use crate::workload::Arrival;
 
-/// How `kv_lookup` sends what has no match.
+/// How `kv_lookup` sends what has no match, and what other policies without an index go by.
 #[derive(Debug)]
 pub(super) enum Fallback {
-    /// By session, on a ring.
+    /// By session or start of the prompt, on a ring.
     Ring(Vec<(u64, u32)>),
     /// Where the fewest were sent lately.
     Rate(SentLately),
+    /// Where the session lives.
+    Home(Box<Homes>),
 }
 
 impl Fallback {
     /// What the policy's settings say.
     pub fn of(config: &RouterConfig, replicas: usize) -> Fallback {
         match config {
-            RouterConfig::KvLookup { session_nodes: Some(nodes), .. } => {
+            RouterConfig::KvLookup { session_nodes: Some(nodes), .. }
+            | RouterConfig::BoundedHash { virtual_nodes: nodes, .. } => {
                 Fallback::Ring(ring(replicas, *nodes))
+            }
+            RouterConfig::Manual { assignment, max_idle, eviction_interval } => {
+                Fallback::Home(Box::new(Homes::new(replicas, *assignment, *max_idle, *eviction_interval)))
             }
             _ => Fallback::Rate(SentLately::new(replicas)),
         }
@@ -33,9 +40,25 @@ impl Fallback {
 }
 
 impl InformedRouter {
-    /// The replica of a request that comes `now`.
-    pub(super) fn choose(&mut self, now: SimTime, arrival: &Arrival, table: &RequestTable) -> usize {
+    /// The replica of the request `number`, which comes `now`.
+    pub(super) fn choose(
+        &mut self,
+        now: SimTime,
+        number: u64,
+        arrival: &Arrival,
+        table: &RequestTable,
+    ) -> usize {
         match self.config.clone() {
+            RouterConfig::BoundedHash { prefix_tokens, load_factor, .. } => {
+                let key = match prefix_tokens {
+                    None => session_key(arrival),
+                    Some(tokens) => hash_of_start(&mut self.identity, arrival, number, tokens),
+                };
+                match &self.fallback {
+                    Fallback::Ring(points) => self.outstanding.bounded(on_ring(points, key), load_factor),
+                    _ => self.outstanding.fewest_requests(),
+                }
+            }
             RouterConfig::LeastOutstandingTokens => self.outstanding.fewest_tokens(),
             RouterConfig::PowerOfTwo => self.better_of_two(),
             RouterConfig::PrefixAware { .. } => {
@@ -67,7 +90,7 @@ impl InformedRouter {
                 let is_match = tokens > 0 && tokens.saturating_add(threshold_tokens) >= arrival.prompt_tokens;
                 match &mut self.fallback {
                     Fallback::Ring(points) if !is_match => on_ring(points, session_key(arrival)),
-                    Fallback::Ring(_) => longest,
+                    Fallback::Ring(_) | Fallback::Home(_) => longest,
                     Fallback::Rate(lately) => {
                         let replica = if is_match { longest } else { lately.fewest(now) };
                         lately.send(now, replica);
@@ -83,7 +106,12 @@ impl InformedRouter {
             }
             RouterConfig::VllmDp { .. } => self.least_dp_score(),
             // The blind ones are not made here.
-            _ => self.outstanding.fewest_requests(),
+            _ => match &mut self.fallback {
+                Fallback::Home(homes) => {
+                    homes.route(now, arrival.session, &self.outstanding, &mut self.random)
+                }
+                _ => self.outstanding.fewest_requests(),
+            },
         }
     }
 

@@ -2,13 +2,13 @@
 //! reader, gzipped or not, and checked row by row.
 
 mod agentic;
-mod arena;
 mod azure;
 mod burstgpt;
 mod fields;
 mod lengths;
 mod lines;
 mod mooncake;
+mod own_csv;
 mod ragpulse;
 mod servegen;
 mod servesim;
@@ -101,7 +101,7 @@ enum RowReader {
     Azure([usize; 3]),
     Burstgpt([usize; 3]),
     Lengths([usize; 2]),
-    Arena([usize; 4]),
+    Csv(own_csv::Columns),
     Mooncake,
     Servesim,
     Ragpulse(Box<ragpulse::Chunks>),
@@ -120,7 +120,7 @@ impl RowReader {
             TraceFormat::Ragpulse => {
                 Ok((RowReader::Ragpulse(Box::new(ragpulse::Chunks::beside(path)?)), false))
             }
-            TraceFormat::Arena => Ok((RowReader::Arena(fields::columns(first, arena::COLUMNS)?), true)),
+            TraceFormat::Csv => Ok((RowReader::Csv(own_csv::Columns::of(first)?), true)),
             TraceFormat::Azure => Ok((RowReader::Azure(fields::columns(first, azure::COLUMNS)?), true)),
             TraceFormat::Burstgpt => {
                 Ok((RowReader::Burstgpt(fields::columns(first, burstgpt::COLUMNS)?), true))
@@ -139,7 +139,7 @@ impl RowReader {
             RowReader::Azure(columns) => azure::parse(line, columns).map(Item::Row),
             RowReader::Burstgpt(columns) => burstgpt::parse(line, columns).map(Item::Row),
             RowReader::Lengths(columns) => lengths::parse(line, columns).map(Item::Row),
-            RowReader::Arena(columns) => arena::parse(line, columns).map(Item::Row),
+            RowReader::Csv(columns) => columns.parse(line).map(Item::Row),
             RowReader::Mooncake => mooncake::parse(line).map(Item::Row),
             RowReader::Servesim => servesim::parse(line).map(Item::Row),
             RowReader::Ragpulse(chunks) => chunks.parse(line, number).map(Item::Row),
@@ -175,16 +175,17 @@ fn detect(first: &str) -> std::result::Result<TraceFormat, String> {
     if let Some((format, _)) = known.iter().find(|(_, names)| fields::columns(first, *names).is_ok()) {
         return Ok(*format);
     }
-    if fields::columns(first, arena::COLUMNS).is_ok() {
-        return Ok(TraceFormat::Arena);
+    if own_csv::Columns::of(first).is_ok() {
+        return Ok(TraceFormat::Csv);
     }
     if lengths::is_known_header(first) {
         return Ok(TraceFormat::Lengths);
     }
     let shown: String = first.chars().take(80).collect();
     Err(format!(
-        "found `{shown}`, which is no known header; expected {} (azure), {} (burstgpt), {} (lengths), or JSON \
-         objects (mooncake, servesim); say which with `format:`",
+        "found `{shown}`, which is no known header; expected {} (csv), {} (azure), {} (burstgpt), {} (lengths), or \
+         JSON objects (mooncake, servesim); say which with `format:`",
+        own_csv::COLUMNS.join(","),
         azure::COLUMNS.join(","),
         burstgpt::COLUMNS.join(","),
         lengths::HEADERS[0].join(","),

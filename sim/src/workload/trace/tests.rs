@@ -89,6 +89,27 @@ fn burstgpt_and_lengths_are_found_by_their_headers() {
 }
 
 #[test]
+fn own_csv_has_what_its_header_says() {
+    let plain =
+        Fixture::new(".csv", "arrival_s,prompt_tokens,output_tokens\n0,3000,100\n0.5,7,1\n").read().unwrap();
+    assert_eq!(columns(&plain), [(0, 3000, 100), (500_000_000, 7, 1)]);
+    assert!(plain.has_times && plain.rows.iter().all(|row| row.session.is_none() && row.tenant.is_none()));
+    // In any order, among others.
+    let text =
+        "session,output_tokens,note,tenant,prompt_tokens,arrival_s,priority\n7,9,\"a, b\",chat,300,1.25,-2\n";
+    let row = Fixture::new(".csv", text).read().unwrap().rows.remove(0);
+    assert_eq!((row.at_ns, row.prompt_tokens, row.output_tokens), (1_250_000_000, 300, 9));
+    assert_eq!((row.session, row.priority, row.tenant.as_deref()), (Some(7), Some(-2), Some("chat")));
+    for (from, to, wanted) in [
+        ("7,9", "x7,9", ":2: column session: found `x7`, expected a whole number, 0 to 4294967295"),
+        ("chat", "", ":2: column tenant: found ``, expected a tenant's name"),
+        (",-2", ",high", ":2: column priority: found `high`, expected a whole number"),
+    ] {
+        assert_eq!(Fixture::new(".csv", text.replace(from, to)).failure(), wanted);
+    }
+}
+
+#[test]
 fn mooncake_blocks_become_runs() {
     let text =
         "{\"timestamp\": 3000, \"input_length\": 1025, \"output_length\": 5, \"hash_ids\": [0, 9, 7]}\n";

@@ -4,6 +4,8 @@ mod cuda;
 mod emulated;
 pub mod libraries;
 pub mod nvrtc;
+#[cfg(test)]
+mod planted;
 mod probe;
 pub mod sources;
 

@@ -222,6 +222,7 @@ impl Product {
             _ => ((&raw const one).cast(), (&raw const zero).cast()),
         };
         let [left, right, out] = self.layouts;
+        cuda.note_launch("a product of cuBLASLt");
         // SAFETY: the buffers have the sizes of the layouts: callers allocate them for this product.
         unsafe {
             result::matmul(

@@ -21,13 +21,16 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Waits shorter than this do not let other threads run.
 const SPIN: Duration = Duration::from_millis(5);
 
+/// A kernel by its file and name.
+type Kernel = (Source, &'static str);
+
 /// One GPU with a stream and the modules loaded so far.
 pub(crate) struct CudaDevice {
     device: sys::CUdevice,
     pub(crate) stream: sys::CUstream,
     architecture: String,
     modules: RefCell<HashMap<Source, sys::CUmodule>>,
-    functions: RefCell<HashMap<(Source, &'static str), (sys::CUfunction, u32)>>,
+    functions: RefCell<HashMap<Kernel, (sys::CUfunction, u32)>>,
     /// The last kernel that was launched or recorded: what an error at the next wait is about, or its neighbour.
     launched: Cell<&'static str>,
     /// What broke the context for the rest of the process, and whether it is work that never ends.

@@ -58,9 +58,9 @@ check() {
 }
 
 measure() {
-  # A kernel that breaks the GPU ends the process: the next one goes on without that call.
+  # A kernel that breaks the GPU ends the process: the next one goes on without that call, and after two without that kind.
   local budget=${BUDGET:-320} begin=$SECONDS left anyway=()
-  for _ in 1 2 3 4; do
+  for _ in {1..16}; do
     left=$((budget - (SECONDS - begin)))
     [ "$left" -gt 10 ] || break
     bench $((left + 30)) bench.txt "${anyway[@]}" ${MODELS:+--models "$MODELS"} --budget "${left}s" --out "$out"
@@ -68,6 +68,7 @@ measure() {
     # What nvidia-smi takes for a process of another's is a wrong alarm on a machine of one's own.
     grep -q 'another process computes' "$out/bench.txt" && anyway=(--anyway)
   done
+  rm -f "$out/current.txt"
   grep -v '^==' "$out/bench.txt" | tail -25
   # Whole steps first beside the imported profile; the fit follows on any machine.
   bench 100 steps.txt --whole-step "$gpu-vllm" --out "$out"

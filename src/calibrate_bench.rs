@@ -72,11 +72,15 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         return check(arguments);
     }
     if arguments.ceilings {
-        let (found, failures) = ceilings(&device(arguments)?)?;
+        let device = device(arguments)?;
+        let (found, failures) = ceilings(&device)?;
         for failure in failures {
             output::note(&format!("left out: {failure}"));
         }
         output::print(&table(&found))?;
+        if device.is_hung() {
+            end_hung("a kernel that never ends");
+        }
         output::print(&match Collectives::open() {
             Ok(all) => collectives::table(&all),
             Err(reason) => format!("collectives were not measured: {reason}\n"),
@@ -112,13 +116,23 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let ranks = if arguments.ranks.is_empty() { timer.group_sizes() } else { arguments.ranks.clone() };
     let calls = plan(&models, &ranks)?;
     let bar = bar(calls.len() as u64, "calls");
-    let report = bench(&calls, &timer, folder, budget, |done, _| bar.set_position(done as u64))?;
+    let report = bench(&calls, &timer, folder, budget, |done, _| bar.set_position(done as u64));
+    if let (Err(error), true) = (&report, timer.is_hung()) {
+        end_hung(&error.to_string());
+    }
+    let report = report?;
     bar.finish_and_clear();
     if let Some(failure) = &report.first_failure {
         output::note(&format!("a call failed and was left out: {failure}"));
     }
     output::print(&written(&report, &timer, &folder.join(ROWS_FILE).display().to_string()))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Ends a process whose GPU works without end: an ordinary end would wait for it.
+fn end_hung(message: &str) -> ! {
+    eprintln!("servesim: {message}; this process ends at once, since the driver would wait");
+    std::process::abort()
 }
 
 fn device(arguments: &Arguments) -> Result<Device> {
@@ -140,9 +154,12 @@ fn timer(arguments: &Arguments) -> Result<Timer> {
 
 fn whole_step(arguments: &Arguments, profile: &str) -> Result<()> {
     let profile = find_profile(profile)?;
-    let steps = match arguments.device.strip_prefix("recorded:") {
-        Some(file) => WholeSteps::read(Path::new(file))?,
-        None => whole_steps(&device(arguments)?)?,
+    let (steps, is_hung) = match arguments.device.strip_prefix("recorded:") {
+        Some(file) => (WholeSteps::read(Path::new(file))?, false),
+        None => {
+            let device = device(arguments)?;
+            (whole_steps(&device)?, device.is_hung())
+        }
     };
     if let Some(folder) = &arguments.out {
         std::fs::create_dir_all(folder).with_context(|| format!("{}: cannot be made", folder.display()))?;
@@ -152,7 +169,11 @@ fn whole_step(arguments: &Arguments, profile: &str) -> Result<()> {
             .with_context(|| format!("{}: cannot be written", path.display()))?;
         file.finish()?;
     }
-    output::print(&steps.table(&profile)?)
+    output::print(&steps.table(&profile)?)?;
+    if is_hung {
+        end_hung("a step that never ends");
+    }
+    Ok(())
 }
 
 /// Calls by family, and collectives of as many GPUs as there are.
@@ -183,6 +204,9 @@ fn written(report: &BenchReport, timer: &Timer, rows: &str) -> String {
     }
     let BenchReport { planned, resumed, timed, left_out, .. } = report;
     text += &format!("{timed} calls timed, {resumed} from before, {left_out} left out, of {planned}\n");
+    for kind in &report.broken_kinds {
+        text += &format!("left out: {kind}, since calls of it ended the process\n");
+    }
     if report.out_of_time {
         text += "the time was used up: the same command goes on\n";
     }
@@ -227,5 +251,8 @@ fn check(arguments: &Arguments) -> Result<ExitCode> {
     }
     let wrong = outcomes.iter().filter(|outcome| !outcome.passed()).count();
     output::print(&format!("{} cases, {wrong} wrong\n", outcomes.len()))?;
+    if device.is_hung() {
+        end_hung("a kernel that never ends");
+    }
     Ok(if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }

@@ -176,35 +176,47 @@ fn without_a_driver_the_message_names_the_other_ways() {
     assert!(!folder.path().join("b").exists());
 }
 
-/// The path of a GPU with a driver that keeps memory and computes nothing (kernels/tests/driver): it refuses what a driver
-/// refuses, and tells what it refused and what was not freed.
-#[test]
-fn the_way_of_a_gpu_keeps_to_what_a_driver_allows() {
-    let folder = TempDir::new().unwrap();
+/// Builds the driver that keeps memory and computes nothing (kernels/tests/driver); false without a C compiler.
+fn build_driver(folder: &std::path::Path) -> bool {
     let tests = concat!(env!("CARGO_MANIFEST_DIR"), "/kernels/tests");
     // Not libcuda.so.1: NVRTC would call more of it.
     let built = std::process::Command::new("cc")
         .args(["-O1", "-fPIC", "-shared", "-DDRIVER", "-o"])
-        .arg(folder.path().join("libcuda.so"))
+        .arg(folder.join("libcuda.so"))
         .args([format!("{tests}/driver/host.c"), format!("{tests}/nccl/host.c")])
         .status();
     if !built.is_ok_and(|status| status.success()) {
         println!("skipped: no C compiler");
-        return;
+        return false;
     }
     for name in ["libcublasLt.so.13", "libnccl.so.2"] {
-        std::os::unix::fs::symlink("libcuda.so", folder.path().join(name)).unwrap();
+        std::os::unix::fs::symlink("libcuda.so", folder.join(name)).unwrap();
+    }
+    true
+}
+
+/// `calibrate bench` on that driver.
+fn on_driver(folder: &std::path::Path, arguments: &str, settings: &[(&str, &str)]) -> std::process::Output {
+    std::process::Command::new(env!("CARGO_BIN_EXE_servesim"))
+        .args(["calibrate", "bench"])
+        .args(arguments.split(' '))
+        .current_dir(folder)
+        .env("LD_LIBRARY_PATH", folder)
+        .env_remove("CUDA_VISIBLE_DEVICES")
+        .envs(settings.iter().copied())
+        .output()
+        .unwrap()
+}
+
+/// It refuses what a driver refuses, and tells what it refused and what was not freed.
+#[test]
+fn the_way_of_a_gpu_keeps_to_what_a_driver_allows() {
+    let folder = TempDir::new().unwrap();
+    if !build_driver(folder.path()) {
+        return;
     }
     let run = |arguments: &str, settings: &[(&str, &str)]| {
-        let output = std::process::Command::new(env!("CARGO_BIN_EXE_servesim"))
-            .args(["calibrate", "bench"])
-            .args(arguments.split(' '))
-            .current_dir(folder.path())
-            .env("LD_LIBRARY_PATH", folder.path())
-            .env_remove("CUDA_VISIBLE_DEVICES")
-            .envs(settings.iter().copied())
-            .output()
-            .unwrap();
+        let output = on_driver(folder.path(), arguments, settings);
         let errors = String::from_utf8_lossy(&output.stderr).to_string();
         let is_missing = errors.contains("NVRTC, which compiles the kernels, was not found");
         assert!(is_missing || output.status.success(), "{arguments}: {errors}");
@@ -231,4 +243,57 @@ fn the_way_of_a_gpu_keeps_to_what_a_driver_allows() {
     );
     let steps = std::fs::read_to_string(folder.path().join("d/steps.csv")).unwrap();
     assert!(steps.lines().count() > 2, "{steps}");
+}
+
+/// A kernel that breaks the GPU, or never ends, costs its own calls and no others.
+#[test]
+fn a_kernel_that_breaks_the_gpu_costs_its_own_calls_alone() {
+    let folder = TempDir::new().unwrap();
+    if !build_driver(folder.path()) {
+        return;
+    }
+    let short = [("SERVESIM_GPU_PATIENCE", "1")];
+    for (cause, out, words) in [
+        (("BREAKS", "hopper_prefill_128"), "broken", "an illegal memory access was encountered"),
+        (("HANGS", "moe_route"), "hung", "(last launched: moe_combine): not done after 1 s, it hangs"),
+    ] {
+        let settings = [&short[..], &[cause]].concat();
+        let arguments = format!("--models qwen3-30b-a3b --out {out}");
+        let mut messages = Vec::new();
+        let printed = loop {
+            let output = on_driver(folder.path(), &arguments, &settings);
+            let errors = String::from_utf8_lossy(&output.stderr).to_string();
+            if errors.contains("NVRTC, which compiles the kernels, was not found") {
+                println!("skipped: no NVRTC");
+                return;
+            }
+            assert!(!errors.contains("driver: "), "{errors}");
+            if output.status.success() {
+                break String::from_utf8_lossy(&output.stdout).to_string();
+            }
+            assert!(errors.contains(words), "{errors}");
+            messages.push(errors);
+            assert!(messages.len() < 5, "{messages:#?}");
+        };
+        // Two processes end; the third leaves that kind of calls out and does everything else.
+        assert_eq!(messages.len(), 2, "{messages:#?}");
+        let kind = if out == "broken" { "attention_prefill " } else { "moe " };
+        assert!(printed.contains(&format!("left out: {kind}")), "{printed}");
+        for family in ["gemm", "attention_decode", "elementwise"] {
+            assert!(
+                printed.lines().any(|line| line.starts_with(&format!("{family} "))),
+                "{family}: {printed}"
+            );
+        }
+        assert!(!folder.path().join(out).join("current.txt").exists());
+    }
+    // Checks tell the kernel and end.
+    let settings = [&short[..], &[("HANGS", "sample")]].concat();
+    let output = on_driver(folder.path(), "--check --only sampling --seed 1", &settings);
+    let text = String::from_utf8_lossy(&output.stdout).to_string();
+    assert!(
+        !output.status.success()
+            && text.contains("could not run: running on the GPU (last launched: sample)"),
+        "{text}"
+    );
 }

@@ -20,9 +20,10 @@ struct Shape {
     float scale, value_scale;
 };
 
-// Byte offset of 16-byte chunk `chunk` of row `row`, spread so that eight rows of one chunk hit different banks.
+// Byte offset of 16-byte chunk `chunk` of row `row`, spread so that eight rows of one chunk hit different banks, and so do
+// four neighbouring chunks of two neighbouring rows, which eight lanes load together from 8-bit keys.
 template <u32 ROW_BYTES> DEVICE u32 swizzled(u32 row, u32 chunk) {
-    return row * ROW_BYTES + ((chunk ^ (ROW_BYTES >= 128 ? row & 7 : row / 2 & 3)) << 4);
+    return row * ROW_BYTES + ((chunk ^ (ROW_BYTES >= 128 ? (row & 1) << 2 | (row / 2 & 3) : row / 2 & 3)) << 4);
 }
 
 // `query`, `out`: [sequences, heads, DIM] bfloat16 (queries `query_stride` apart). `keys`, `values`: [pages, page, kv_heads, DIM] of 16 or 8 bits.

@@ -122,7 +122,9 @@ DEVICE void prefill(u16* out, const u16* query, const u8* keys, const u8* values
             top = fmaxf(top, __shfl_xor_sync(FULL_WARP, top, 1));
             top = fmaxf(top, __shfl_xor_sync(FULL_WARP, top, 2));
             float shrink = exp2_fast((most[half] - top) * shape.scale);
-            most[half] = top, scaled[half] = top * shape.scale;
+            // A row may see no key of its first tiles in the window. Then the scaled maximum must not be subtracted: fused,
+            // the difference is the rounding of a huge product, and its power of two may be infinite.
+            most[half] = top, scaled[half] = top <= NEGATIVE_INFINITY ? 0.0f : top * shape.scale;
             sums[half] *= shrink;
 #pragma unroll
             for (u32 n = 0; n < V / 8; n++) o[n][2 * half] *= shrink, o[n][2 * half + 1] *= shrink;

@@ -148,7 +148,9 @@ DEVICE void prefill(u16* out, const u16* query, const TensorMap* keys, const Ten
                 top = fmaxf(top, __shfl_xor_sync(FULL_WARP, top, 2));
                 shrink[half] = exp2_fast((most[half] - top) * shape.scale);
                 most[half] = top;
-                float scaled = top * shape.scale, sum = 0.0f;
+                // A row may see no key of its first tiles. Then the scaled maximum must not be subtracted: fused, the
+                // difference is the rounding of a huge product, and its power of two may be infinite.
+                float scaled = WINDOW && top <= NEGATIVE_INFINITY ? 0.0f : top * shape.scale, sum = 0.0f;
 #pragma unroll
                 for (u32 i = 0; i < KEYS / 8; i++) {
                     s[4 * i + 2 * half] = exp2_fast(s[4 * i + 2 * half] * shape.scale - scaled);

@@ -1,10 +1,16 @@
 // Runs the kernels of ../cuda on the CPU, one block after the other, every thread a fiber: index arithmetic, fragment
 // layouts, barriers and shared memory behave as the PTX manual states them. Nothing here says anything about speed.
 //
-// - A warp's collective instructions (shuffles, ldmatrix, mma) happen when the last lane arrives.
-// - Asynchronous copies land at the wait that covers them (late) or at once (early): a kernel must be right for both.
-// - Threads run as far as they can, in rising or falling order: a missing barrier shows.
-// - Shared memory starts as NaN in every block; memory past the end of a buffer is not mapped.
+// - A warp's collective instructions (shuffles, ldmatrix, mma) happen when the last lane arrives; lanes that are at
+//   different ones are told.
+// - Asynchronous copies and products happen at the wait that covers them (late) or at once (early): a kernel must be right
+//   for both. Hopper's: emulate_hopper.h.
+// - Threads run as far as they can, in rising or falling order, all warps together or each warp as far ahead of the others
+//   as barriers let it: a missing barrier shows.
+// - Shared memory, static as well, starts as NaN in every block, and so does memory that nothing wrote; what lies past the
+//   end of a buffer (before its beginning, in falling order) is not mapped.
+// - Misaligned accesses, indices past an array, shifts that are too far and overflows of signed integers are told, as are
+//   accesses to what is not mapped. Products and sums are fused as on the GPU where the CPU can.
 #pragma once
 #include <csetjmp>
 #include <cmath>
@@ -23,7 +29,7 @@
 #define __device__
 #define __launch_bounds__(...)
 #define __grid_constant__
-#define __shared__ static
+#define __shared__ static __attribute__((section("block_shared")))
 #define DEVICE static inline
 #define DYNAMIC_SHARED(name) u8* name = emulate::shared_memory
 
@@ -47,39 +53,46 @@ struct Fiber {
     std::vector<std::vector<Copy>> groups;
 };
 
-struct Barrier { u32 arrived = 0; u64 generation = 0; };
-struct Group { Barrier barrier; const void* what = nullptr; void* slot[128]; };
+struct Barrier { u32 arrived = 0; int line = 0; u64 generation = 0; };
+struct Batch;
+struct Group {
+    Barrier barrier;
+    const void* what = nullptr;
+    void* slot[32];
+    // Asynchronous products that were issued, by committed groups; the last one is still open.
+    std::vector<std::vector<Batch>> products;
+};
 
 extern u8* shared_memory;
 extern Fiber* current;
 extern dim3 block_index, block_size, grid_size;
 extern u64 progress;
 extern bool early_copies;
-extern std::vector<Group> warps, warpgroups;
+extern std::vector<Group> warps;
 extern Barrier barriers[16];
 
 void yield();
 [[noreturn]] void fail(const char* message);
-void wait_at(Barrier& barrier, u32 expected);
+// Every thread that waits at a barrier must be at the same line.
+void wait_at(Barrier& barrier, u32 expected, int line);
 
-// Gathers `mine` of all lanes of `group`; the last one to arrive runs `operation` over all of them.
-template <int LANES, class T, class F> void collective(Group& group, u32 lane, T& mine, F operation) {
+// Gathers `mine` of all lanes of the warp; the last one to arrive runs `operation` over all of them. `line` is where the
+// lanes are: all must be at one.
+template <class T, class F> void warp_collective(T& mine, int line, F operation) {
     static const char tag = 0;
-    if (group.barrier.arrived == 0) group.what = &tag;
-    if (group.what != &tag) fail("lanes of one warp are at different collective instructions");
-    group.slot[lane] = &mine;
+    Group& group = warps[current->number / 32];
+    if (group.barrier.arrived == 0) group.what = &tag, group.barrier.line = line;
+    if (group.what != &tag || group.barrier.line != line) fail("lanes of one warp are at different collective instructions");
+    group.slot[current->number % 32] = &mine;
     u64 generation = group.barrier.generation;
-    if (++group.barrier.arrived == LANES) {
-        T* all[LANES];
-        for (int i = 0; i < LANES; i++) all[i] = static_cast<T*>(group.slot[i]);
+    if (++group.barrier.arrived == 32) {
+        T* all[32];
+        for (int i = 0; i < 32; i++) all[i] = static_cast<T*>(group.slot[i]);
         operation(all);
         group.barrier.arrived = 0, group.barrier.generation++, progress++;
     } else {
         while (group.barrier.generation == generation) yield();
     }
-}
-template <class T, class F> void warp_collective(T& mine, F operation) {
-    collective<32>(warps[current->number / 32], current->number % 32, mine, operation);
 }
 
 using Invoke = void (*)(void**);
@@ -138,26 +151,29 @@ void copy_now(const Copy& copy);
 #define blockDim (emulate::block_size)
 #define gridDim (emulate::grid_size)
 
-DEVICE void __syncthreads() { emulate::wait_at(emulate::barriers[0], blockDim.x * blockDim.y * blockDim.z); }
-DEVICE void __syncwarp() { int nothing = 0; emulate::warp_collective(nothing, [](int**) {}); }
+#define AT_LINE int line = __builtin_LINE()
+DEVICE void __syncthreads(AT_LINE) {
+    emulate::wait_at(emulate::barriers[0], blockDim.x * blockDim.y * blockDim.z, line);
+}
+DEVICE void __syncwarp(AT_LINE) { int nothing = 0; emulate::warp_collective(nothing, line, [](int**) {}); }
 DEVICE void __threadfence() {}
-template <class T> static inline T __shfl_xor_sync(u32, T value, int mask) {
+template <class T> static inline T __shfl_xor_sync(u32, T value, int mask, AT_LINE) {
     struct Argument { T value; int mask; T result; } mine{value, mask, value};
-    emulate::warp_collective(mine, [](Argument** all) {
+    emulate::warp_collective(mine, line, [](Argument** all) {
         for (int lane = 0; lane < 32; lane++) all[lane]->result = all[lane ^ all[lane]->mask]->value;
     });
     return mine.result;
 }
-template <class T> static inline T __shfl_sync(u32, T value, int from) {
+template <class T> static inline T __shfl_sync(u32, T value, int from, AT_LINE) {
     struct Argument { T value; int from; T result; } mine{value, from, value};
-    emulate::warp_collective(mine, [](Argument** all) {
+    emulate::warp_collective(mine, line, [](Argument** all) {
         for (int lane = 0; lane < 32; lane++) all[lane]->result = all[all[lane]->from & 31]->value;
     });
     return mine.result;
 }
-template <class T> static inline T __shfl_up_sync(u32, T value, int delta) {
+template <class T> static inline T __shfl_up_sync(u32, T value, int delta, AT_LINE) {
     struct Argument { T value; int delta; T result; } mine{value, delta, value};
-    emulate::warp_collective(mine, [](Argument** all) {
+    emulate::warp_collective(mine, line, [](Argument** all) {
         for (int lane = 0; lane < 32; lane++) {
             int from = lane - all[lane]->delta;
             all[lane]->result = all[from < 0 ? lane : from]->value;
@@ -165,16 +181,16 @@ template <class T> static inline T __shfl_up_sync(u32, T value, int delta) {
     });
     return mine.result;
 }
-DEVICE u32 __ballot_sync(u32, int predicate) {
+DEVICE u32 __ballot_sync(u32, int predicate, AT_LINE) {
     struct Argument { int predicate; u32 result; } mine{predicate, 0};
-    emulate::warp_collective(mine, [](Argument** all) {
+    emulate::warp_collective(mine, line, [](Argument** all) {
         u32 bits = 0;
         for (int lane = 0; lane < 32; lane++) bits |= (all[lane]->predicate ? 1u : 0u) << lane;
         for (int lane = 0; lane < 32; lane++) all[lane]->result = bits;
     });
     return mine.result;
 }
-DEVICE int __any_sync(u32 mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
+DEVICE int __any_sync(u32 mask, int predicate, AT_LINE) { return __ballot_sync(mask, predicate, line) != 0; }
 DEVICE int __popc(u32 bits) { return __builtin_popcount(bits); }
 template <class T, class V> static inline T atomicAdd(T* at, V value) { T old = *at; *at = old + T(value); return old; }
 template <class T, class V> static inline T atomicMax(T* at, V value) { T old = *at; if (T(value) > old) *at = T(value); return old; }
@@ -201,7 +217,7 @@ template <int N> static inline void copy_async_wait() {
 }
 namespace emulate {
 struct Matrices { u32 address; u32 result[4]; };
-inline void load_matrices(u32 (&to)[4], u32 address, bool transposed) {
+inline void load_matrices(u32 (&to)[4], u32 address, bool transposed, int line) {
     Matrices mine{address, {}};
     auto read = [transposed](Matrices** all) {
         for (int lane = 0; lane < 32; lane++)
@@ -218,14 +234,14 @@ inline void load_matrices(u32 (&to)[4], u32 address, bool transposed) {
             }
     };
     if (address % 16) fail("ldmatrix: an address is no multiple of 16");
-    warp_collective(mine, read);
+    warp_collective(mine, line, read);
     memcpy(to, mine.result, 16);
 }
 struct Product { float d[4]; u32 a[4], b[2]; };
-template <class V> void mma(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1, V value) {
+template <class V> void mma(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1, V value, int line) {
     Product mine;
     memcpy(mine.d, d, 16), memcpy(mine.a, a, 16), mine.b[0] = b0, mine.b[1] = b1;
-    warp_collective(mine, [value](Product** all) {
+    warp_collective(mine, line, [value](Product** all) {
         float a[16][16], b[16][8];
         for (int lane = 0; lane < 32; lane++)
             for (int i = 0; i < 8; i++) {
@@ -244,10 +260,14 @@ template <class V> void mma(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1, V 
     memcpy(d, mine.d, 16);
 }
 }  // namespace emulate
-DEVICE void load_matrices(u32 (&to)[4], u32 address) { emulate::load_matrices(to, address, false); }
-DEVICE void load_matrices_transposed(u32 (&to)[4], u32 address) { emulate::load_matrices(to, address, true); }
-DEVICE void mma_bf16(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) { emulate::mma(d, a, b0, b1, emulate::bf16_value); }
-DEVICE void mma_f16(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) { emulate::mma(d, a, b0, b1, emulate::f16_to_float); }
+DEVICE void load_matrices(u32 (&to)[4], u32 address, AT_LINE) { emulate::load_matrices(to, address, false, line); }
+DEVICE void load_matrices_transposed(u32 (&to)[4], u32 address, AT_LINE) { emulate::load_matrices(to, address, true, line); }
+DEVICE void mma_bf16(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1, AT_LINE) {
+    emulate::mma(d, a, b0, b1, emulate::bf16_value, line);
+}
+DEVICE void mma_f16(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1, AT_LINE) {
+    emulate::mma(d, a, b0, b1, emulate::f16_to_float, line);
+}
 DEVICE u32 pack_bf16(float low, float high) { return emulate::bf16_bits(low) | (u32(emulate::bf16_bits(high)) << 16); }
 DEVICE u32 pack_f16(float low, float high) { return emulate::float_to_f16(low) | (u32(emulate::float_to_f16(high)) << 16); }
 DEVICE u32 fma_bf16x2(u32 a, u32 b, u32 c) {
@@ -272,102 +292,4 @@ DEVICE u32 permute_bytes(u32 a, u32 b, u32 selector) {
     return result;
 }
 
-// Hopper's instructions (cuda/hopper.cuh). Products and bulk copies happen when they are issued.
-struct TensorMap;
-template <u32 N> static inline void more_registers() {}
-template <u32 N> static inline void fewer_registers() {}
-DEVICE void fence_async() {}
-DEVICE void barrier_init_fence() {}
-DEVICE void wgmma_fence() {}
-DEVICE void wgmma_commit() {}
-template <u32 N> static inline void wgmma_wait() {}
-template <u32 COUNT> static inline void pin(float (&)[COUNT]) {}
-DEVICE void store_in_order(u32 address, float value) { memcpy(emulate::shared_memory + address, &value, 4); }
-DEVICE void group_barrier(u32 number, u32 threads) { emulate::wait_at(emulate::barriers[number], threads); }
-
-namespace emulate {
-// A barrier in shared memory, in its 8 bytes.
-struct SharedBarrier { u16 expected, pending; i32 bytes_and_phase; };
-inline SharedBarrier& shared_barrier(u32 at) { return *reinterpret_cast<SharedBarrier*>(shared_memory + at); }
-// Bytes still to come, times two, plus the phase.
-inline void settle(SharedBarrier& barrier) {
-    if (barrier.pending == 0 && barrier.bytes_and_phase >> 1 == 0) {
-        barrier.pending = barrier.expected, barrier.bytes_and_phase ^= 1, progress++;
-    }
-}
-inline u32 swizzle(u32 address) { return address ^ ((address >> 3) & 0x70); }
-inline float operand_at(u64 operand, u32 row, u32 k, bool transposed) {
-    u32 start = u32(operand & 0x3fff) << 4, leading = u32(operand >> 16 & 0x3fff) << 4, stride = u32(operand >> 32 & 0x3fff) << 4;
-    u32 address = transposed ? start + row / 64 * leading + row % 64 * 2 + k / 8 * stride + k % 8 * 128
-                             : start + row / 8 * stride + row % 8 * 128 + k * 2;
-    u16 bits;
-    memcpy(&bits, shared_memory + swizzle(address), 2);
-    return bf16_value(bits);
-}
-struct GroupProduct { float* d; u32 a[4]; u64 left, right; i32 add; };
-template <u32 N, bool REGISTERS> void group_product(GroupProduct& mine) {
-    collective<128>(warpgroups[current->number / 128], current->number % 128, mine, [](GroupProduct** all) {
-        static float a[64][16], b[16][N];
-        for (u32 k = 0; k < 16; k++) {
-            for (u32 n = 0; n < N; n++) b[k][n] = operand_at(all[0]->right, n, k, REGISTERS);
-            if (!REGISTERS)
-                for (u32 m = 0; m < 64; m++) a[m][k] = operand_at(all[0]->left, m, k, false);
-        }
-        for (u32 lane = 0; REGISTERS && lane < 128; lane++)
-            for (u32 i = 0; i < 8; i++)
-                a[lane / 32 * 16 + lane % 32 / 4 + 8 * (i / 2 % 2)][2 * (lane % 4) + i % 2 + 8 * (i / 4)] =
-                    bf16_value(u16(all[lane]->a[i / 2] >> (16 * (i % 2))));
-        for (u32 lane = 0; lane < 128; lane++)
-            for (u32 i = 0; i < N / 2; i++) {
-                u32 m = lane / 32 * 16 + lane % 32 / 4 + 8 * (i % 4 / 2), n = i / 4 * 8 + 2 * (lane % 4) + i % 2;
-                float sum = all[lane]->add ? all[lane]->d[i] : 0.0f;
-                for (u32 k = 0; k < 16; k++) sum += a[m][k] * b[k][n];
-                all[lane]->d[i] = sum;
-            }
-    });
-}
-}  // namespace emulate
-template <u32 N> static inline void wgmma_shared(float (&d)[N / 2], u64 a, u64 b, i32 add) {
-    emulate::GroupProduct mine{d, {}, a, b, add};
-    emulate::group_product<N, false>(mine);
-}
-template <u32 N> static inline void wgmma_registers(float (&d)[N / 2], const u32 (&a)[4], u64 b) {
-    emulate::GroupProduct mine{d, {a[0], a[1], a[2], a[3]}, 0, b, 1};
-    emulate::group_product<N, true>(mine);
-}
-DEVICE void barrier_init(u32 barrier, u32 arrivals) { emulate::shared_barrier(barrier) = {u16(arrivals), u16(arrivals), 0}; }
-DEVICE void barrier_arrive(u32 barrier) {
-    auto& own = emulate::shared_barrier(barrier);
-    if (own.pending == 0) emulate::fail("more arrivals at a barrier than it counts");
-    own.pending--;
-    emulate::settle(own);
-}
-DEVICE void barrier_expect(u32 barrier, u32 bytes) {
-    emulate::shared_barrier(barrier).bytes_and_phase += i32(bytes) * 2;
-    barrier_arrive(barrier);
-}
-DEVICE void barrier_wait(u32 barrier, u32 parity) {
-    while ((emulate::shared_barrier(barrier).bytes_and_phase & 1) == i32(parity)) emulate::yield();
-}
-// The map is: address, four sizes, three byte strides (of y, z, w), four sizes of the box; 16-bit elements, x contiguous.
-DEVICE void copy_box(u32 to, const TensorMap* map, u32 barrier, i32 x, i32 y, i32 z, i32 w) {
-    u64 words[16];
-    memcpy(words, map, 128);
-    const u8* base = reinterpret_cast<const u8*>(words[0]);
-    i32 at[4] = {x, y, z, w};
-    u32 count = 0;
-    if (to % 128) emulate::fail("bulk copy: the target is no multiple of 128");
-    for (u64 dw = 0; dw < words[11]; dw++)
-        for (u64 dz = 0; dz < words[10]; dz++)
-            for (u64 dy = 0; dy < words[9]; dy++)
-                for (u64 dx = 0; dx < words[8]; dx++) {
-                    u64 p[4] = {at[0] + dx, at[1] + dy, at[2] + dz, at[3] + dw};
-                    u16 element = 0;
-                    if (p[0] < words[1] && p[1] < words[2] && p[2] < words[3] && p[3] < words[4])
-                        memcpy(&element, base + p[0] * 2 + p[1] * words[5] + p[2] * words[6] + p[3] * words[7], 2);
-                    memcpy(emulate::shared_memory + emulate::swizzle(to + count), &element, 2);
-                    count += 2;
-                }
-    emulate::shared_barrier(barrier).bytes_and_phase -= i32(count) * 2;
-    emulate::settle(emulate::shared_barrier(barrier));
-}
+#include "emulate_hopper.h"

@@ -1,6 +1,7 @@
-//! Timing: warm-up, a CUDA graph of many calls over rotating buffers, events around each replay, median and spread.
+//! Timing: warm-up, a CUDA graph of many calls over rotating buffers, events around each replay, median and spread. Replays
+//! follow each other without a wait of the host, so that none waits for its launch.
 
-use crate::device::{Backend, Device};
+use crate::device::{Backend, CudaDevice, Device};
 use crate::error::{Error, Result, fail};
 use cudarc::driver::{result, sys};
 use std::time::{Duration, Instant};
@@ -108,7 +109,7 @@ fn measure_all(device: &Device, calls: &[CallOf], effort: Effort) -> Result<Timi
     }
     device.synchronize()?;
     match &*device.backend {
-        Backend::Cuda(cuda) => measure_gpu(device, cuda.stream, calls, effort),
+        Backend::Cuda(cuda) => measure_gpu(cuda, calls, effort),
         Backend::Emulated(_) => measure_host(calls, effort),
     }
 }
@@ -126,27 +127,31 @@ fn measure_host(calls: &[CallOf], effort: Effort) -> Result<Timing> {
     Ok(Timing { seconds, spread_seconds, samples: samples.len() as u32, eager_seconds: None })
 }
 
-fn measure_gpu(device: &Device, stream: sys::CUstream, calls: &[CallOf], effort: Effort) -> Result<Timing> {
+fn measure_gpu(cuda: &CudaDevice, calls: &[CallOf], effort: Effort) -> Result<Timing> {
     let run = |count: usize| (0..count).try_for_each(|number| calls[number % calls.len()]());
-    let events = Events::new(stream)?;
-    let once = events.seconds(|| run(calls.len()))? / calls.len() as f64;
+    let events = Events::new(cuda)?;
+    let once = events.seconds(&|| run(calls.len()))? / calls.len() as f64;
     let wanted = (REPLAY.as_secs_f64() / once.max(1e-7)).ceil() as usize;
     let count = wanted.clamp(1, MOST_CALLS).next_multiple_of(calls.len()).max(calls.len());
-    let graph = Graph::capture(stream, || run(count))?;
+    let graph = Graph::capture(cuda.stream, || run(count))?;
     graph.launch()?;
-    device.synchronize()?;
-    let sample = |timed: &dyn Fn() -> Result<()>| -> Result<Vec<f64>> {
+    cuda.synchronize()?;
+    let sample = |timed: &dyn Fn() -> Result<Vec<f64>>| -> Result<Vec<f64>> {
         let (start, mut samples) = (Instant::now(), Vec::new());
         while samples.len() < 3 || (samples.len() < effort.samples as usize && start.elapsed() < effort.limit)
         {
-            samples.push(events.seconds(timed)? / count as f64);
+            samples.extend(timed()?.into_iter().map(|seconds| seconds / count as f64));
         }
         Ok(samples)
     };
-    let samples = sample(&|| graph.launch())?;
+    // The start of a graph is nothing beside a long one.
+    let samples = match once * count as f64 > LONG.as_secs_f64() {
+        true => sample(&|| events.between(&|| graph.launch(), 3))?,
+        false => sample(&|| events.chain(&|| graph.launch()))?,
+    };
     let (seconds, spread_seconds) = median_and_deviation(&samples);
     let eager_seconds = match effort.eager {
-        true => Some(median_and_deviation(&sample(&|| run(count))?).0),
+        true => Some(median_and_deviation(&sample(&|| Ok(vec![events.seconds(&|| run(count))?]))?).0),
         false => None,
     };
     Ok(Timing { seconds, spread_seconds, samples: samples.len() as u32, eager_seconds })
@@ -156,39 +161,61 @@ fn driver(what: &'static str) -> impl FnOnce(cudarc::driver::DriverError) -> Err
     move |error| crate::device::driver_error(what, error)
 }
 
-struct Events {
-    stream: sys::CUstream,
-    begin: sys::CUevent,
-    end: sys::CUevent,
+/// A graph is long above this.
+const LONG: Duration = Duration::from_millis(10);
+/// Pieces of work that are timed without a wait between them.
+const CHAIN: usize = 4;
+
+struct Events<'a> {
+    cuda: &'a CudaDevice,
+    marks: Vec<sys::CUevent>,
 }
 
-impl Events {
-    fn new(stream: sys::CUstream) -> Result<Events> {
-        let event =
-            || result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT).map_err(driver("making an event"));
-        Ok(Events { stream, begin: event()?, end: event()? })
-    }
-
-    /// GPU time of what `work` launches.
-    fn seconds(&self, work: impl Fn() -> Result<()>) -> Result<f64> {
-        // SAFETY: events and stream are this device's own.
-        unsafe {
-            result::event::record(self.begin, self.stream).map_err(driver("timing"))?;
-            work()?;
-            result::event::record(self.end, self.stream).map_err(driver("timing"))?;
-            result::event::synchronize(self.end).map_err(driver("running what is timed"))?;
-            let milliseconds = result::event::elapsed(self.begin, self.end).map_err(driver("timing"))?;
-            Ok(f64::from(milliseconds) / 1e3)
+impl Events<'_> {
+    fn new(cuda: &CudaDevice) -> Result<Events<'_>> {
+        let mut events = Events { cuda, marks: Vec::new() };
+        for _ in 0..=CHAIN {
+            let made = result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT);
+            events.marks.push(made.map_err(driver("making an event"))?);
         }
+        Ok(events)
+    }
+
+    /// GPU time of what `work` launches, from an idle start.
+    fn seconds(&self, work: &dyn Fn() -> Result<()>) -> Result<f64> {
+        Ok(self.between(work, 1)?.iter().sum())
+    }
+
+    /// GPU times of what `work` launches, several times after each other. What it launches first is not timed: the GPU is
+    /// busy with it while the host launches the others.
+    fn chain(&self, work: &dyn Fn() -> Result<()>) -> Result<Vec<f64>> {
+        work()?;
+        self.between(work, CHAIN)
+    }
+
+    fn between(&self, work: &dyn Fn() -> Result<()>, count: usize) -> Result<Vec<f64>> {
+        let marks = &self.marks[..=count];
+        for (number, mark) in marks.iter().enumerate() {
+            if number > 0 {
+                work()?;
+            }
+            // SAFETY: events and stream are this device's own.
+            unsafe { result::event::record(*mark, self.cuda.stream) }.map_err(driver("timing"))?;
+        }
+        let last = marks[count];
+        // SAFETY: as above.
+        self.cuda.wait(|| unsafe { result::event::query(last) })?;
+        // SAFETY: as above; all of them have happened.
+        let elapsed = |pair: &[sys::CUevent]| unsafe { result::event::elapsed(pair[0], pair[1]) };
+        marks.windows(2).map(|pair| Ok(f64::from(elapsed(pair).map_err(driver("timing"))?) / 1e3)).collect()
     }
 }
 
-impl Drop for Events {
+impl Drop for Events<'_> {
     fn drop(&mut self) {
-        // SAFETY: made by `new`, destroyed once; an error at the end helps nobody.
-        unsafe {
-            let _ = result::event::destroy(self.begin);
-            let _ = result::event::destroy(self.end);
+        for mark in &self.marks {
+            // SAFETY: made by `new`, destroyed once; an error at the end helps nobody.
+            let _ = unsafe { result::event::destroy(*mark) };
         }
     }
 }

@@ -40,6 +40,8 @@ fn every_kernel_compiles_for_every_architecture() {
             }
             // The assembler warns where it makes asynchronous products wait for each other.
             assert!(!compiled.log.contains("serialized"), "{}: {}", source.file(), compiled.log);
+            // And where it ignores that groups of warps trade registers.
+            assert!(!compiled.log.contains("setmaxnreg"), "{}: {}", source.file(), compiled.log);
             let spills = spills(&compiled);
             assert!(spills.len() >= names.len(), "{}: {}", source.file(), compiled.log);
             for (name, bytes) in spills {

@@ -30,16 +30,26 @@ fn kernels_are_right_when_copies_land_late() {
 }
 
 #[test]
-fn kernels_are_right_when_copies_land_late_and_the_last_thread_goes_first() {
+fn kernels_are_right_when_copies_land_late_and_the_last_warp_runs_ahead() {
     check(Order::ALL[1], 2);
 }
 
 #[test]
-fn kernels_are_right_when_copies_land_at_once() {
+fn kernels_are_right_when_copies_land_at_once_and_the_first_warp_runs_ahead() {
     check(Order::ALL[2], 3);
 }
 
 #[test]
 fn kernels_are_right_when_copies_land_at_once_and_the_last_thread_goes_first() {
     check(Order::ALL[3], 4);
+}
+
+#[test]
+fn kernels_are_right_when_copies_land_late_and_the_first_warp_runs_ahead() {
+    check(Order::ALL[4], 5);
+}
+
+#[test]
+fn kernels_are_right_when_copies_land_at_once_and_the_last_warp_runs_ahead() {
+    check(Order::ALL[5], 6);
 }

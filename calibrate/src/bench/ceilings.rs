@@ -111,6 +111,10 @@ pub fn ceilings(device: &Device) -> Result<(Vec<Ceiling>, Vec<String>)> {
         }
     }
     for (number, (name, operation, count)) in planned().into_iter().enumerate() {
+        if device.is_lost() {
+            failures.push(format!("{name}: the GPU takes no more work from this process"));
+            continue;
+        }
         let call = PlannedCall { operation, stream: None };
         let timed = calls(device, Some(&cublas), &call, number as u32)
             .and_then(|calls| calls.map(|calls| measure(device, &calls, effort)).transpose());

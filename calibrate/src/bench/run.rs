@@ -9,7 +9,7 @@ use kernels::timing::Timing;
 use sim::document::io_message;
 use sim::profile::Family;
 use sim::{Error, Result};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
@@ -20,8 +20,13 @@ pub const ROWS_FILE: &str = "measurements.csv";
 /// Name of the file with clocks and temperatures over the run.
 pub const STATE_FILE: &str = "state.csv";
 
-/// Name of the file with calls that failed, each with its message; they are not tried again.
+/// Name of the file with calls that failed, each with its message; they are not tried again. After a message that the call
+/// ended the process stands the kind of the call.
 pub const FAILED_FILE: &str = "failed.txt";
+/// Name of the file with the call under way, while there is one.
+pub const CURRENT_FILE: &str = "current.txt";
+/// Calls of one kind that may end the process; the others of that kind are then left out.
+const MOST_BREAKS: usize = 2;
 
 /// Rows reach the disk this often at least.
 const SYNC_EVERY: Duration = Duration::from_secs(2);
@@ -45,6 +50,8 @@ pub struct BenchReport {
     pub out_of_time: bool,
     /// The first failure of a call; others are counted in `left_out`.
     pub first_failure: Option<String>,
+    /// Kinds of calls that are left out, since calls of them ended the process.
+    pub broken_kinds: BTreeSet<String>,
 }
 
 /// Times the calls of `plan` in order until `budget` is used up; `each` sees the number of calls dealt with.
@@ -63,6 +70,7 @@ pub fn bench(
     std::fs::create_dir_all(folder).map_err(|error| at(folder, &error))?;
     let mut rows = Rows::open(&folder.join(ROWS_FILE), &origin)?;
     let mut failed = Failed::open(folder.join(FAILED_FILE))?;
+    let current = Current::open(folder.join(CURRENT_FILE), &mut failed)?;
     let mut state = State::open(&folder.join(STATE_FILE), timer)?;
     let mut report = BenchReport { planned: plan.len(), ..BenchReport::default() };
     for (number, planned) in plan.iter().enumerate() {
@@ -71,6 +79,11 @@ pub fn bench(
         if rows.known.contains(&key(&planned.operation)) {
             report.resumed += 1;
             *report.families.entry(family.name()).or_default() += 1;
+            continue;
+        }
+        if let Some(kind) = failed.broken_kind(planned) {
+            report.broken_kinds.insert(kind);
+            report.left_out += 1;
             continue;
         }
         if failed.known.contains(&key(&planned.operation)) {
@@ -82,6 +95,7 @@ pub fn bench(
             break;
         }
         state.note(timer, start)?;
+        current.begin(planned)?;
         match timer.time(planned, number as u32) {
             Ok(Some(timing)) => {
                 rows.append(planned, &origin, &timing)?;
@@ -91,9 +105,15 @@ pub fn bench(
             Ok(None) => report.left_out += 1,
             Err(error) => {
                 report.left_out += 1;
-                failed.append(planned, &error)?;
-                if timer.is_broken() {
+                let is_broken = timer.is_broken();
+                failed.append(
+                    &key(&planned.operation),
+                    &error.to_string(),
+                    is_broken.then(|| kind(planned)),
+                )?;
+                if is_broken {
                     rows.sync()?;
+                    current.end();
                     return Err(Error::new(format!(
                         "{error}; the GPU takes no more work from this process, and the same command goes on without \
                          this call"
@@ -103,6 +123,7 @@ pub fn bench(
             }
         }
     }
+    current.end();
     each(if report.out_of_time { report.resumed + report.timed } else { plan.len() }, "");
     rows.sync()?;
     Ok(report)
@@ -174,32 +195,92 @@ impl Rows {
     }
 }
 
+/// Everything of a call that selects the kernel rather than its size.
+fn kind(planned: &PlannedCall) -> String {
+    format!("{} {}", planned.operation.family().name(), planned.operation.variant())
+}
+
 /// Calls that failed.
 struct Failed {
     path: std::path::PathBuf,
     known: HashSet<String>,
+    /// Calls of each kind that ended the process.
+    breaks: BTreeMap<String, usize>,
 }
 
 impl Failed {
     fn open(path: std::path::PathBuf) -> Result<Failed> {
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-            Err(error) => return Err(at(&path, &error)),
-        };
-        let known = text.lines().filter_map(|line| Some(line.split_once('\t')?.0.to_string())).collect();
-        Ok(Failed { path, known })
+        let text = read_if_there(&path)?;
+        let (mut known, mut breaks) = (HashSet::new(), BTreeMap::new());
+        for line in text.lines() {
+            let mut cells = line.split('\t');
+            known.extend(cells.next().map(str::to_string));
+            if let Some(kind) = cells.nth(1) {
+                *breaks.entry(kind.to_string()).or_default() += 1;
+            }
+        }
+        Ok(Failed { path, known, breaks })
     }
 
-    fn append(&mut self, planned: &PlannedCall, error: &Error) -> Result<()> {
-        let message = error.to_string().replace(['\n', '\t'], " ");
-        let line = format!("{}\t{message}\n", key(&planned.operation));
+    /// The kind of a call, when too many of it ended the process.
+    fn broken_kind(&self, planned: &PlannedCall) -> Option<String> {
+        if self.breaks.is_empty() {
+            return None;
+        }
+        Some(kind(planned)).filter(|kind| self.breaks.get(kind).is_some_and(|breaks| *breaks >= MOST_BREAKS))
+    }
+
+    fn append(&mut self, call: &str, message: &str, broken: Option<String>) -> Result<()> {
+        let message = message.replace(['\n', '\t'], " ");
+        let broken = broken.map_or(String::new(), |kind| format!("\t{kind}"));
+        let line = format!("{call}\t{message}{broken}\n");
         let opened = OpenOptions::new().append(true).create(true).open(&self.path);
         let written = opened.and_then(|mut file| {
             file.write_all(line.as_bytes())?;
             file.sync_data()
         });
         written.map_err(|error| at(&self.path, &error))
+    }
+}
+
+fn read_if_there(path: &Path) -> Result<String> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(text),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+        Err(error) => Err(at(path, &error)),
+    }
+}
+
+/// The call under way, for the next process should this one end in it: once may be somebody's stop, twice is the call's own.
+struct Current {
+    path: std::path::PathBuf,
+    /// The call in which the last process ended.
+    before: String,
+}
+
+impl Current {
+    fn open(path: std::path::PathBuf, failed: &mut Failed) -> Result<Current> {
+        let text = read_if_there(&path)?;
+        let cells: Vec<&str> = text.trim_end().split('\t').collect();
+        if let [call, kind, _again] = cells[..] {
+            failed.append(call, "the process ended twice in this call", Some(kind.to_string()))?;
+            *failed.breaks.entry(kind.to_string()).or_default() += 1;
+            failed.known.insert(call.to_string());
+        }
+        let before = cells.first().map_or(String::new(), |call| (*call).to_string());
+        Ok(Current { path, before })
+    }
+
+    fn begin(&self, planned: &PlannedCall) -> Result<()> {
+        let call = key(&planned.operation);
+        let again = if call == self.before { "\tagain" } else { "" };
+        let text = format!("{call}\t{}{again}\n", kind(planned));
+        std::fs::write(&self.path, text).map_err(|error| at(&self.path, &error))
+    }
+
+    fn end(&self) {
+        // It may not be there, and what stays costs the next run one line.
+        let _ = std::fs::remove_file(&self.path);
     }
 }
 

@@ -1,5 +1,5 @@
 use super::plan::{ModelSlices, PlannedCall, chunk_of, chunk_sums, plan};
-use super::run::{FAILED_FILE, ROWS_FILE, bench, family_counts};
+use super::run::{CURRENT_FILE, FAILED_FILE, ROWS_FILE, bench, family_counts};
 use super::timer::{Timer, key};
 use crate::holdout::HoldOut;
 use crate::measurement::{Measurement, MeasurementTable, Origin};
@@ -216,6 +216,30 @@ fn a_call_that_failed_is_written_down_and_not_tried_again() {
     let second = run();
     assert_eq!((second.first_failure, second.left_out), (None, 1));
     assert_eq!(std::fs::read_to_string(folder.path().join(FAILED_FILE)).unwrap(), text);
+}
+
+#[test]
+fn a_call_in_which_the_process_ended_twice_is_left_out() {
+    let plan: Vec<PlannedCall> = default_plan().into_iter().take(40).collect();
+    let timer = Timer::recorded("h200-sxm-vllm").unwrap();
+    let call = plan.iter().find(|planned| timer.time(planned, 0).unwrap().is_some()).unwrap().operation;
+    let text = format!("{}\t{} {}", key(&call), call.family().name(), call.variant());
+    let after = |ended: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(CURRENT_FILE), format!("{ended}\n")).unwrap();
+        let report = bench(&plan, &timer, folder.path(), Duration::from_secs(60), |_, _| ()).unwrap();
+        assert!(!folder.path().join(CURRENT_FILE).exists());
+        (report.timed, std::fs::read_to_string(folder.path().join(FAILED_FILE)).unwrap_or_default())
+    };
+    // Once may have been anybody: the call is tried again.
+    let (whole, failed) = after(&text);
+    assert_eq!((failed.as_str(), whole), ("", after("").0));
+    let (cut, failed) = after(&format!("{text}\tagain"));
+    assert_eq!(cut, whole - 1);
+    assert!(
+        failed.starts_with(&format!("{}\tthe process ended twice in this call\t", key(&call))),
+        "{failed}"
+    );
 }
 
 /// The script that times production kernels, with stand-ins for the libraries that look at the shapes alone.

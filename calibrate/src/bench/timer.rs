@@ -167,7 +167,13 @@ impl Timer {
 
     /// Whether a kernel has broken the device for the rest of this process.
     pub fn is_broken(&self) -> bool {
-        matches!(self, Timer::Device { device, .. } if device.synchronize().is_err())
+        // A wait, since the call may have failed before one.
+        matches!(self, Timer::Device { device, .. } if device.synchronize().is_err() || device.is_lost())
+    }
+
+    /// Whether work on the GPU never ends (see [`Device::is_hung`]).
+    pub fn is_hung(&self) -> bool {
+        matches!(self, Timer::Device { device, .. } if device.is_hung())
     }
 
     /// Times one call; nothing when this timer cannot: too large, no kernel, not in the record.

@@ -108,6 +108,10 @@ pub fn whole_steps(device: &Device) -> Result<WholeSteps> {
     let effort = Effort { samples: 15, limit: Duration::from_millis(400), eager: false };
     let mut all = WholeSteps::default();
     for batch in BATCHES {
+        if device.is_lost() {
+            all.left_out.push(format!("{batch:?}: the GPU takes no more work from this process"));
+            continue;
+        }
         let timed = Step::new(&model, batch)
             .and_then(|step| kernels::timing::measure_one(device, &|| step.launch(), effort));
         match timed {

@@ -5,14 +5,24 @@ use super::sources::Source;
 use super::{DeviceInfo, nvrtc};
 use crate::error::{Error, Result, fail};
 use cudarc::driver::{DriverError, result, sys};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
+use std::time::{Duration, Instant};
 
 /// The oldest driver whose functions are all there, as CUDA counts versions.
 const OLDEST_DRIVER: i32 = 13_000;
 /// Ampere: asynchronous copies, bfloat16 matrix instructions.
 const OLDEST_CAPABILITY: i32 = 80;
+/// Names the seconds after which work that is not done hangs; without it [`PATIENCE`].
+pub const PATIENCE_VARIABLE: &str = "SERVESIM_GPU_PATIENCE";
+/// No kernel of this crate runs for a second, but under a tool that checks every access.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Waits shorter than this do not let other threads run.
+const SPIN: Duration = Duration::from_millis(5);
+
+/// A kernel by its file and name.
+type Kernel = (Source, &'static str);
 
 /// One GPU with a stream and the modules loaded so far.
 pub(crate) struct CudaDevice {
@@ -20,7 +30,12 @@ pub(crate) struct CudaDevice {
     pub(crate) stream: sys::CUstream,
     architecture: String,
     modules: RefCell<HashMap<Source, sys::CUmodule>>,
-    functions: RefCell<HashMap<(Source, String), (sys::CUfunction, u32)>>,
+    functions: RefCell<HashMap<Kernel, (sys::CUfunction, u32)>>,
+    /// The last kernel that was launched or recorded: what an error at the next wait is about, or its neighbour.
+    launched: Cell<&'static str>,
+    /// What broke the context for the rest of the process, and whether it is work that never ends.
+    lost: RefCell<Option<(Error, bool)>>,
+    patience: Duration,
 }
 
 /// The driver's own words for an error, after what was tried.
@@ -34,6 +49,15 @@ fn attribute(device: sys::CUdevice, which: sys::CUdevice_attribute) -> Result<i3
     // SAFETY: the device was given by the driver.
     unsafe { result::device::get_attribute(device, which) }
         .map_err(|error| driver_error("asking the GPU", error))
+}
+
+/// The wait after which work hangs.
+fn patience() -> Result<Duration> {
+    let Ok(text) = std::env::var(PATIENCE_VARIABLE) else { return Ok(PATIENCE) };
+    let seconds = text.parse().ok().filter(|seconds: &u64| (1..=86_400).contains(seconds));
+    let message =
+        || Error(format!("{PATIENCE_VARIABLE}: found `{text}`, expected whole seconds from 1 to 86400"));
+    Ok(Duration::from_secs(seconds.ok_or_else(message)?))
 }
 
 /// Checks the driver before anything that would panic without it.
@@ -162,6 +186,9 @@ impl CudaDevice {
             architecture: nvrtc::architecture(capability as u32),
             modules: RefCell::default(),
             functions: RefCell::default(),
+            launched: Cell::new("nothing"),
+            lost: RefCell::default(),
+            patience: patience()?,
         };
         Ok((device, info))
     }
@@ -176,7 +203,11 @@ impl CudaDevice {
 
     pub(crate) fn free(&self, address: u64) {
         // SAFETY: the address was allocated by `allocate` and is freed once, by the buffer's drop. A failure here is one
-        // of an earlier launch, which `synchronize` has told or will tell.
+        // of an earlier launch, which `synchronize` has told or will tell. After work that never ends it would wait for it.
+        if self.is_lost() {
+            return;
+        }
+        // SAFETY: as above.
         let _ = unsafe { result::free_sync(address) };
     }
 
@@ -204,8 +235,48 @@ impl CudaDevice {
 
     pub(crate) fn synchronize(&self) -> Result<()> {
         // SAFETY: the stream is this device's own.
-        unsafe { result::stream::synchronize(self.stream) }
-            .map_err(|error| driver_error("running on the GPU", error))
+        self.wait(|| unsafe { sys::cuStreamQuery(self.stream) }.result())
+    }
+
+    /// Notes what was launched by a library.
+    pub(crate) fn note_launch(&self, name: &'static str) {
+        self.launched.set(name);
+    }
+
+    /// Whether a kernel broke the context for the rest of the process.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lost.borrow().is_some()
+    }
+
+    /// Whether work on the GPU never ends: the process cannot end by itself then, since the driver waits for it.
+    pub(crate) fn is_hung(&self) -> bool {
+        matches!(*self.lost.borrow(), Some((_, true)))
+    }
+
+    /// Asks `query` until what it asks for is done. A kernel's error breaks the context: later waits tell the same.
+    pub(crate) fn wait(&self, query: impl Fn() -> std::result::Result<(), DriverError>) -> Result<()> {
+        if let Some((error, _)) = &*self.lost.borrow() {
+            return Err(error.clone());
+        }
+        let begin = Instant::now();
+        let what = || format!("running on the GPU (last launched: {})", self.launched.get());
+        let (error, hangs) = loop {
+            match query() {
+                Ok(()) => return Ok(()),
+                Err(DriverError(sys::CUresult::CUDA_ERROR_NOT_READY)) => (),
+                Err(error) => break (driver_error(&what(), error), false),
+            }
+            if begin.elapsed() > self.patience {
+                let seconds = self.patience.as_secs();
+                break (Error(format!("{}: not done after {seconds} s, it hangs", what())), true);
+            }
+            match begin.elapsed() > SPIN {
+                true => std::thread::sleep(Duration::from_micros(100)),
+                false => std::hint::spin_loop(),
+            }
+        };
+        *self.lost.borrow_mut() = Some((error.clone(), hangs));
+        Err(error)
     }
 
     pub(crate) fn module(&self, source: Source) -> Result<sys::CUmodule> {
@@ -221,8 +292,8 @@ impl CudaDevice {
     }
 
     /// The function, allowed at least this much dynamic shared memory.
-    fn function(&self, source: Source, name: &str, shared_bytes: u32) -> Result<sys::CUfunction> {
-        let key = (source, name.to_string());
+    fn function(&self, source: Source, name: &'static str, shared_bytes: u32) -> Result<sys::CUfunction> {
+        let key = (source, name);
         let known = self.functions.borrow().get(&key).copied();
         if let Some((function, allowed)) = known
             && allowed >= shared_bytes
@@ -252,13 +323,14 @@ impl CudaDevice {
     pub(crate) fn launch(
         &self,
         source: Source,
-        name: &str,
+        name: &'static str,
         grid: [u32; 3],
         block: u32,
         shared_bytes: u32,
         arguments: &mut [*mut c_void],
     ) -> Result<()> {
         let function = self.function(source, name, shared_bytes)?;
+        self.launched.set(name);
         // SAFETY: the arguments are those of the kernel: each module of this crate that launches one is checked against
         // a reference on the same path. What a kernel does wrong shows at the next synchronisation.
         unsafe {
@@ -270,6 +342,9 @@ impl CudaDevice {
 
 impl Drop for CudaDevice {
     fn drop(&mut self) {
+        if self.is_lost() {
+            return;
+        }
         // SAFETY: modules, stream and context are this device's own and used no more. Errors at the end help nobody.
         unsafe {
             for module in self.modules.borrow().values() {

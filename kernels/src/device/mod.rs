@@ -4,13 +4,15 @@ mod cuda;
 mod emulated;
 pub mod libraries;
 pub mod nvrtc;
+#[cfg(test)]
+mod planted;
 mod probe;
 pub mod sources;
 
 use crate::error::{Error, Result};
 use crate::numbers::{Plain, bytes_of};
-pub use cuda::gpu_count;
 pub(crate) use cuda::{CudaDevice, driver_error};
+pub use cuda::{PATIENCE_VARIABLE, gpu_count};
 pub(crate) use emulated::EmulatedDevice;
 pub use emulated::Order;
 pub use probe::{GpuState, gpu_processes, gpu_state};
@@ -140,6 +142,17 @@ impl Device {
         }
     }
 
+    /// Whether a kernel broke the GPU for the rest of this process: an access out of bounds, work that never ends.
+    pub fn is_lost(&self) -> bool {
+        matches!(&*self.backend, Backend::Cuda(device) if device.is_lost())
+    }
+
+    /// Whether work on the GPU never ends. The driver would wait for it at the end of the process too: only
+    /// [`std::process::abort`] ends one.
+    pub fn is_hung(&self) -> bool {
+        matches!(&*self.backend, Backend::Cuda(device) if device.is_hung())
+    }
+
     /// Loads every kernel of `source` now, so that no later call compiles.
     ///
     /// # Errors
@@ -179,7 +192,7 @@ impl Device {
     pub(crate) fn launch(
         &self,
         source: Source,
-        name: &str,
+        name: &'static str,
         grid: [u64; 3],
         block: u32,
         shared_bytes: u32,

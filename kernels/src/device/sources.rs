@@ -62,6 +62,8 @@ pub const COMMON: &str = include_str!("../../cuda/common.cuh");
 pub const HOPPER: &str = include_str!("../../cuda/hopper.cuh");
 /// The emulator's header and scheduler.
 pub const EMULATE_H: &str = include_str!("../../emulator/emulate.h");
+/// Hopper's instructions in the emulator.
+pub const EMULATE_HOPPER_H: &str = include_str!("../../emulator/emulate_hopper.h");
 /// See [`EMULATE_H`].
 pub const EMULATE_CPP: &str = include_str!("../../emulator/emulate.cpp");
 

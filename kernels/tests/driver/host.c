@@ -1,7 +1,9 @@
 /* The driver, cuBLASLt and (with ../nccl/host.c) NCCL as one library that keeps memory and computes nothing: for tests of
  * everything around the kernels without a GPU. It refuses what a GPU refuses: too much memory or shared memory, impossible
  * grids, misaligned tensors, memory calls while a graph is recorded, streams of another GPU. A launch takes 5 us of its own
- * clock. GPUS and MEMORY_GIB say how many GPUs there are and what each holds. At exit it tells what was not freed. */
+ * clock. GPUS and MEMORY_GIB say how many GPUs there are and what each holds. BREAKS and HANGS name a kernel (or the
+ * beginnings of several) after which the GPU takes no more work, or works without end. At exit it tells what was not
+ * freed. */
 #define _GNU_SOURCE
 #include <stdint.h>
 #include <stdio.h>
@@ -9,17 +11,19 @@
 #include <string.h>
 #include <sys/mman.h>
 
-enum { OK = 0, INVALID = 1, NO_MEMORY = 2, NOT_FOUND = 500, RECORDING = 900 };
+enum { OK = 0, INVALID = 1, NO_MEMORY = 2, NOT_FOUND = 500, NOT_READY = 600, ILLEGAL_ADDRESS = 700, RECORDING = 900 };
 struct context { int device, retained; uint64_t used; double clock; };
-struct stream { struct context *context; int recording; uint64_t work; };
+struct stream { struct context *context; int recording, state; uint64_t work; };
 struct event { struct context *context; double at; };
-struct graph { struct context *context; uint64_t work; };
+struct graph { struct context *context; uint64_t work; int state; };
 struct function { char name[64]; int shared; };
 struct block { char *at; size_t bytes; struct context *context; };
 
 static struct context contexts[8], *current;
 static struct block blocks[1 << 16];
 static int block_count, recording;
+/* What the GPU has come to: OK, ILLEGAL_ADDRESS or NOT_READY for good. */
+static int broken;
 
 static int refuse(int code, const char *why) { return fprintf(stderr, "driver: %s\n", why), code; }
 static uint64_t setting(const char *name, uint64_t otherwise) {
@@ -28,6 +32,7 @@ static uint64_t setting(const char *name, uint64_t otherwise) {
 }
 static uint64_t memory(void) { return setting("MEMORY_GIB", 79) << 30; }
 static void tell(void) {
+    if (broken) return;
     for (int i = 0; i < 8; i++)
         if (contexts[i].used) fprintf(stderr, "driver: %llu bytes of GPU %d were not freed\n", (unsigned long long)contexts[i].used, i);
 }
@@ -36,7 +41,7 @@ int cuInit(unsigned flags) { return flags ? INVALID : (atexit(tell), OK); }
 int cuDriverGetVersion(int *version) { return *version = 13000, OK; }
 int cuGetErrorName(int code, const char **text) { return *text = "ERROR", (void)code, OK; }
 int cuGetErrorString(int code, const char **text) {
-    *text = code == NO_MEMORY ? "out of memory" : code == RECORDING ? "operation not permitted when stream is capturing" : "invalid argument";
+    *text = code == NO_MEMORY ? "out of memory" : code == ILLEGAL_ADDRESS ? "an illegal memory access was encountered" : code == RECORDING ? "operation not permitted when stream is capturing" : "invalid argument";
     return OK;
 }
 int cuDeviceGetCount(int *count) { return *count = (int)setting("GPUS", 1), OK; }
@@ -64,6 +69,8 @@ int cuCtxSetCurrent(struct context *context) { return current = context, OK; }
 int cuCtxGetCurrent(struct context **context) { return *context = current, OK; }
 static int idle(const char *what) {
     if (!current || !current->retained) return refuse(INVALID, "no context is current");
+    if (broken == NOT_READY) return refuse(INVALID, "a call that would wait for ever");
+    if (broken) return broken;
     return recording ? refuse(RECORDING, what) : OK;
 }
 int cuCtxSynchronize(void) { return idle("a wait for the context while a graph is recorded"); }
@@ -117,8 +124,12 @@ int cuStreamDestroy_v2(struct stream *stream) { return free(stream), OK; }
 int cuStreamSynchronize(struct stream *stream) {
     return stream->context != current ? refuse(INVALID, "a stream of another GPU") : idle("a wait while a graph is recorded");
 }
+int cuStreamQuery(struct stream *stream) {
+    return broken ? broken : stream->context != current ? refuse(INVALID, "a stream of another GPU") : OK;
+}
 /* Work of `launches` kernels. */
 static int work(struct stream *stream, uint64_t launches) {
+    if (broken == ILLEGAL_ADDRESS) return broken;
     if (!stream || stream->context != current) return refuse(INVALID, "a stream of another GPU");
     if (stream->recording) stream->work += launches;
     else current->clock += 5e-3 * (double)launches;
@@ -137,8 +148,8 @@ int cuStreamBeginCapture_v2(struct stream *stream, int mode) {
 }
 int cuStreamEndCapture(struct stream *stream, struct graph **graph) {
     if (!stream->recording) return refuse(INVALID, "a recording that never began");
-    *graph = malloc(sizeof **graph), **graph = (struct graph){stream->context, stream->work};
-    return stream->recording = 0, recording--, OK;
+    *graph = malloc(sizeof **graph), **graph = (struct graph){stream->context, stream->work, stream->state};
+    return stream->state = 0, stream->recording = 0, recording--, OK;
 }
 int cuGraphInstantiateWithFlags(struct graph **ready, struct graph *graph, unsigned long long flags) {
     (void)flags, *ready = malloc(sizeof **ready), **ready = *graph;
@@ -147,6 +158,7 @@ int cuGraphInstantiateWithFlags(struct graph **ready, struct graph *graph, unsig
 int cuGraphDestroy(struct graph *graph) { return free(graph), OK; }
 int cuGraphExecDestroy(struct graph *graph) { return free(graph), OK; }
 int cuGraphLaunch(struct graph *graph, struct stream *stream) {
+    if (graph->state && !broken) broken = graph->state;
     return graph->context == stream->context ? work(stream, graph->work) : refuse(INVALID, "a graph of another GPU");
 }
 int cuEventCreate(struct event **event, unsigned flags) {
@@ -158,7 +170,8 @@ int cuEventRecord(struct event *event, struct stream *stream) {
     if (event->context != stream->context || stream->recording) return refuse(INVALID, "an event of another GPU, or in a graph");
     return event->at = stream->context->clock, OK;
 }
-int cuEventSynchronize(struct event *event) { return (void)event, OK; }
+int cuEventSynchronize(struct event *event) { return (void)event, idle("a wait while a graph is recorded"); }
+int cuEventQuery(struct event *event) { return (void)event, broken; }
 int cuEventElapsedTime_v2(float *milliseconds, struct event *begin, struct event *end) {
     return *milliseconds = (float)(end->at - begin->at), OK;
 }
@@ -188,10 +201,17 @@ int cuFuncSetAttribute(struct function *function, int which, int value) {
     if (which == 8 && value > function->shared) function->shared = value;
     return which == 8 || which == 9 ? OK : refuse(INVALID, "an attribute of a function that it does not know");
 }
+static int names(const char *list, const char *name) {
+    const char *text = getenv(list);
+    return text && !strncmp(name, text, strlen(text));
+}
 int cuLaunchKernel(struct function *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
                    unsigned shared, struct stream *stream, void **arguments, void **extra) {
     if (!gx || !gy || !gz || gy > 65535 || gz > 65535) return refuse(INVALID, "a grid that no GPU has");
     if (!bx || bx * by * bz > 1024 || (int)shared > function->shared) return refuse(INVALID, "too many threads or too much shared memory");
+    int state = names("BREAKS", function->name) ? ILLEGAL_ADDRESS : names("HANGS", function->name) ? NOT_READY : OK;
+    if (state && stream->recording) stream->state = state;
+    else if (state && !broken) return broken = state, OK;
     return !arguments || extra ? INVALID : work(stream, 1);
 }
 int cuTensorMapEncodeTiled(uint64_t *map, int type, unsigned rank, void *address, const uint64_t *sizes, const uint64_t *strides,

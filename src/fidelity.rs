@@ -2,7 +2,9 @@
 
 use crate::output::{self, WholeFile};
 use anyhow::{Context, Result, bail};
-use calibrate::fidelity::{Residual, ResidualFit, catalogue_residuals, fidelity, fit_residuals};
+use calibrate::fidelity::{
+    Residual, ResidualFit, catalogue_residuals, fidelity, fit_residuals, left_out_pages,
+};
 use sim::scenario::{Calibration, FrontEndSection, HostTimeSection};
 use sim::units::Span;
 use std::collections::BTreeMap;
@@ -25,6 +27,10 @@ pub struct Arguments {
     /// minutes. Without it the calibrations of the catalogue are used.
     #[arg(long, value_name = "FOLDER")]
     refit: Option<PathBuf>,
+    /// Only fit, to the training part, leaving out one page after another, and print the errors there; nothing of the
+    /// held-out part is simulated, so that decisions can go by this. Takes minutes
+    #[arg(long, conflicts_with_all = ["out", "rows", "refit"])]
+    training_only: bool,
 }
 
 /// What the figures of the page start with; the text before it is written by hand.
@@ -32,6 +38,10 @@ const FIGURES: &str = "## Figures\n";
 
 /// Runs the command.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    if arguments.training_only {
+        output::print(&left_out_pages(&arguments.dir)?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let mut residuals = catalogue_residuals()?;
     let mut fits = BTreeMap::new();
     if let Some(folder) = &arguments.refit {

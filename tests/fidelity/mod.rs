@@ -5,7 +5,9 @@
 
 mod bench;
 
-use calibrate::fidelity::{Load, Metric, Run, catalogue_residuals, deploy, fidelity, read_runs};
+use calibrate::fidelity::{
+    Load, Metric, Run, catalogue_residuals, deploy, fidelity, left_out_pages, read_runs,
+};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -88,9 +90,44 @@ fn the_scenario_of_a_run_has_its_settings_and_lengths() {
     assert_eq!(case_128.lengths.len(), 1000);
     let mean = case_128.lengths.iter().map(|(prompt, _)| f64::from(*prompt)).sum::<f64>() / 1000.0;
     assert!((mean - 215.31).abs() < 0.5, "{mean}");
+    // Half of the pieces of ShareGPT start with an answer: short outputs beside whole answers.
+    let outputs: Vec<u32> = case_128.lengths.iter().map(|(_, output)| *output).collect();
+    let share = |from: u32, to: u32| outputs.iter().filter(|output| (from..to).contains(*output)).count();
+    assert!(share(0, 50) > 250 && share(600, 2048) > 50, "{} short, {} long", share(0, 50), share(600, 2048));
     let Ok(replay) = case("lss-0004") else { panic!("lss-0004 is left out") };
     assert_eq!((replay.lengths.len(), replay.times.len()), (300, 300));
     assert_eq!(replay.scenario.engine.scheduler.total_blocks, 2588, "the cache that the engine logged");
     let Err(copy) = case("gps-0065") else { panic!("a copy is simulated") };
     assert!(copy.reason.contains("gps-0050"));
+}
+
+#[test]
+fn a_chat_template_costs_where_the_version_parses_it_again() {
+    let Some(folder) = folder() else { return };
+    let runs = read_runs(&folder).unwrap();
+    let known = |id: &str| runs.iter().find(|run| run.id == id).unwrap().known_front_end_ns();
+    assert_eq!(known("gps-0199"), 11_500_000, "Qwen3-14B, vLLM 0.11.0");
+    assert_eq!(known("gps-0140"), 0, "gpt-oss has no template, and vLLM 0.10.2 keeps it");
+    assert_eq!(known("gps-0200"), 0, "SGLang");
+    assert_eq!(known("iog-0069"), 0, "not sent as chat");
+}
+
+/// Of the rows of IOG alone, which are few: what is printed counts the training part only.
+#[test]
+fn leaving_out_pages_uses_the_training_part_only() {
+    let Some(folder) = folder() else { return };
+    let index = std::fs::read_to_string(folder.join("cases_index.csv")).unwrap();
+    let mut lines = index.lines();
+    let mut rows = vec![lines.next().unwrap()];
+    rows.extend(lines.filter(|line| line.starts_with("iog-")));
+    let own = tempfile::TempDir::new().unwrap();
+    std::fs::write(own.path().join("cases_index.csv"), rows.join("\n")).unwrap();
+    let table = left_out_pages(own.path()).unwrap();
+    let training = read_runs(own.path()).unwrap().into_iter().filter(|run| !run.is_held_out());
+    let simulated = training.filter(|run| deploy(run.clone()).is_ok()).count();
+    let row = table.lines().last().unwrap();
+    assert!(row.starts_with(&format!("| vLLM 0.8 | {simulated} |")), "{table}");
+    let figures: Vec<f64> = row.split('|').filter_map(|cell| cell.trim().parse().ok()).collect();
+    let [_, before, after, left_out] = figures[..] else { panic!("{table}") };
+    assert!(after < before && after <= left_out, "a page left out is not predicted better: {table}");
 }

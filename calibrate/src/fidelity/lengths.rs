@@ -47,6 +47,8 @@ const SHAREGPT_OUTPUT: [(f64, f64); 14] = [
 const SHAREGPT_LONGEST_PROMPT: f64 = 1024.0;
 /// Longest conversation that it takes.
 const SHAREGPT_LONGEST: f64 = 2048.0;
+/// Mean of the short outputs, in tokens, below which the answers are shortened too.
+const SHORTEST_MEAN: f64 = 20.0;
 
 /// Prompt and output tokens of each request of `run`.
 pub fn lengths(run: &Run) -> Vec<(u32, u32)> {
@@ -61,14 +63,43 @@ pub fn lengths(run: &Run) -> Vec<(u32, u32)> {
         Shape::Uniform | Shape::SglangRandom(..) => {
             (uniform(count, run.prompt_tokens), uniform(count, run.output_tokens))
         }
-        Shape::ShareGpt => (
-            spread(count, &SHAREGPT_PROMPT, run.prompt_tokens, SHAREGPT_LONGEST_PROMPT),
-            spread(count, &SHAREGPT_OUTPUT, run.output_tokens, SHAREGPT_LONGEST),
-        ),
+        Shape::ShareGpt => return sharegpt(count, run.prompt_tokens, run.output_tokens),
     };
-    let whole = |tokens: f64| (tokens.round() as u32).max(1);
     let (prompts, outputs) = (shuffled(prompts, 1), shuffled(outputs, 2));
-    prompts.into_iter().zip(outputs).map(|(prompt, output)| (whole(prompt), whole(output))).collect()
+    pairs(&prompts, &outputs)
+}
+
+fn pairs(prompts: &[f64], outputs: &[f64]) -> Vec<(u32, u32)> {
+    let whole = |tokens: &f64| (tokens.round() as u32).max(1);
+    prompts.iter().zip(outputs).map(|(prompt, output)| (whole(prompt), whole(output))).collect()
+}
+
+/// ShareGPT as `vllm bench` samples it: the first two messages of a piece of a conversation. Pieces that start in the
+/// middle start with an answer, so that a long answer is the prompt and a short question the output. How many do shows in
+/// the mean prompt, how long those questions are in the mean output; answers that are outputs keep their own length.
+fn sharegpt(count: usize, prompt_tokens: f64, output_tokens: f64) -> Vec<(u32, u32)> {
+    let drawn = |count: usize, shape: &[(f64, f64)]| -> Vec<f64> {
+        (0..count).map(|index| quantile(shape, 100.0 * (index as f64 + 0.5) / count as f64)).collect()
+    };
+    let mean = |tokens: &[f64]| tokens.iter().sum::<f64>() / tokens.len().max(1) as f64;
+    let (question, answer) = (mean(&drawn(count, &SHAREGPT_PROMPT)), mean(&drawn(count, &SHAREGPT_OUTPUT)));
+    let share = ((answer - prompt_tokens) / (answer - question)).clamp(0.0, 1.0);
+    let starts = (share * count as f64).round() as usize;
+    let middles = count - starts;
+    let base = [drawn(starts, &SHAREGPT_PROMPT), drawn(middles, &SHAREGPT_OUTPUT)].concat();
+    let mut prompts = scaled(&base, prompt_tokens, SHAREGPT_LONGEST_PROMPT);
+    let (answers, questions) = (drawn(starts, &SHAREGPT_OUTPUT), drawn(middles, &SHAREGPT_PROMPT));
+    // What the answers leave of the mean output.
+    let left = (output_tokens * count as f64 - answers.iter().sum::<f64>()) / middles.max(1) as f64;
+    let mut outputs = if left >= SHORTEST_MEAN && middles > 0 {
+        [answers, scaled(&questions, left, SHAREGPT_LONGEST)].concat()
+    } else {
+        let short = scaled(&questions, SHORTEST_MEAN, SHAREGPT_LONGEST);
+        scaled(&[answers, short].concat(), output_tokens, SHAREGPT_LONGEST)
+    };
+    let pairs_of = |prompts: Vec<f64>, outputs: Vec<f64>| pairs(&shuffled(prompts, 1), &shuffled(outputs, 2));
+    let (late_prompts, late_outputs) = (prompts.split_off(starts), outputs.split_off(starts));
+    shuffled([pairs_of(prompts, outputs), pairs_of(late_prompts, late_outputs)].concat(), 3)
 }
 
 /// Seed of SGLang's benchmark unless it is told another.
@@ -111,12 +142,11 @@ fn uniform(count: usize, mean: f64) -> Vec<f64> {
     (0..count).map(|index| 1.0 + (2.0 * mean - 2.0) * (index as f64 + 0.5) / count as f64).collect()
 }
 
-/// The shape scaled so that the mean is `mean` after nothing passes `longest`.
-fn spread(count: usize, shape: &[(f64, f64)], mean: f64, longest: f64) -> Vec<f64> {
-    let at = |index: usize| quantile(shape, 100.0 * (index as f64 + 0.5) / count as f64);
-    let base: Vec<f64> = (0..count).map(at).collect();
-    let mean_of =
-        |factor: f64| base.iter().map(|tokens| (tokens * factor).min(longest)).sum::<f64>() / count as f64;
+/// `base` scaled so that the mean is `mean` after nothing passes `longest`.
+fn scaled(base: &[f64], mean: f64, longest: f64) -> Vec<f64> {
+    let mean_of = |factor: f64| {
+        base.iter().map(|tokens| (tokens * factor).min(longest)).sum::<f64>() / base.len().max(1) as f64
+    };
     // The mean grows with the factor: halve the interval that holds it.
     let (mut low, mut high) = (0.01, 100.0);
     for _ in 0..60 {
@@ -139,7 +169,7 @@ fn quantile(shape: &[(f64, f64)], percent: f64) -> f64 {
 }
 
 /// Ordered by a hash of the position.
-fn shuffled(values: Vec<f64>, stream: u64) -> Vec<f64> {
+fn shuffled<T>(values: Vec<T>, stream: u64) -> Vec<T> {
     let key = |index: usize| {
         let mut state = (index as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
             ^ stream.wrapping_mul(0xd6e8_feb8_6659_fd93);
@@ -147,7 +177,7 @@ fn shuffled(values: Vec<f64>, stream: u64) -> Vec<f64> {
         state = (state ^ (state >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         state ^ (state >> 31)
     };
-    let mut keyed: Vec<(u64, f64)> =
+    let mut keyed: Vec<(u64, T)> =
         values.into_iter().enumerate().map(|(index, value)| (key(index), value)).collect();
     keyed.sort_by_key(|(key, _)| *key);
     keyed.into_iter().map(|(_, value)| value).collect()
@@ -160,10 +190,12 @@ mod tests {
     #[test]
     fn lengths_keep_the_stated_mean() {
         for mean in [60.0, 217.0, 400.0] {
-            let prompts = spread(1000, &SHAREGPT_PROMPT, mean, SHAREGPT_LONGEST_PROMPT);
-            let found = prompts.iter().sum::<f64>() / 1000.0;
-            assert!((found / mean - 1.0).abs() < 1e-3, "{found} instead of {mean}");
-            assert!(prompts.iter().all(|tokens| *tokens <= SHAREGPT_LONGEST_PROMPT));
+            let drawn = sharegpt(1000, mean, 0.9 * mean);
+            let found = drawn.iter().map(|(prompt, _)| f64::from(*prompt)).sum::<f64>() / 1000.0;
+            assert!((found / mean - 1.0).abs() < 2e-3, "{found} instead of {mean}");
+            let found = drawn.iter().map(|(_, output)| f64::from(*output)).sum::<f64>() / 1000.0;
+            assert!((found / (0.9 * mean) - 1.0).abs() < 2e-3, "{found} instead of {}", 0.9 * mean);
+            assert!(drawn.iter().all(|(prompt, output)| *prompt <= 1024 && *output <= 2048));
         }
         let uniform = uniform(80, 500.0);
         assert!((uniform.iter().sum::<f64>() / 80.0 - 500.0).abs() < 1e-9);

@@ -26,7 +26,7 @@ mod summary;
 mod tables;
 
 pub use deployment::{Case, Unsimulated, deploy};
-pub use page::{Fidelity, catalogue_residuals, fidelity, fit_residuals};
+pub use page::{Fidelity, catalogue_residuals, fidelity, fit_residuals, left_out_pages};
 pub use predict::{Prediction, predict};
 pub use residual::{Residual, ResidualFit, fit_residual};
 pub use roofline::Roofline;

@@ -2,7 +2,7 @@
 
 use super::deployment::{Case, Unsimulated, deploy};
 use super::predict::predict;
-use super::residual::{Residual, ResidualFit, fit_residual, judged};
+use super::residual::{Residual, ResidualFit, fit_leaving_out_pages, fit_residual, judged};
 use super::roofline::Roofline;
 use super::rows::read_runs;
 use super::runs::{Metric, Run, pages};
@@ -49,18 +49,42 @@ fn cases(runs: Vec<Run>) -> (Vec<Case>, Vec<Unsimulated>) {
     (cases, left_out)
 }
 
+/// The training part of the runs in `folder`, by generation of engine.
+fn training(folder: &Path) -> Result<BTreeMap<String, Vec<Case>>> {
+    let mut runs = read_runs(folder)?;
+    runs.retain(|run| !run.is_held_out());
+    let mut training: BTreeMap<String, Vec<Case>> = BTreeMap::new();
+    for case in cases(runs).0 {
+        training.entry(case.run.generation().to_string()).or_default().push(case);
+    }
+    Ok(training)
+}
+
 /// Fits a residual for each generation of engines to the training part of the runs in `folder`.
 ///
 /// # Errors
 /// When the runs cannot be read.
 pub fn fit_residuals(folder: &Path) -> Result<BTreeMap<String, ResidualFit>> {
-    let (cases, _) = cases(read_runs(folder)?);
-    let mut training: BTreeMap<String, Vec<&Case>> = BTreeMap::new();
-    for case in cases.iter().filter(|case| !case.run.is_held_out()) {
-        training.entry(case.run.generation().to_string()).or_default().push(case);
+    let fit = |cases: Vec<Case>| fit_residual(&cases.iter().collect::<Vec<&Case>>());
+    Ok(training(folder)?.into_iter().map(|(name, cases)| (name, fit(cases))).collect())
+}
+
+/// What deciding inside the training part goes by, as a table: per generation of engines the mean clipped error without a
+/// residual, with the fitted one, and of pages that the fit left out. No held-out run is simulated.
+///
+/// # Errors
+/// When the runs cannot be read.
+pub fn left_out_pages(folder: &Path) -> Result<String> {
+    let mut out = String::from(
+        "| engine | training runs | error without residual, % | fitted | left-out page |\n|---|---:|---:|---:|---:|\n",
+    );
+    for (name, cases) in training(folder)? {
+        let cases: Vec<&Case> = cases.iter().collect();
+        let (fit, left_out) = fit_leaving_out_pages(&cases);
+        let [before, after, left_out] = [fit.loss_before, fit.loss, left_out].map(|loss| 100.0 * loss);
+        let _ = writeln!(out, "| {name} | {} | {before:.1} | {after:.1} | {left_out:.1} |", fit.runs);
     }
-    let fit = |cases: &[&Case]| Some(fit_residual(cases.first()?.run.engine, cases));
-    Ok(training.into_iter().filter_map(|(name, cases)| Some((name, fit(&cases)?))).collect())
+    Ok(out)
 }
 
 /// The calibrations of the catalogue, by generation of engine.

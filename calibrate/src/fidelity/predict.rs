@@ -31,8 +31,10 @@ impl Prediction {
     }
 }
 
-/// Simulates the run.
+/// Simulates the run; what is known of its version's front end comes on top of `front_end`.
 pub fn predict(case: &Case, cost: &Arc<dyn CostModel>, front_end: FrontEndTime) -> Result<Prediction> {
+    let per_request_ns = front_end.per_request_ns + case.run.known_front_end_ns();
+    let front_end = FrontEndTime { per_request_ns, ..front_end };
     predict_workload(&case.scenario, case.workload(), cost, front_end, case.run.unit, None)
 }
 

@@ -3,12 +3,13 @@
 
 use super::deployment::Case;
 use super::predict::{Prediction, predict};
-use super::runs::{EngineName, Metric};
+use super::runs::{EngineName, Metric, Run};
 use rayon::prelude::*;
 use sim::cost::{self, CostModel, HostTime};
 use sim::scenario::Scenario;
 use sim::simulation::FrontEndTime;
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 
 /// Host time, kernel scale and launches of an engine.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -73,19 +74,35 @@ pub fn judged(case: &Case) -> &'static [Metric] {
     if case.run.is_saturated() { &[Metric::Throughput] } else { &[Metric::Ttft, Metric::Tpot, Metric::E2el] }
 }
 
-/// Mean over runs of the clipped absolute log errors of what each is judged by.
-fn loss(cases: &[&Case], residual: &Residual) -> f64 {
-    let of = |case: &&Case| -> Option<f64> {
-        let prediction = residual.predict(case)?;
-        let errors: Vec<f64> = judged(case)
-            .iter()
-            .filter_map(|metric| {
-                let (statistic, measured) = case.run.headline(*metric)?;
-                let predicted = *prediction.figures.get(&statistic)?;
-                Some(libm::log(predicted.max(1e-9) / measured).abs().min(CLIP))
-            })
-            .collect();
-        (!errors.is_empty()).then(|| errors.iter().sum::<f64>() / errors.len() as f64)
+/// Mean of the clipped absolute log errors of what the run is judged by; none where it cannot be told.
+fn loss_of(case: &Case, residual: &Residual) -> Option<f64> {
+    let prediction = residual.predict(case)?;
+    let errors: Vec<f64> = judged(case)
+        .iter()
+        .filter_map(|metric| {
+            let (statistic, measured) = case.run.headline(*metric)?;
+            let predicted = *prediction.figures.get(&statistic)?;
+            Some(libm::log(predicted.max(1e-9) / measured).abs().min(CLIP))
+        })
+        .collect();
+    (!errors.is_empty()).then(|| errors.iter().sum::<f64>() / errors.len() as f64)
+}
+
+/// Losses of runs that were simulated before, by run and residual: fits that leave out another page try the same values.
+type Known = Mutex<HashMap<(String, String), Option<f64>>>;
+
+/// Mean over runs of their losses.
+fn loss(cases: &[&Case], residual: &Residual, known: &Known) -> f64 {
+    let of = |case: &&Case| {
+        let key = (case.run.id.clone(), format!("{residual:?}"));
+        let earlier = known.lock().ok().and_then(|known| known.get(&key).copied());
+        earlier.unwrap_or_else(|| {
+            let loss = loss_of(case, residual);
+            if let Ok(mut known) = known.lock() {
+                known.insert(key, loss);
+            }
+            loss
+        })
     };
     let losses: Vec<f64> = cases.par_iter().filter_map(of).collect();
     losses.iter().sum::<f64>() / losses.len().max(1) as f64
@@ -123,14 +140,14 @@ pub(crate) enum Value {
     Latency,
 }
 
-/// The values of an engine, the likeliest causes first. Which help was found by leaving out one page at a time of the
-/// training part (reports/results/fidelity.md): any further one did worse on the page that was left out. How long a
-/// front end may take is what bursts of a thousand requests in that part show before their first token: 8 to 17 s under
-/// vLLM, up to 3 s under SGLang.
-fn values(engine: EngineName) -> &'static [Value] {
-    match engine {
-        EngineName::Sglang => &[Value::Launch, Value::Matrix, Value::FrontEnd(5), Value::Decode],
-        EngineName::Vllm | EngineName::TensorRtLlm => &[Value::FrontEnd(15), Value::Matrix],
+/// The values of a generation of engines, the likeliest causes first. Which help was found by leaving out one page at a
+/// time of the training part (reports/results/fidelity.md). Runs of vLLM 0.8 are too few for more than one, and none of
+/// them is a burst; how long a front end may take is what bursts of a thousand requests in that part show.
+fn values(run: &Run) -> &'static [Value] {
+    match (run.engine, run.generation()) {
+        (EngineName::Sglang, _) => &[Value::Launch, Value::Matrix, Value::FrontEnd(5), Value::Decode],
+        (_, "vLLM 0.8") => &[Value::Launch],
+        _ => &[Value::FrontEnd(15), Value::Matrix, Value::Launch],
     }
 }
 
@@ -212,12 +229,34 @@ pub(crate) fn descend(start: Residual, order: &[Value], loss: impl Fn(&Residual)
     (best, best_loss)
 }
 
-/// Fits the residual of an engine to `cases`, starting from what its scenarios assume, with at most one value for every
-/// [`RUNS_PER_VALUE`] runs.
-pub fn fit_residual(engine: EngineName, cases: &[&Case]) -> ResidualFit {
-    let start = Residual::of(engine);
-    let loss_before = loss(cases, &start);
-    let order: Vec<Value> = values(engine).iter().copied().take(cases.len() / RUNS_PER_VALUE).collect();
-    let (residual, best_loss) = descend(start, &order, |tried| loss(cases, tried));
+/// Fits the residual of a generation of engines to its `cases`, starting from what its scenarios assume, with at most one
+/// value for every [`RUNS_PER_VALUE`] runs.
+pub fn fit_residual(cases: &[&Case]) -> ResidualFit {
+    fit(cases, cases.len() / RUNS_PER_VALUE, &Known::default())
+}
+
+fn fit(cases: &[&Case], most_values: usize, known: &Known) -> ResidualFit {
+    let (start, values) = match cases.first() {
+        Some(case) => (Residual::of(case.run.engine), values(&case.run)),
+        None => (Residual::NONE, &[][..]),
+    };
+    let loss_before = loss(cases, &start, known);
+    let order: Vec<Value> = values.iter().copied().take(most_values).collect();
+    let (residual, best_loss) = descend(start, &order, |tried| loss(cases, tried, known));
     ResidualFit { residual, runs: cases.len(), loss_before, loss: best_loss }
+}
+
+/// The fit to `cases`, and the mean loss of each run under the fit of as many values to the runs of all other pages.
+pub fn fit_leaving_out_pages(cases: &[&Case]) -> (ResidualFit, f64) {
+    let (known, most_values) = (Known::default(), cases.len() / RUNS_PER_VALUE);
+    let mut pages: Vec<&str> = cases.iter().map(|case| case.run.page.as_str()).collect();
+    pages.sort_unstable();
+    pages.dedup();
+    let mut left_out = 0.0;
+    for page in pages {
+        let (out, rest): (Vec<&Case>, Vec<&Case>) = cases.iter().partition(|case| case.run.page == page);
+        let residual = fit(&rest, most_values, &known).residual;
+        left_out += loss(&out, &residual, &known) * out.len() as f64;
+    }
+    (fit(cases, most_values, &known), left_out / cases.len().max(1) as f64)
 }

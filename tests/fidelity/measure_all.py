@@ -6,7 +6,7 @@ Runs `MEASURE.PY PLAN OUT WORKLOAD...` for the workloads of each plan that have 
 command goes on where an earlier one was killed. An engine that ends before all of them are measured is started again without
 the workload at which it ended; after the third end, or one before any result, the next plan has its turn. Nothing starts when
 less than a minute is left of SECONDS, and all that runs is stopped when they are over. OUT/log has what was printed, OUT/NAME.log
-what an engine said; OUT/done appears at the end.
+what an engine said; OUT/done appears at the end. A result that is not whole has .broken after its name then.
 """
 import json, os, signal, subprocess, sys, time
 
@@ -51,6 +51,8 @@ def main(script, out, seconds, plans):
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     end = time.monotonic() + float(seconds)
     os.makedirs(out, exist_ok=True)
+    if os.path.exists(f"{out}/done"):
+        os.remove(f"{out}/done")
     log = open(f"{out}/log", "a", buffering=1)
 
     def say(text):
@@ -93,6 +95,10 @@ def main(script, out, seconds, plans):
                 skipped.add(after[0])
                 say(f"{name}: without {after[0]} from here on")
         missing = [w["name"] for w in plan["workloads"] if not is_whole(f"{out}/{name}--{w['name']}.json", w)]
+        for workload in missing:
+            broken = f"{out}/{name}--{workload}.json"
+            if os.path.exists(broken):
+                os.replace(broken, broken + ".broken")
         say(f"{name}: {len(plan['workloads']) - len(missing)} of {len(plan['workloads'])} workloads"
             + (f", without {', '.join(missing)}" if missing else ""))
     say("done")

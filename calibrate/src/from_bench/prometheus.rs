@@ -37,7 +37,7 @@ impl<'a> Sample<'a> {
 pub fn read<'a>(label: &str, text: &'a str) -> Result<Bench> {
     let sample = |(number, line): (u64, &'a str)| {
         Sample::parse(line).ok_or_else(|| {
-            let found: String = line.chars().take(60).collect();
+            let found: String = line.chars().take(160).collect();
             let message = format!(
                 "found `{found}`, expected `name{{labels}} number`: the dump is cut short, or was edited"
             );

@@ -179,10 +179,10 @@ impl Recorded {
     pub fn other_than(&self, scenario: &Scenario) -> Option<String> {
         let of = |model: &ModelSpec| {
             format!(
-                "{} layers of width {}, {} parameters",
+                "{} layers of width {}, {:.1} billion parameters",
                 model.layers(),
                 model.hidden_size,
-                model.parameter_counts().total()
+                model.parameter_counts().total() as f64 * 1e-9
             )
         };
         let (measured, given) = (self.model.as_ref(), &scenario.model);

@@ -5,6 +5,7 @@ use anyhow::{Context, Result, bail};
 use calibrate::fidelity::{
     Residual, ResidualFit, catalogue_residuals, fidelity, fit_residuals, left_out_pages,
 };
+use calibrate::truth::{read_all, score};
 use sim::scenario::{Calibration, FrontEndSection, HostTimeSection};
 use sim::units::Span;
 use std::collections::BTreeMap;
@@ -15,7 +16,8 @@ use std::process::ExitCode;
 /// Arguments of `fidelity`.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Folder with cases_index.csv: one row per published serving run, and the traces that rows name
+    /// Folder with cases_index.csv: one row per published serving run, and the traces that rows name. Or measurements of
+    /// `servesim truth`, packed or as the measuring script wrote them: a folder of them or one file
     dir: PathBuf,
     /// Page whose figures are written anew; what stands before its line `## Figures` is kept
     #[arg(long, value_name = "FILE")]
@@ -24,7 +26,8 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE")]
     rows: Option<PathBuf>,
     /// Fit host time and kernel scale of each engine to the training part first, and write them into this folder; takes
-    /// minutes. Without it the calibrations of the catalogue are used.
+    /// minutes. Without it the calibrations of the catalogue are used. Of measurements of `servesim truth` fits are always made,
+    /// and this is where they go.
     #[arg(long, value_name = "FOLDER")]
     refit: Option<PathBuf>,
     /// Only fit, to the training part, leaving out one page after another, and print the errors there; nothing of the
@@ -33,13 +36,23 @@ pub struct Arguments {
     training_only: bool,
 }
 
-/// What the figures of the page start with; the text before it is written by hand.
-const FIGURES: &str = "## Figures\n";
+/// Whether it is a file, or a folder with JSON files.
+fn has_measurements(path: &Path) -> bool {
+    let is_json = |name: &str| name.ends_with(".json") || name.ends_with(".json.gz");
+    let Ok(entries) = std::fs::read_dir(path) else { return path.is_file() };
+    entries.filter_map(Result::ok).any(|entry| is_json(&entry.file_name().to_string_lossy()))
+}
 
 /// Runs the command.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     if arguments.training_only {
         output::print(&left_out_pages(&arguments.dir)?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if !arguments.dir.join("cases_index.csv").exists() && has_measurements(&arguments.dir) {
+        let scores = score(read_all(std::slice::from_ref(&arguments.dir))?)?;
+        let (page, rows) = (arguments.out.as_deref(), arguments.rows.as_deref());
+        crate::truth::answer(&scores, page, rows, arguments.refit.as_deref())?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut residuals = catalogue_residuals()?;
@@ -64,21 +77,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     match &arguments.out {
         None => output::print(&figures)?,
         Some(path) => {
-            let page = match std::fs::read_to_string(path) {
-                Ok(page) => page,
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => FIGURES.to_string(),
-                Err(error) => {
-                    return Err(error).with_context(|| format!("{}: cannot be read", path.display()));
-                }
-            };
-            let Some((text, _)) = page.split_once(FIGURES) else {
-                bail!(
-                    "{}: has no line `{}`, after which the figures would go",
-                    path.display(),
-                    FIGURES.trim()
-                );
-            };
-            write_whole(path, &format!("{text}{FIGURES}{figures}"))?;
+            output::replace_figures(path, &figures)?;
             output::print(&format!("{}\n", path.display()))?;
         }
     }

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Result files: JSON of `vllm bench serve`, JSON lines of sglang.bench_serving, a report of GuideLLM, a dump of vLLM's
-    /// metrics, or lines with prompt_tokens, output_tokens, ttft_ms and e2el_ms
+    /// metrics, recordings of `servesim truth`, packed or not, or lines with prompt_tokens, output_tokens, ttft_ms and e2el_ms
     #[arg(required = true)]
     files: Vec<PathBuf>,
     /// The deployment that was measured: a scenario file, or the name of a ready-made one

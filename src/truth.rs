@@ -2,7 +2,9 @@
 
 use crate::output::{self, WholeFile};
 use anyhow::{Context, Result, bail};
-use calibrate::truth::{EnginePlan, Machine, Measured, collect, figures, plan, score};
+use calibrate::truth::{
+    EnginePlan, Machine, Part, Scores, collect, figures, plan, predicted_s, read_all, rows, score,
+};
 use clap::Subcommand;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -59,9 +61,18 @@ struct Pack {
 /// Arguments of `score`.
 #[derive(clap::Args)]
 struct Score {
-    /// Files of `pack`, or folders with such files
+    /// Files of `pack`, or folders with such files; results of the measuring script too
     #[arg(required = true)]
     files: Vec<PathBuf>,
+    /// Folder for what was fitted, one `engine.calibration` per version of vLLM, or per engine where that is clearly better
+    #[arg(long, value_name = "FOLDER")]
+    calibrations: Option<PathBuf>,
+    /// Only the development part, for whoever still changes something: the untouched third is not looked at
+    #[arg(long, conflicts_with = "calibrations")]
+    development: bool,
+    /// CSV file to write: every figure of every workload beside its predictions
+    #[arg(long, value_name = "FILE")]
+    rows: Option<PathBuf>,
     /// Page whose figures are written anew; what stands before its line `## Figures` is kept
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -86,48 +97,63 @@ fn run_pack(arguments: &Pack) -> Result<()> {
 }
 
 fn run_score(arguments: &Score) -> Result<()> {
-    let mut scores = Vec::new();
-    for path in measured_files(&arguments.files)? {
-        scores.push(score(Measured::read(&path)?)?);
-    }
-    let figures = figures(&scores);
-    match &arguments.out {
-        None => output::print(&figures),
-        Some(path) => {
-            output::replace_figures(path, &figures)?;
-            output::print(&format!("{}\n", path.display()))
+    let mut measured = read_all(&arguments.files)?;
+    if arguments.development {
+        for engine in &mut measured {
+            engine.runs.retain(|run| run.workload.part() == Part::Development);
         }
+    }
+    let scores = score(measured)?;
+    answer(&scores, arguments.out.as_deref(), arguments.rows.as_deref(), arguments.calibrations.as_deref())
+}
+
+/// Writes the figures of a page, every figure, and the calibrations, where they are wanted.
+pub fn answer(
+    scores: &Scores,
+    page: Option<&Path>,
+    rows_file: Option<&Path>,
+    calibrations: Option<&Path>,
+) -> Result<()> {
+    let figures = figures(scores);
+    let mut written = String::new();
+    if let Some(path) = page {
+        output::replace_figures(path, &figures)?;
+        written += &format!("{}\n", path.display());
+    }
+    if let Some(path) = rows_file {
+        write_whole(path, rows(scores).as_bytes())?;
+        written += &format!("{}\n", path.display());
+    }
+    if let Some(folder) = calibrations {
+        written += &write_calibrations(scores, folder)?;
+    }
+    // Beside figures on standard output, what was written is said elsewhere.
+    match page {
+        None => {
+            eprint!("{written}");
+            output::print(&figures)
+        }
+        Some(_) => output::print(&written),
     }
 }
 
-/// The files, and those in the folders in order of their names.
-fn measured_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for path in paths {
-        if !path.is_dir() {
-            files.push(path.clone());
-            continue;
-        }
-        let entries =
-            std::fs::read_dir(path).with_context(|| format!("{}: cannot be read", path.display()))?;
-        let mut found = Vec::new();
-        for entry in entries {
-            let file = entry?.path();
-            let name = file.to_string_lossy();
-            if name.ends_with(".json") || name.ends_with(".json.gz") {
-                found.push(file);
-            }
-        }
-        if found.is_empty() {
-            bail!(
-                "{}: has no .json or .json.gz files; expected some that `servesim truth pack` wrote",
-                path.display()
-            );
-        }
-        found.sort();
-        files.extend(found);
+fn write_calibrations(scores: &Scores, folder: &Path) -> Result<String> {
+    let found = scores.calibrations();
+    if found.is_empty() {
+        let why = match scores.versions.is_empty() {
+            true => "calibrations scale kernels of a GPU, and nothing here ran on one",
+            false => "predictions do as well without",
+        };
+        return Ok(format!("no calibration: {why}\n"));
     }
-    Ok(files)
+    std::fs::create_dir_all(folder).with_context(|| format!("{}: cannot be made", folder.display()))?;
+    let mut written = String::new();
+    for calibration in &found {
+        let path = folder.join(format!("{}.yaml", calibration.name));
+        write_whole(&path, calibration.to_yaml().as_bytes())?;
+        written += &format!("{}: {}\n", path.display(), calibration.held_out);
+    }
+    Ok(written)
 }
 
 fn run_plan(arguments: &Plan) -> Result<()> {
@@ -145,14 +171,12 @@ fn run_plan(arguments: &Plan) -> Result<()> {
     for plan in &plans {
         let path = folder.join(format!("{}.json", plan.name));
         write_whole(&path, plan.to_json().as_bytes())?;
-        written += &format!("{}: {} workloads\n", path.display(), plan.workloads.len());
-        for workload in &plan.workloads {
-            written += &format!(
-                "  {:<20} {:<12} {:>6} requests\n",
-                workload.name,
-                workload.part().name(),
-                workload.requests.len()
-            );
+        let seconds = predicted_s(plan, &machine)?;
+        let all: f64 = seconds.iter().sum();
+        written += &format!("{}: {} workloads, {all:.0} s\n", path.display(), plan.workloads.len());
+        for (workload, seconds) in plan.workloads.iter().zip(seconds) {
+            let (name, part, count) = (&workload.name, workload.part().name(), workload.requests.len());
+            written += &format!("  {name:<20} {part:<12} {count:>6} requests {seconds:>5.0} s\n");
         }
     }
     output::print(&written)

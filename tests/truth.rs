@@ -3,12 +3,14 @@
 //! `UPDATE_REPORTS=1` writes the figures of `reports/results/truth.md` anew, as `servesim truth score tests/fidelity/data --out
 //! PAGE` does.
 
+mod calibrations;
+mod formats;
+mod made;
+
 use crate::cli::{answer, refusal, refused};
-use calibrate::fidelity::{Metric, Residual};
-use calibrate::truth::{
-    EnginePlan, Machine, Measured, MeasuredRequest, MeasuredRun, Part, Pricing, config, deploy, figures,
-    plan, replay, score,
-};
+use calibrate::fidelity::Metric;
+use calibrate::truth::{EnginePlan, Machine, Measured, Part, Pricing, config, figures, plan, score};
+use made::{NO_NOISE, cpu_facts, recording, simulated};
 use serde_json::{Value, json};
 use sim::catalogue::find_model;
 use sim::cost::LinearCost;
@@ -27,44 +29,23 @@ fn committed() -> Vec<Measured> {
     let mut files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
     files.retain(|path| path.to_string_lossy().ends_with(".json.gz"));
     files.sort();
-    files.iter().map(|path| Measured::read(path).unwrap()).collect()
+    files.iter().map(|path| read_committed(path)).collect()
 }
 
-/// A measurement that the simulator made under `pricing`: what a perfect prediction would find.
-fn simulated(plan: &EnginePlan, facts: &Value, pricing: &Pricing) -> Measured {
-    let head = json!({
-        "format": "servesim truth 1", "name": plan.name, "origin": "simulated", "model": plan.model, "engine": plan.engine,
-        "facts": facts, "workloads": []
-    });
-    let mut measured = Measured::parse("simulated", &head.to_string()).unwrap();
-    let scenario = deploy("simulated", plan, &measured.facts.gpu, Some(&measured.facts)).unwrap();
-    for workload in plan.workloads.iter().filter(|workload| workload.name != "warm-up") {
-        let request = |request: &calibrate::truth::PlannedRequest| MeasuredRequest {
-            sent_us: request.arrival_us,
-            cached_tokens: Some(0),
-            gaps_us: vec![1; request.output_length as usize],
-        };
-        let requests = workload.requests.iter().map(request).collect();
-        let mut run = MeasuredRun { workload: workload.clone(), requests };
-        let replay = replay(&scenario, &run, pricing).unwrap();
-        for (request, times) in run.requests.iter_mut().zip(&replay.times_ns) {
-            let gaps = u64::try_from(request.gaps_us.len()).unwrap() - 1;
-            request.sent_us = times.sent_ns / 1000;
-            let first = (times.first_ns - times.sent_ns) / 1000;
-            let later = (times.last_ns - times.first_ns) / 1000;
-            request.gaps_us = vec![later.checked_div(gaps).unwrap_or(0); usize::try_from(gaps).unwrap() + 1];
-            request.gaps_us[0] = first;
-        }
-        measured.runs.push(run);
+/// A committed file is as it would be packed today; `UPDATE_REPORTS=1` packs one of an earlier form anew.
+fn read_committed(path: &Path) -> Measured {
+    let measured = Measured::read(path).unwrap();
+    if std::env::var_os("UPDATE_REPORTS").is_some() {
+        std::fs::write(path, measured.to_bytes(true)).unwrap();
     }
+    let text = measured.to_json();
+    let again = Measured::parse(&measured.label, &text).unwrap();
+    assert_eq!(again, measured, "{}", path.display());
+    let mut packed = String::new();
+    let file = std::fs::File::open(path).unwrap();
+    std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(file), &mut packed).unwrap();
+    assert!(packed == text, "{}: is of an earlier form: set UPDATE_REPORTS=1", path.display());
     measured
-}
-
-fn cpu_facts() -> Value {
-    json!({
-        "vllm": "0.26.0", "gpu": "cpu", "num_gpu_blocks": 2048, "block_size": 128, "max_num_seqs": 128,
-        "max_num_batched_tokens": 2048, "async_scheduling": false, "prefix_caching": true
-    })
 }
 
 #[test]
@@ -80,7 +61,11 @@ fn plans_of_all_engines_have_both_parts_and_are_the_same_every_time() {
         assert!(untouched * 2 <= workloads.len());
         let longest = plan.engine["max_model_len"].as_u64().unwrap();
         for workload in &plan.workloads {
-            assert!(workload.requests.len() >= 12, "{}", workload.name);
+            assert!(
+                workload.requests.len() >= if workload.name == "warm-up" { 4 } else { 12 },
+                "{}",
+                workload.name
+            );
             assert!(workload.requests.windows(2).all(|pair| pair[0].arrival_us <= pair[1].arrival_us));
             for request in &workload.requests {
                 assert!(u64::from(request.input_length + request.output_length) <= longest);
@@ -121,29 +106,10 @@ fn a_plan_is_measured_packed_and_scored() {
     let plan = EnginePlan::read(&path("plans/tiny-llama.json")).unwrap();
     let truth =
         LinearCost { base_ns: 5_000_000, per_token_ns: 300_000, per_request_ns: 500_000, ..LinearCost::NONE };
-    let measured = simulated(&plan, &cpu_facts(), &Pricing::Linear(truth, 2_000_000));
+    let measured = simulated(&plan, &cpu_facts(), &Pricing::Linear(truth, 2_000_000), NO_NOISE);
     std::fs::create_dir(path("results")).unwrap();
     for run in &measured.runs {
-        let request = |(index, (planned, request)): (
-            usize,
-            (&calibrate::truth::PlannedRequest, &MeasuredRequest),
-        )| {
-            let mut at = request.sent_us;
-            let times: Vec<f64> = request
-                .gaps_us
-                .iter()
-                .map(|gap| {
-                    at += gap;
-                    at as f64 * 1e-6
-                })
-                .collect();
-            json!({ "id": index.to_string(), "input_length": planned.input_length, "output_length": planned.output_length,
-                    "sent_s": request.sent_us as f64 * 1e-6, "cached_tokens": request.cached_tokens, "token_s": times })
-        };
-        let requests: Vec<Value> =
-            run.workload.requests.iter().zip(&run.requests).enumerate().map(request).collect();
-        let result = json!({ "name": plan.name, "workload": run.workload.name, "concurrency": run.workload.concurrency,
-                             "model": plan.model, "engine": plan.engine, "facts": cpu_facts(), "requests": requests });
+        let result = recording(&measured, run);
         std::fs::write(path(&format!("results/tiny-llama--{}.json", run.workload.name)), result.to_string())
             .unwrap();
     }
@@ -156,10 +122,9 @@ fn a_plan_is_measured_packed_and_scored() {
     assert_eq!(text, "page.md\n");
     let page = std::fs::read_to_string(path("page.md")).unwrap();
     assert!(page.starts_with(FIGURES) && page.contains("| tiny-llama | untouched | fitted |"), "{page}");
-    // What was put in is found, as far as the gaps of a request, all alike here, let it: on workloads that no fit has seen
-    // the medians are within 10 %.
-    let found = score(packed).unwrap();
-    for metric in [Metric::Ttft, Metric::Throughput] {
+    // What was put in is found: on workloads that no fit has seen the medians are within 10 %.
+    let found = score(vec![packed]).unwrap().engines.remove(0);
+    for metric in [Metric::Ttft, Metric::Itl, Metric::Throughput] {
         let mut errors = found.errors(Part::Untouched, metric, true);
         errors.iter_mut().for_each(|error| *error = error.abs());
         errors.sort_by(f64::total_cmp);
@@ -193,42 +158,19 @@ fn a_plan_is_measured_packed_and_scored() {
     assert!(message("{\"requests\": []}").contains("azure.json: model: is missing; found requests"));
 }
 
-/// A GPU whose kernels and front end are slower than the profile by a known amount.
-#[test]
-fn what_a_gpu_differs_by_is_found_on_the_development_part_and_holds_on_the_other() {
-    let mut plan = plan(&Machine::Gpu("h100-sxm".to_string()), 2.0).unwrap().remove(0);
-    let kept =
-        ["clients-1", "poisson-half", "decode-heavy", "long-prompts", "clients-16", "poisson-near", "turns"];
-    plan.workloads.retain(|workload| kept.contains(&workload.name.as_str()));
-    let facts = json!({
-        "vllm": "0.26.0", "gpu": "NVIDIA H100 80GB HBM3", "num_gpu_blocks": 20_000, "block_size": 16, "max_num_seqs": 256,
-        "max_num_batched_tokens": 8192, "async_scheduling": true, "prefix_caching": true
-    });
-    let mut slower = Residual::NONE;
-    slower.gpu.decode_scale = 1.2;
-    slower.gpu.prefill_scale = 1.4;
-    slower.front_end.latency_ns = 5_000_000;
-    let mut measured = simulated(&plan, &facts, &Pricing::Profile(slower));
-    measured.label = "slower".to_string();
-    let found = score(measured).unwrap();
-    let median = |metric: Metric, fitted: bool| {
-        let mut errors = found.errors(Part::Untouched, metric, fitted);
-        errors.iter_mut().for_each(|error| *error = error.abs());
-        errors.sort_by(f64::total_cmp);
-        errors[errors.len() / 2]
-    };
-    for metric in [Metric::Ttft, Metric::Itl] {
-        let (today, fitted) = (median(metric, false), median(metric, true));
-        assert!(today > 0.08 && fitted < 0.5 * today, "{metric:?}: {today} as it is, {fitted} fitted");
-    }
-    assert!(figures(&[found]).contains("| llama-3.1-8b | untouched | as it is |"));
-}
-
 #[test]
 fn what_cannot_be_scored_is_refused_with_one_message() {
     let score_of = |text: &str| refusal(&[("t.json", text)], &["truth", "score", "t.json"]);
-    assert!(score_of("{\"requests\": []}").contains("t.json: is not a file of `servesim truth 1`"));
-    assert!(score_of("{\"requests\": []}").contains("servesim truth pack"));
+    let message = score_of("{\"requests\": []}");
+    assert!(
+        message.contains("t.json: is JSON with requests; expected files of `servesim truth pack`"),
+        "{message}"
+    );
+    let message = score_of("{\"format\": \"servesim truth 9\"}");
+    assert!(
+        message.contains("t.json: format: found \"servesim truth 9\", expected \"servesim truth 2\""),
+        "{message}"
+    );
     assert!(score_of("{\"format\": \"servesim").contains("the file is cut short"));
     let plan = &plan(&Machine::Cpu, 2.0).unwrap()[0];
     let with = |change: &dyn Fn(&mut Value)| {
@@ -256,8 +198,8 @@ fn what_cannot_be_scored_is_refused_with_one_message() {
 /// decides.
 #[test]
 fn committed_measurements_are_scored_as_the_page_says() {
-    let scores: Vec<_> = committed().into_iter().map(|measured| score(measured).unwrap()).collect();
-    assert!(!scores.is_empty());
+    let scores = score(committed()).unwrap();
+    assert!(!scores.engines.is_empty());
     let path = root("reports/results/truth.md");
     let page = std::fs::read_to_string(&path).unwrap();
     let (text, figures_there) = page.split_once(FIGURES).unwrap();
@@ -267,7 +209,7 @@ fn committed_measurements_are_scored_as_the_page_says() {
     } else {
         assert!(figures == figures_there, "{} is not what is found: set UPDATE_REPORTS=1", path.display());
     }
-    for score in &scores {
+    for score in &scores.engines {
         for run in &score.runs {
             let hits = run.run.requests.iter().zip(&run.fitted.cached_tokens);
             let differ =

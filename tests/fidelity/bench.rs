@@ -210,6 +210,13 @@ fn runs_that_say_nothing_of_the_scenario_are_refused_with_one_message() {
         }
         changed.to_string()
     };
+    let mut lacking = result.clone();
+    lacking.as_object_mut().unwrap().remove("duration");
+    let message = bench(&[("run.json", &lacking.to_string())], "run.json");
+    assert!(message.contains("run.json: duration: found null, expected a number"), "{message}");
+    let dump = "vllm:e2e_request_latency_seconds_count{model_name=\"m\"} 3.0\nvllm:e2e_request_latency_seco";
+    let message = bench(&[("metrics.txt", dump)], "metrics.txt");
+    assert!(message.contains("metrics.txt:2: found `vllm:e2e_request_latency_seco`"), "{message}");
     let message = bench(&[("run.json", &with(&[("model_id", json!("Qwen/Qwen3-32B"))]))], "run.json");
     assert!(
         message.contains(

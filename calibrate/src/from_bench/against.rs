@@ -1,9 +1,10 @@
 //! Runs against a scenario: whether they belong to it, what is predicted, and what a calibration makes of it.
 
-use super::bench::{Bench, BenchLoad};
+use super::bench::{Bench, BenchLoad, BenchRequest};
 use crate::fidelity::{
     CLIP, Metric, Prediction, Residual, Statistic, ThroughputUnit, Value, descend, predict_workload,
 };
+use crate::truth::today;
 use sim::catalogue::{find_gpu, find_model};
 use sim::scenario::Scenario;
 use sim::units::{Rate, SimDuration, SimTime};
@@ -70,7 +71,7 @@ pub fn compare(scenario: &Scenario, benches: Vec<Bench>) -> Result<Comparison> {
     let training: Vec<(&Target, Figures)> = benches
         .iter()
         .enumerate()
-        .filter(|(index, _)| !split.holds_out(*index))
+        .filter(|(index, target)| !split.holds_out(*index, target))
         .map(|(_, target)| (target, target.figures(split == Split::Requests, 0)))
         .collect();
     let values = values(&training);
@@ -99,7 +100,7 @@ pub fn compare(scenario: &Scenario, benches: Vec<Bench>) -> Result<Comparison> {
             figures: figures.collect(),
             saturation: target.saturation.clone(),
             notes: target.notes.clone(),
-            is_held_out: split == Split::Requests || split.holds_out(index),
+            is_held_out: split == Split::Requests || split.holds_out(index, target),
             bench: target.bench.clone(),
         });
     }
@@ -118,6 +119,11 @@ struct Target {
 type Figures = Vec<(Statistic, f64)>;
 
 impl Target {
+    /// Of a recording of `servesim truth`: whether no fit may see it.
+    fn is_untouched(&self) -> Option<bool> {
+        self.bench.recorded.as_ref().map(|recorded| recorded.is_untouched)
+    }
+
     /// The figures that it is judged by; with `by_halves`, latencies of every second request, from the `half`th on.
     fn figures(&self, by_halves: bool, half: usize) -> Figures {
         let mut bench = self.bench.clone();
@@ -144,6 +150,8 @@ impl Target {
 /// What a fit does not see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Split {
+    /// The workloads of `servesim truth` that no fit may see.
+    Untouched,
     /// Every second run.
     Runs,
     /// Every second request of the only run.
@@ -157,6 +165,10 @@ const FEWEST_REQUESTS: usize = 20;
 
 impl Split {
     fn of(targets: &[Target]) -> Split {
+        let untouched: Vec<bool> = targets.iter().filter_map(Target::is_untouched).collect();
+        if untouched.len() == targets.len() && untouched.contains(&true) && untouched.contains(&false) {
+            return Split::Untouched;
+        }
         match targets {
             [target] if target.bench.requests.len() >= FEWEST_REQUESTS && target.saturation.is_none() => {
                 Split::Requests
@@ -166,8 +178,12 @@ impl Split {
         }
     }
 
-    fn holds_out(self, index: usize) -> bool {
-        self == Split::Runs && index % 2 == 1
+    fn holds_out(self, index: usize, target: &Target) -> bool {
+        match self {
+            Split::Untouched => target.is_untouched() == Some(true),
+            Split::Runs => index % 2 == 1,
+            Split::Requests | Split::Nothing => false,
+        }
     }
 
     /// The part of the requests of a run, where runs are split.
@@ -177,6 +193,7 @@ impl Split {
 
     fn words(self) -> Option<String> {
         match self {
+            Split::Untouched => Some("the workloads of the untouched third".to_string()),
             Split::Runs => Some("every second run".to_string()),
             Split::Requests => Some("every second request of the run".to_string()),
             Split::Nothing => None,
@@ -216,52 +233,56 @@ fn loss(figures: &Figures, prediction: &Prediction) -> Option<f64> {
     (!errors.is_empty()).then(|| errors.iter().sum::<f64>() / errors.len() as f64)
 }
 
-/// What the scenario has today.
-fn today(scenario: &Scenario) -> Residual {
-    let gpu =
-        scenario.pricing.profiled.as_ref().map_or(sim::cost::Residual::NONE, |profiled| profiled.residual());
-    Residual { host: scenario.engine.host, gpu, front_end: scenario.engine.front_end }
-}
-
 /// The requests of a run under the scenario. A run that did not queue is replayed at its own times where it has them; one
 /// that queued never is, because those times already hold the engine's speed.
 fn workload(scenario: &Scenario, bench: &Bench, is_saturated: bool) -> WorkloadGenerator {
     let count = (bench.completed as usize).clamp(1, 100_000);
     let mean = |tokens: Option<f64>| (tokens.unwrap_or(1.0).round() as u32).max(1);
-    let lengths: Vec<(u32, u32)> = match bench.requests.is_empty() {
-        true => vec![(mean(bench.prompt_tokens), mean(bench.output_tokens)); count],
-        false => {
-            bench.requests.iter().map(|request| (request.prompt_tokens, request.output_tokens)).collect()
+    let arrival = |request: &BenchRequest| Arrival {
+        prompt_tokens: request.prompt_tokens,
+        output_tokens: request.output_tokens,
+        runs: request.content.clone(),
+        ..Arrival::default()
+    };
+    let requests: Vec<Arrival> = match bench.requests.is_empty() {
+        true => {
+            let (prompt_tokens, output_tokens) = (mean(bench.prompt_tokens), mean(bench.output_tokens));
+            vec![Arrival { prompt_tokens, output_tokens, ..Arrival::default() }; count]
         }
+        false => bench.requests.iter().map(arrival).collect(),
     };
     let arrivals = match bench.load {
         BenchLoad::Unknown => return scenario.workload().clone(),
-        BenchLoad::Burst => ArrivalSpec::Burst(BurstSpec { size: lengths.len() as u64, every: None }),
+        BenchLoad::Burst => ArrivalSpec::Burst(BurstSpec { size: requests.len() as u64, every: None }),
         BenchLoad::Clients(clients) => {
             ArrivalSpec::ClosedLoop(ClosedLoopSpec { clients: clients.max(1), think: None })
         }
         BenchLoad::Rate(rate) => {
             let times: Vec<f64> = bench.requests.iter().filter_map(|request| request.sent_s).collect();
-            if !is_saturated && times.len() == lengths.len() {
-                let arrival = |(&at, &(prompt_tokens, output_tokens)): (&f64, &(u32, u32))| Arrival {
+            if !is_saturated && times.len() == requests.len() {
+                let at = |(at, request): (f64, Arrival)| Arrival {
                     at: SimTime::ZERO + SimDuration::from_seconds(at),
-                    prompt_tokens,
-                    output_tokens,
-                    ..Arrival::default()
+                    ..request
                 };
-                return WorkloadGenerator::from_arrivals(times.iter().zip(&lengths).map(arrival).collect());
+                return WorkloadGenerator::from_arrivals(times.into_iter().zip(requests).map(at).collect());
             }
             ArrivalSpec::Poisson(Rate(rate))
         }
     };
-    WorkloadGenerator::from_lengths(&lengths, &arrivals, scenario.file.seed)
+    WorkloadGenerator::from_requests(requests, &arrivals, scenario.file.seed)
 }
 
 /// Whether the run can be of this scenario; notes for what is not certain.
 fn check(scenario: &Scenario, bench: &Bench) -> Result<Vec<String>> {
     let mut notes = Vec::new();
     let refuse = |message: String| Err(Error::file(&bench.label, message));
-    if let Some(stated) = &bench.model {
+    if let Some(recorded) = &bench.recorded {
+        if let Some(message) = recorded.other_than(scenario) {
+            return refuse(message);
+        }
+        notes.extend(recorded.differences(scenario));
+    }
+    if let Some(stated) = bench.model.as_ref().filter(|_| bench.recorded.is_none()) {
         match find_model(stated) {
             Ok(model) if model.name != scenario.model.name => {
                 return refuse(format!(

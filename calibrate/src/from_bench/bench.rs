@@ -1,6 +1,8 @@
 //! A run as every format states it.
 
+use super::recorded::Recorded;
 use crate::fidelity::{Metric, Stat, Statistic};
+use sim::workload::TokenRun;
 use std::collections::BTreeMap;
 
 /// How requests were sent.
@@ -17,7 +19,7 @@ pub enum BenchLoad {
 }
 
 /// One request that finished.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct BenchRequest {
     /// When it was sent, in seconds, where known.
     pub sent_s: Option<f64>,
@@ -29,6 +31,8 @@ pub struct BenchRequest {
     pub ttft_ms: f64,
     /// Time to last token, ms.
     pub e2el_ms: f64,
+    /// The prompt's content, where known; empty when it shares none with others.
+    pub content: Vec<TokenRun>,
 }
 
 /// One benchmark run.
@@ -59,6 +63,8 @@ pub struct Bench {
     /// Means and percentiles: of the requests where there are any, as stated otherwise. Throughput is in generated tokens
     /// per second.
     pub figures: BTreeMap<Statistic, f64>,
+    /// What the engine said of itself, where the file has it.
+    pub recorded: Option<Recorded>,
 }
 
 /// With more steps than this before the first token, in the median, requests queued.

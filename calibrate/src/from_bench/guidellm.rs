@@ -59,6 +59,7 @@ fn one(label: &str, report: &Value, benchmark: &Value) -> Result<Bench> {
                 output_tokens: output as u32,
                 ttft_ms,
                 e2el_ms: latency_s * 1e3,
+                content: Vec::new(),
             });
         }
     }
@@ -88,6 +89,7 @@ fn one(label: &str, report: &Value, benchmark: &Value) -> Result<Bench> {
         output_tokens: Some(tokens / count),
         requests: found,
         figures: BTreeMap::new(),
+        recorded: None,
     };
     bench.figures = bench.figures_of(|_| true);
     let end_s = bench.requests.iter().filter_map(|request| Some(request.sent_s? + request.e2el_ms * 1e-3));

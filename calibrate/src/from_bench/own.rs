@@ -66,6 +66,7 @@ pub fn read(label: &str, lines: &[(u64, Value)]) -> Result<Bench> {
         output_tokens: mean(|request| request.output_tokens),
         requests: requests.clone(),
         figures: BTreeMap::new(),
+        recorded: None,
     };
     bench.figures = bench.figures_of(|_| true);
     let end_s =
@@ -116,6 +117,7 @@ fn request(label: &str, line: u64, value: &Value) -> Result<BenchRequest> {
         output_tokens: number("output_tokens")? as u32,
         ttft_ms: number("ttft_ms")?,
         e2el_ms: number("e2el_ms")?,
+        content: Vec::new(),
     };
     if request.prompt_tokens == 0 || request.output_tokens == 0 {
         return fail(

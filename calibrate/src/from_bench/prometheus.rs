@@ -31,9 +31,21 @@ impl<'a> Sample<'a> {
 }
 
 /// Reads a dump.
-pub fn read(label: &str, text: &str) -> Result<Bench> {
-    let samples: Vec<Sample<'_>> =
-        text.lines().filter(|line| line.starts_with("vllm:")).filter_map(Sample::parse).collect();
+///
+/// # Errors
+/// A line of vLLM's that is no sample; a dump in which no request has finished.
+pub fn read<'a>(label: &str, text: &'a str) -> Result<Bench> {
+    let sample = |(number, line): (u64, &'a str)| {
+        Sample::parse(line).ok_or_else(|| {
+            let found: String = line.chars().take(160).collect();
+            let message = format!(
+                "found `{found}`, expected `name{{labels}} number`: the dump is cut short, or was edited"
+            );
+            Error::new(message).at(label, number, 0)
+        })
+    };
+    let lines = (1..).zip(text.lines()).filter(|(_, line)| line.starts_with("vllm:"));
+    let samples = lines.map(sample).collect::<Result<Vec<Sample<'a>>>>()?;
     let sum = |name: &str| {
         samples.iter().filter(|sample| sample.name == name).map(|sample| sample.value).sum::<f64>()
     };
@@ -87,6 +99,7 @@ pub fn read(label: &str, text: &str) -> Result<Bench> {
         output_tokens: mean("vllm:request_generation_tokens"),
         requests: Vec::new(),
         figures,
+        recorded: None,
     })
 }
 

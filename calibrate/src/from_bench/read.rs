@@ -1,7 +1,7 @@
 //! Which format a file has.
 
 use super::bench::Bench;
-use super::{guidellm, own, prometheus, serving};
+use super::{guidellm, own, prometheus, recorded, serving};
 use serde_json::Value;
 use sim::{Error, Result};
 use std::path::Path;
@@ -11,14 +11,18 @@ const MAX_FILE_BYTES: u64 = 1 << 30;
 
 /// What is read, for messages.
 const FORMATS: &str = "the result JSON of `vllm bench serve`, JSON lines of `sglang.bench_serving`, a report of GuideLLM, a text \
-                       dump of vLLM's metrics, or lines with prompt_tokens, output_tokens, ttft_ms and e2el_ms";
+                       dump of vLLM's metrics, a result or a pack of `servesim truth`, or lines with prompt_tokens, output_tokens, \
+                       ttft_ms and e2el_ms";
 
 /// The runs of a file.
 ///
 /// # Errors
 /// A file that cannot be read, is cut short, or has none of the known formats.
 pub fn read_bench(path: &Path) -> Result<Vec<Bench>> {
-    let text = sim::document::read_text(path, MAX_FILE_BYTES)?;
+    let text = match path.extension().is_some_and(|ending| ending == "gz") {
+        true => crate::truth::read_text(path)?,
+        false => sim::document::read_text(path, MAX_FILE_BYTES)?,
+    };
     read_text(&path.display().to_string(), &text)
 }
 
@@ -55,6 +59,9 @@ pub fn read_text(label: &str, text: &str) -> Result<Vec<Bench>> {
 fn one(label: &str, value: &Value) -> Result<Vec<Bench>> {
     if value.get("benchmarks").is_some() {
         return guidellm::read(label, value);
+    }
+    if let Some(kind) = recorded::kind(value) {
+        return recorded::read(label, value, kind);
     }
     if serving::is_result(value) {
         return Ok(vec![serving::read(label, value)?]);

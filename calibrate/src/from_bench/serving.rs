@@ -8,9 +8,9 @@ use serde_json::Value;
 use sim::{Error, Result};
 use std::collections::BTreeMap;
 
-/// Whether it is such an object.
+/// Whether it is such an object; one that lacks a key that all of them have is still one, and the key is named.
 pub fn is_result(value: &Value) -> bool {
-    ["completed", "duration", "mean_ttft_ms"].iter().all(|key| value.get(key).is_some())
+    ["completed", "duration", "mean_ttft_ms"].iter().filter(|key| value.get(key).is_some()).count() > 1
 }
 
 fn number(value: &Value, key: &str) -> Option<f64> {
@@ -63,6 +63,7 @@ pub fn read(label: &str, value: &Value) -> Result<Bench> {
         output_tokens: mean("total_output_tokens"),
         requests: requests(label, value, &errors)?,
         figures: BTreeMap::new(),
+        recorded: None,
     };
     bench.figures = match bench.requests.is_empty() {
         true => summary(value),
@@ -135,6 +136,7 @@ fn requests(label: &str, value: &Value, errors: &[&str]) -> Result<Vec<BenchRequ
             output_tokens: *output as u32,
             ttft_ms: ttft * 1e3,
             e2el_ms: (ttft + later_s) * 1e3,
+            content: Vec::new(),
         });
     }
     Ok(requests)

@@ -40,7 +40,7 @@ impl Facts {
 }
 
 /// The catalogue's name of a GPU that PyTorch calls `name`.
-fn gpu_name(name: &str) -> &str {
+pub(crate) fn gpu_name(name: &str) -> &str {
     match name {
         "NVIDIA H100 80GB HBM3" => "h100-sxm",
         "NVIDIA H100 PCIe" => "h100-pcie",

@@ -1,9 +1,10 @@
-//! Fits to the development part of a measured engine. On a GPU: host time, launches and factors on kernel times, as for
-//! published runs. On a CPU, of which no kernel was timed: all the terms of a step time that is linear in its sums.
+//! Fits to the development part of a measured engine, and the step time of one on a CPU, of which no kernel was timed: all
+//! the terms of a time that is linear in a step's sums.
 
 use super::record::MeasuredRun;
-use super::replay::{Pricing, replay};
-use crate::fidelity::{CLIP, Metric, Residual, Stat, Statistic, Value, descend};
+use super::replay::{Figures, Pricing, replay_under};
+use super::search::{Move, singles, walk};
+use crate::fidelity::{CLIP, Metric, Stat, Statistic};
 use rayon::prelude::*;
 use sim::cost::LinearCost;
 use sim::scenario::Scenario;
@@ -33,20 +34,15 @@ pub const FORMS: [(&str, &[Term]); 4] = [
     ("and both", &[Term::Base, Term::Token, Term::Context, Term::Outside, Term::Request, Term::Floor]),
 ];
 
-/// A linear step time and the time outside the engine, ns.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Point(LinearCost, u64);
-
-impl Point {
-    fn get(&mut self, term: Term) -> &mut u64 {
-        match term {
-            Term::Base => &mut self.0.base_ns,
-            Term::Token => &mut self.0.per_token_ns,
-            Term::Context => &mut self.0.per_context_token_ns,
-            Term::Request => &mut self.0.per_request_ns,
-            Term::Floor => &mut self.0.floor_ns,
-            Term::Outside => &mut self.1,
-        }
+/// The place of a term in a linear step time, and in the time outside the engine, ns.
+fn place(term: Term, point: &mut (LinearCost, u64)) -> &mut u64 {
+    match term {
+        Term::Base => &mut point.0.base_ns,
+        Term::Token => &mut point.0.per_token_ns,
+        Term::Context => &mut point.0.per_context_token_ns,
+        Term::Request => &mut point.0.per_request_ns,
+        Term::Floor => &mut point.0.floor_ns,
+        Term::Outside => &mut point.1,
     }
 }
 
@@ -61,9 +57,6 @@ fn stride_ns(term: Term) -> u64 {
 
 /// How often the steps of the search are halved.
 const HALVINGS: u32 = 7;
-/// Rounds over all moves with one stride at most.
-const SWEEPS: u32 = 6;
-
 /// What a fit looks at: centre and tail of first tokens, all gaps, and throughput.
 fn targets(run: &MeasuredRun) -> Vec<(Statistic, f64)> {
     let figures = run.figures();
@@ -75,40 +68,96 @@ fn targets(run: &MeasuredRun) -> Vec<(Statistic, f64)> {
     wanted.into_iter().filter_map(|statistic| Some((statistic, *figures.get(&statistic)?))).collect()
 }
 
-/// Mean over the runs of their mean clipped absolute log errors; smooth close to zero, so that the search has a slope.
-fn loss(scenario: &Scenario, runs: &[(&MeasuredRun, Vec<(Statistic, f64)>)], pricing: &Pricing) -> f64 {
+/// A run with what it is judged by.
+type Judged<'a> = (&'a MeasuredRun, Vec<(Statistic, f64)>);
+
+/// Runs of one engine that a fit looks at.
+pub struct Sample<'a> {
+    scenario: &'a Scenario,
+    runs: Vec<Judged<'a>>,
+}
+
+impl<'a> Sample<'a> {
+    /// Of these runs.
+    pub fn new(scenario: &'a Scenario, runs: &[&'a MeasuredRun]) -> Sample<'a> {
+        Sample { scenario, runs: runs.iter().map(|run| (*run, targets(run))).collect() }
+    }
+
+    /// The same without some of the workloads, or with only those.
+    pub fn only(&self, is_in: impl Fn(&str) -> bool) -> Sample<'a> {
+        let runs = self.runs.iter().filter(|(run, _)| is_in(&run.workload.name)).cloned().collect();
+        Sample { scenario: self.scenario, runs }
+    }
+
+    /// Names of the workloads.
+    pub fn names(&self) -> impl Iterator<Item = &'a str> {
+        self.runs.iter().map(|(run, _)| run.workload.name.as_str())
+    }
+
+    /// The scenario of the engine.
+    pub fn scenario(&self) -> &'a Scenario {
+        self.scenario
+    }
+}
+
+/// Of each run of the samples the mean of its clipped absolute log errors; smooth close to zero, so that a search has a slope.
+pub fn losses(samples: &[Sample<'_>], pricing: &Pricing) -> Vec<f64> {
+    let costs: Vec<_> = samples.iter().map(|sample| pricing.cost(sample.scenario)).collect();
+    let all: Vec<(usize, &Judged<'_>)> = samples
+        .iter()
+        .enumerate()
+        .flat_map(|(index, sample)| sample.runs.iter().map(move |run| (index, run)))
+        .collect();
+    // In order, so that a sum of them is the same on any number of threads.
+    all.par_iter()
+        .map(|(index, (run, targets))| match (samples.get(*index), costs.get(*index)) {
+            (Some(sample), Some(cost)) => {
+                let replay = replay_under(sample.scenario, run, cost, pricing.front_end());
+                replay.map_or(CLIP, |replay| error(&replay.figures, targets))
+            }
+            _ => CLIP,
+        })
+        .collect()
+}
+
+/// The mean of the clipped absolute log errors of a run's figures.
+fn error(predicted: &Figures, targets: &[(Statistic, f64)]) -> f64 {
     const SMOOTH: f64 = 0.01;
-    let of = |(run, targets): &(&MeasuredRun, Vec<(Statistic, f64)>)| {
-        let Ok(replay) = replay(scenario, run, pricing) else { return CLIP };
-        let error = |(statistic, measured): &(Statistic, f64)| {
-            let predicted = replay.figures.get(statistic).copied().unwrap_or(0.0);
-            let error = libm::log(predicted.max(1e-9) / measured).abs().min(CLIP);
-            libm::sqrt(error * error + SMOOTH * SMOOTH)
-        };
-        targets.iter().map(error).sum::<f64>() / targets.len().max(1) as f64
+    let error = |(statistic, measured): &(Statistic, f64)| {
+        let predicted = predicted.get(statistic).copied().unwrap_or(0.0);
+        let error = libm::log(predicted.max(1e-9) / measured).abs().min(CLIP);
+        libm::sqrt(error * error + SMOOTH * SMOOTH)
     };
-    // In order, so that the sum is the same on any number of threads.
-    let losses: Vec<f64> = runs.par_iter().map(of).collect();
+    targets.iter().map(error).sum::<f64>() / targets.len().max(1) as f64
+}
+
+/// Their mean.
+pub fn loss(samples: &[Sample<'_>], pricing: &Pricing) -> f64 {
+    let losses = losses(samples, pricing);
     losses.iter().sum::<f64>() / losses.len().max(1) as f64
 }
 
 /// The terms of the linear step time that do best on `runs`: a pattern search, each term up and down by a stride, and one up
 /// while another goes down, with strides that are halved when nothing helps any more.
 pub fn fit_linear(scenario: &Scenario, runs: &[&MeasuredRun], terms: &[Term]) -> Pricing {
-    let runs: Vec<_> = runs.iter().map(|run| (*run, targets(run))).collect();
-    let loss = |point: Point| loss(scenario, &runs, &Pricing::Linear(point.0, point.1));
-    let single = terms.iter().flat_map(|&term| [(Some(term), None), (None, Some(term))]);
-    let pairs = terms.iter().flat_map(|&up| terms.iter().map(move |&down| (Some(up), Some(down))));
-    let moves: Vec<Move> = single.chain(pairs.filter(|(up, down)| up != down)).collect();
-    let ends = STARTS.map(|start| {
-        let mut point = Point(LinearCost::NONE, 0);
-        for &term in terms {
-            *point.get(term) = *Point(start, 0).get(term);
+    let samples = [Sample::new(scenario, runs)];
+    let point = |values: &[u64]| {
+        let mut point = (LinearCost::NONE, 0);
+        for (term, value) in terms.iter().zip(values) {
+            *place(*term, &mut point) = *value;
         }
-        walk(point, &moves, loss)
+        Pricing::Linear(point.0, point.1)
+    };
+    let all = 0..terms.len();
+    let pairs = all.clone().flat_map(|up| all.clone().map(move |down| (Some(up), Some(down))));
+    let moves: Vec<Move> = singles(terms.len()).chain(pairs.filter(|(up, down)| up != down)).collect();
+    let strides: Vec<u64> = terms.iter().map(|term| stride_ns(*term)).collect();
+    let ends = STARTS.map(|start| {
+        let start = terms.iter().map(|term| *place(*term, &mut (start, 0))).collect();
+        walk(start, &strides, HALVINGS, &moves, |values| loss(&samples, &point(values)))
     });
     let best = ends.into_iter().min_by(|a, b| a.1.total_cmp(&b.1));
-    best.map_or(Pricing::Linear(LinearCost::NONE, 0), |(point, _)| Pricing::Linear(point.0, point.1))
+    best.map_or(Pricing::Linear(LinearCost::NONE, 0), |(values, _)| point(&values))
 }
 
 /// Where searches start: few tokens wait for the base, or for a floor above it.
@@ -122,51 +171,3 @@ const STARTS: [LinearCost; 2] = [
         ..LinearCost::NONE
     },
 ];
-
-/// One term up, one down.
-type Move = (Option<Term>, Option<Term>);
-
-fn walk(start: Point, moves: &[Move], loss: impl Fn(Point) -> f64) -> (Point, f64) {
-    let (mut best, mut best_loss) = (start, loss(start));
-    for halving in 0..=HALVINGS {
-        let stride = |term: Term| (stride_ns(term) >> halving).max(1);
-        for _ in 0..SWEEPS {
-            let before = best;
-            for (up, down) in moves {
-                let mut tried = best;
-                if let Some(term) = *up {
-                    *tried.get(term) += stride(term);
-                }
-                if let Some(term) = *down {
-                    let value = tried.get(term);
-                    *value = value.saturating_sub(stride(term));
-                }
-                let tried_loss = if tried == best { best_loss } else { loss(tried) };
-                if tried_loss < best_loss {
-                    (best, best_loss) = (tried, tried_loss);
-                }
-            }
-            if best == before {
-                break;
-            }
-        }
-    }
-    (best, best_loss)
-}
-
-/// Host time, launches and factors on kernel times that do best on `runs`, from what scenarios assume.
-pub fn fit_residual(scenario: &Scenario, runs: &[&MeasuredRun]) -> Pricing {
-    let runs: Vec<_> = runs.iter().map(|run| (*run, targets(run))).collect();
-    let order = [
-        Value::Decode,
-        Value::Prefill,
-        Value::Launch,
-        Value::Base,
-        Value::PerRequest,
-        Value::FrontEnd(15),
-        Value::Latency,
-    ];
-    let (residual, _) =
-        descend(Residual::NONE, &order, |tried| loss(scenario, &runs, &Pricing::Profile(*tried)));
-    Pricing::Profile(residual)
-}

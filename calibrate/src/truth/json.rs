@@ -45,11 +45,21 @@ impl Object {
         Object::of(label, String::new(), &value)
     }
 
+    /// The same of its keys.
+    pub fn whole(label: &str, map: Map<String, Value>) -> Object {
+        Object { label: label.to_string(), path: String::new(), map }
+    }
+
     fn of(label: &str, path: String, value: &Value) -> Result<Object> {
         match value {
             Value::Object(map) => Ok(Object { label: label.to_string(), path, map: map.clone() }),
             other => Err(wrong(label, &path, other, "an object of keys")),
         }
+    }
+
+    /// The file.
+    pub fn label(&self) -> &str {
+        &self.label
     }
 
     /// An error about one of its keys.

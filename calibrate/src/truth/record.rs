@@ -1,20 +1,14 @@
-//! What was measured: the results of the measuring script beside its plan, and both in one small file.
+//! What was measured: the results of the measuring script beside its plan.
 
 use super::deploy::Facts;
 use super::json::{Object, read_text};
-use super::plan::{EnginePlan, Part, PlannedRequest, PlannedWorkload};
-use flate2::Compression;
-use flate2::write::GzEncoder;
-use serde_json::{Value, json};
+use super::plan::{EnginePlan, PlannedRequest, PlannedWorkload};
+use serde_json::Value;
 use sim::{Error, Result};
-use std::io::Write;
 use std::path::Path;
 
 /// A workload that is not measured: it runs first, so that nothing is compiled for the first time later on.
-pub(super) const WARM_UP: &str = "warm-up";
-
-/// What the small file says that it is.
-const FORMAT: &str = "servesim truth 1";
+pub(crate) const WARM_UP: &str = "warm-up";
 
 /// One request as it went.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,7 +79,7 @@ impl EnginePlan {
     }
 
     /// Name, model and arguments.
-    fn head(root: &Object) -> Result<EnginePlan> {
+    pub(crate) fn head(root: &Object) -> Result<EnginePlan> {
         if let Some(tokens) = root.get("hash_block_tokens")
             && tokens.as_u64() != Some(u64::from(super::plan::HASH_BLOCK_TOKENS))
         {
@@ -114,7 +108,7 @@ fn ids(object: &Object, key: &str, input_length: u32) -> Result<Vec<u64>> {
 }
 
 impl Facts {
-    fn read(root: &Object) -> Result<Facts> {
+    pub(crate) fn read(root: &Object) -> Result<Facts> {
         let facts = root.object("facts")?;
         Ok(Facts {
             version: facts.text("vllm")?,
@@ -128,7 +122,35 @@ impl Facts {
             all: facts.map().clone(),
         })
     }
+
+    /// With those of an earlier start of the same engine. A start finds a few KV blocks more or fewer: the fewest count.
+    pub(super) fn beside(self, earlier: Option<Facts>, root: &Object) -> Result<Facts> {
+        let Some(earlier) = earlier else { return Ok(self) };
+        let limits = |facts: &Facts| {
+            let Facts { version, gpu, .. } = facts;
+            let of = (facts.block_size, facts.max_num_seqs, facts.max_num_batched_tokens);
+            (version.clone(), gpu.clone(), of, facts.async_scheduling, facts.prefix_caching)
+        };
+        if limits(&self) != limits(&earlier) {
+            let message = "differ from those of another workload of this engine: version, GPU and limits must be the same; \
+                           measure all its workloads on one machine";
+            return Err(root.error("facts", message));
+        }
+        let (few, many) = (self.num_gpu_blocks, earlier.num_gpu_blocks);
+        let (few, many) = (few.min(many), few.max(many));
+        if f64::from(many - few) > MOST_MISSING_BLOCKS * f64::from(many) {
+            let message = format!(
+                "are {} of {} in another start of this engine: something else held memory; measure again what ran with fewer",
+                self.num_gpu_blocks, earlier.num_gpu_blocks
+            );
+            return Err(root.error("facts.num_gpu_blocks", message));
+        }
+        Ok(if self.num_gpu_blocks == few { self } else { earlier })
+    }
 }
+
+/// Share of the KV blocks by which starts of an engine may differ.
+const MOST_MISSING_BLOCKS: f64 = 0.02;
 
 /// The results in `folder` of the workloads of `plan`, those that are there.
 ///
@@ -147,7 +169,7 @@ pub fn collect(plan: &EnginePlan, folder: &Path, origin: &str) -> Result<Measure
                 return Err(root.error(key, "is not the plan's: these are results of another plan"));
             }
         }
-        facts = Some(Facts::read(&root)?);
+        facts = Some(Facts::read(&root)?.beside(facts, &root)?);
         runs.push(MeasuredRun { workload: workload.clone(), requests: requests(&root, workload)? });
     }
     let Some(facts) = facts else {
@@ -162,7 +184,7 @@ pub fn collect(plan: &EnginePlan, folder: &Path, origin: &str) -> Result<Measure
 }
 
 /// The requests of a result file in the plan's order.
-fn requests(root: &Object, workload: &PlannedWorkload) -> Result<Vec<MeasuredRequest>> {
+pub(super) fn requests(root: &Object, workload: &PlannedWorkload) -> Result<Vec<MeasuredRequest>> {
     let mut found: Vec<Option<MeasuredRequest>> = vec![None; workload.requests.len()];
     let all = root.objects("requests")?;
     // Clients that wait for their answers may begin a little before the start.
@@ -213,166 +235,4 @@ fn requests(root: &Object, workload: &PlannedWorkload) -> Result<Vec<MeasuredReq
         return Err(root.error("requests", message));
     }
     Ok(found.into_iter().flatten().collect())
-}
-
-impl Measured {
-    /// The small file: times in whole us, each as the difference to the one before.
-    pub fn to_json(&self) -> String {
-        let head = json!({
-            "format": FORMAT, "name": self.engine.name, "origin": self.origin, "model": self.engine.model,
-            "engine": self.engine.engine, "facts": self.facts.all,
-            "hash_block_tokens": super::plan::HASH_BLOCK_TOKENS,
-        });
-        let run = |run: &MeasuredRun| {
-            let planned = &run.workload.requests;
-            let of = |f: fn(&PlannedRequest) -> u64| planned.iter().map(f).collect::<Vec<_>>();
-            let mut value = json!({
-                "name": run.workload.name, "part": run.workload.part().name(),
-                "concurrency": run.workload.concurrency, "input_length": of(|r| u64::from(r.input_length)),
-                "output_length": of(|r| u64::from(r.output_length)),
-                "sent_us": run.requests.iter().map(|request| request.sent_us).collect::<Vec<_>>(),
-                "cached_tokens": run.requests.iter().map(|request| request.cached_tokens).collect::<Vec<_>>(),
-                "gaps_us": run.requests.iter().map(|request| &request.gaps_us).collect::<Vec<_>>(),
-            });
-            if run.workload.concurrency.is_none() {
-                value["arrival_us"] = json!(of(|request| request.arrival_us));
-            }
-            if planned.iter().any(|request| !request.hash_ids.is_empty()) {
-                let steps: Vec<Vec<i64>> =
-                    planned.iter().map(|request| differences(&request.hash_ids)).collect();
-                value["hash_id_steps"] = json!(steps);
-            }
-            value.to_string()
-        };
-        let runs: Vec<String> = self.runs.iter().map(run).collect();
-        let head = head.to_string();
-        let head = head.strip_suffix('}').unwrap_or(&head);
-        format!("{head},\"workloads\":[\n{}\n]}}\n", runs.join(",\n"))
-    }
-
-    /// The same as bytes, packed or not; equal measurements give equal bytes.
-    pub fn to_bytes(&self, is_packed: bool) -> Vec<u8> {
-        let text = self.to_json().into_bytes();
-        if !is_packed {
-            return text;
-        }
-        let mut packer = GzEncoder::new(Vec::new(), Compression::best());
-        // Writing into memory does not fail.
-        match packer.write_all(&text).and_then(|()| packer.finish()) {
-            Ok(bytes) => bytes,
-            Err(_) => text,
-        }
-    }
-
-    /// Reads the small file, packed or not.
-    ///
-    /// # Errors
-    /// What is not one, with file and key.
-    pub fn read(path: &Path) -> Result<Measured> {
-        Measured::parse(&path.display().to_string(), &read_text(path)?)
-    }
-
-    /// The same of a text; `label` stands for it in messages.
-    pub fn parse(label: &str, text: &str) -> Result<Measured> {
-        let root = Object::parse(label, text)?;
-        if root.get("format").and_then(Value::as_str) != Some(FORMAT) {
-            let hint = match root.get("requests").or(root.get("workloads")).is_some() {
-                true => "; results of the measuring script are first packed with `servesim truth pack`",
-                false => "",
-            };
-            return Err(root.refuse(format!("is not a file of `{FORMAT}`{hint}")));
-        }
-        let runs = root.objects("workloads")?.iter().map(packed_run).collect::<Result<Vec<_>>>()?;
-        Ok(Measured {
-            label: label.to_string(),
-            engine: EnginePlan::head(&root)?,
-            facts: Facts::read(&root)?,
-            origin: root.text("origin")?,
-            runs,
-        })
-    }
-}
-
-fn packed_run(run: &Object) -> Result<MeasuredRun> {
-    let name = run.text("name")?;
-    let part = run.text("part")?;
-    if part != Part::of(&name).name() {
-        return Err(run.error("part", format!("found {part}, but {name} is {}", Part::of(&name).name())));
-    }
-    let concurrency = run.get("concurrency").map(|_| run.count("concurrency")).transpose()?;
-    let inputs = run.numbers("input_length")?;
-    let count = inputs.len();
-    let column = |key: &str| {
-        let found = run.list(key)?;
-        match found.len() == count {
-            true => Ok(found),
-            false => {
-                Err(run.error(key, format!("has {} entries, but input_length has {count}", found.len())))
-            }
-        }
-    };
-    let whole = |key: &str| {
-        column(key)?;
-        run.numbers(key)
-    };
-    let outputs = whole("output_length")?;
-    let sent = whole("sent_us")?;
-    let cached = column("cached_tokens")?;
-    let gaps = column("gaps_us")?;
-    let arrivals = if concurrency.is_some() { vec![0; count] } else { whole("arrival_us")? };
-    let steps = run.get("hash_id_steps").map(|_| column("hash_id_steps")).transpose()?;
-    let list = |value: &Value| value.as_array()?.iter().map(Value::as_i64).collect::<Option<Vec<i64>>>();
-    let (mut planned, mut requests) = (Vec::with_capacity(count), Vec::with_capacity(count));
-    let rows = inputs.iter().zip(&outputs).zip(&sent).zip(cached).zip(gaps).zip(&arrivals);
-    for (index, (((((input, output), sent), cached), gaps), arrival)) in rows.enumerate() {
-        let refuse = |message: &str| run.refuse(format!("request {index}: {message}"));
-        let gaps = list(gaps).ok_or_else(|| refuse("gaps_us: expected whole numbers"))?;
-        if gaps.len() as i64 != *output
-            || gaps.iter().any(|gap| *gap < 0)
-            || *sent < 0
-            || *input < 1
-            || *output < 1
-        {
-            return Err(refuse("lengths and times do not fit together"));
-        }
-        let hash_ids = match &steps {
-            None => Vec::new(),
-            Some(steps) => steps
-                .get(index)
-                .and_then(list)
-                .map(|steps| sums(&steps))
-                .ok_or_else(|| refuse("hash_id_steps: expected whole numbers"))?,
-        };
-        planned.push(PlannedRequest {
-            arrival_us: *arrival as u64,
-            input_length: *input as u32,
-            output_length: *output as u32,
-            hash_ids,
-        });
-        requests.push(MeasuredRequest {
-            sent_us: *sent as u64,
-            cached_tokens: cached.as_u64().map(|tokens| tokens as u32),
-            gaps_us: gaps.iter().map(|gap| *gap as u64).collect(),
-        });
-    }
-    Ok(MeasuredRun { workload: PlannedWorkload { name, concurrency, requests: planned }, requests })
-}
-
-fn differences(values: &[u64]) -> Vec<i64> {
-    let mut last = 0;
-    let step = |value: &u64| {
-        let step = *value as i64 - last;
-        last = *value as i64;
-        step
-    };
-    values.iter().map(step).collect()
-}
-
-fn sums(steps: &[i64]) -> Vec<u64> {
-    let mut sum = 0_i64;
-    let next = |step: &i64| {
-        sum = sum.saturating_add(*step);
-        sum as u64
-    };
-    steps.iter().map(next).collect()
 }

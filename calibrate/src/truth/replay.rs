@@ -26,14 +26,14 @@ pub enum Pricing {
 }
 
 impl Pricing {
-    fn cost(&self, scenario: &Scenario) -> Arc<dyn CostModel> {
+    pub(super) fn cost(&self, scenario: &Scenario) -> Arc<dyn CostModel> {
         match self {
             Pricing::Linear(cost, _) => Arc::new(*cost),
             Pricing::Profile(residual) => residual.cost(scenario),
         }
     }
 
-    fn front_end(&self) -> FrontEndTime {
+    pub(super) fn front_end(&self) -> FrontEndTime {
         match self {
             Pricing::Linear(_, latency_ns) => FrontEndTime { latency_ns: *latency_ns, ..FrontEndTime::NONE },
             Pricing::Profile(residual) => residual.front_end,
@@ -76,6 +76,16 @@ fn put(figures: &mut Figures, metric: Metric, distribution: Option<Distribution>
 /// # Errors
 /// When the simulation fails, as for a request that the engine could never have run.
 pub fn replay(scenario: &Scenario, run: &MeasuredRun, pricing: &Pricing) -> Result<Replay> {
+    replay_under(scenario, run, &pricing.cost(scenario), pricing.front_end())
+}
+
+/// The same under a cost model.
+pub(super) fn replay_under(
+    scenario: &Scenario,
+    run: &MeasuredRun,
+    cost: &Arc<dyn CostModel>,
+    front_end: FrontEndTime,
+) -> Result<Replay> {
     let clients = run.workload.concurrency;
     let sent: Vec<u64> = run.requests.iter().map(|request| request.sent_us).collect();
     let mut order: Vec<usize> = (0..sent.len()).collect();
@@ -87,8 +97,7 @@ pub fn replay(scenario: &Scenario, run: &MeasuredRun, pricing: &Pricing) -> Resu
         run.workload.requests.get(*index).map(|request| request.arrival(at))
     };
     let workload = generator(order.iter().filter_map(arrival).collect(), clients);
-    let simulated =
-        scenario.simulate_with(&pricing.cost(scenario), pricing.front_end(), workload, &mut ())?;
+    let simulated = scenario.simulate_with(cost, front_end, workload, &mut ())?;
     let config = &scenario.engine.scheduler;
     let metrics = Metrics::new(&simulated, config.block_size, config.prefix_caching, &Limits::default());
     let mut figures = Figures::new();

@@ -1,13 +1,15 @@
-//! A measured engine beside its prediction: fitted on the development part, judged on the untouched one.
+//! Measured engines beside their predictions: fitted on the development part, judged on the untouched one.
 
 use super::deploy::deploy;
-use super::fit::{FORMS, fit_linear, fit_residual};
+use super::fit::{FORMS, Sample, Term, fit_linear};
 use super::plan::Part;
 use super::record::{Measured, MeasuredRun};
 use super::replay::{Figures, Pricing, Replay, replay};
-use crate::fidelity::{Metric, Residual};
+use super::residual::{Fitted, fit_version, today};
+use crate::fidelity::Metric;
 use sim::scenario::Scenario;
 use sim::{Error, Result};
+use std::collections::BTreeMap;
 
 /// A workload beside its predictions.
 #[derive(Debug, Clone)]
@@ -47,53 +49,123 @@ pub struct EngineScore {
     pub runs: Vec<RunScore>,
 }
 
-/// Fits and scores an engine.
-///
-/// # Errors
-/// A model, GPU or argument that is not known; a workload that cannot be replayed; a part without workloads.
-pub fn score(measured: Measured) -> Result<EngineScore> {
-    let scenario = deploy(&measured.label, &measured.engine, &measured.facts.gpu, Some(&measured.facts))?;
-    let development: Vec<&MeasuredRun> = of_part(&measured, Part::Development);
-    for (part, runs) in
-        [(Part::Development, &development), (Part::Untouched, &of_part(&measured, Part::Untouched))]
-    {
-        if runs.is_empty() {
-            let message =
-                format!("has no workload of the {} part: nothing can be fitted and judged", part.name());
-            return Err(Error::file(&measured.label, message));
-        }
-    }
-    let is_cpu = measured.facts.is_cpu();
-    let mut forms = Vec::new();
-    let (pricing, today) = match is_cpu {
-        false => (fit_residual(&scenario, &development), Some(Pricing::Profile(Residual::NONE))),
-        true => {
-            for (name, terms) in FORMS {
-                let pricing = fit_linear(&scenario, &development, terms);
-                let errors = [Part::Development, Part::Untouched]
-                    .map(|part| errors_of(&scenario, &of_part(&measured, part), &pricing));
-                forms.push(FormScore { name, pricing, errors });
-            }
-            // The one that does best on the development part.
-            let best = forms.iter().min_by(|a, b| mean(&a.errors[0]).total_cmp(&mean(&b.errors[0])));
-            (best.map_or(Pricing::Profile(Residual::NONE), |form| form.pricing), None)
-        }
-    };
-    let located =
-        |run: &MeasuredRun, e: Error| Error::file(&measured.label, e.to_string()).key(&run.workload.name);
-    let mut runs = Vec::with_capacity(measured.runs.len());
-    for run in &measured.runs {
-        let of = |pricing: &Pricing| replay(&scenario, run, pricing).map_err(|e| located(run, e));
-        let today = today.as_ref().map(&of).transpose()?;
-        runs.push(RunScore { measured: run.figures(), today, fitted: of(&pricing)?, run: run.clone() });
-    }
-    Ok(EngineScore { measured, scenario, pricing, forms, runs })
+/// All engines, and what those of a version share.
+pub struct Scores {
+    /// The engines in the order in which they were given.
+    pub engines: Vec<EngineScore>,
+    /// The versions of those that ran on a GPU.
+    pub versions: Vec<VersionScore>,
 }
 
-/// Workloads of a part; a repeat says nothing new and is in none.
-fn of_part(measured: &Measured, part: Part) -> Vec<&MeasuredRun> {
-    let is_first = |run: &&MeasuredRun| run.workload.repeats().is_none();
-    measured.runs.iter().filter(is_first).filter(|run| run.workload.part() == part).collect()
+/// A version of vLLM that was measured on a GPU.
+pub struct VersionScore {
+    /// As `0.26`.
+    pub version: String,
+    /// Which of the engines are of it.
+    pub engines: Vec<usize>,
+    /// What was fitted to them.
+    pub fitted: Fitted,
+}
+
+/// An engine before it is scored.
+struct Subject {
+    measured: Measured,
+    scenario: Scenario,
+}
+
+impl Subject {
+    /// Workloads of a part; a repeat says nothing new and is in none.
+    fn runs(&self, part: Part) -> Vec<&MeasuredRun> {
+        let is_first = |run: &&MeasuredRun| run.workload.repeats().is_none();
+        self.measured.runs.iter().filter(is_first).filter(|run| run.workload.part() == part).collect()
+    }
+
+    fn new(measured: Measured) -> Result<Subject> {
+        let scenario = deploy(&measured.label, &measured.engine, &measured.facts.gpu, Some(&measured.facts))?;
+        let subject = Subject { measured, scenario };
+        if subject.runs(Part::Development).is_empty() {
+            let message = "has no workload of the development part: nothing can be fitted";
+            return Err(Error::file(&subject.measured.label, message));
+        }
+        Ok(subject)
+    }
+
+    /// As `0.26`.
+    fn version(&self) -> String {
+        let parts: Vec<&str> = self.measured.facts.version.split('.').take(2).collect();
+        parts.join(".")
+    }
+
+    fn sample(&self) -> Sample<'_> {
+        Sample::new(&self.scenario, &self.runs(Part::Development))
+    }
+
+    /// The forms of the step time, fitted.
+    fn forms(&self) -> Vec<FormScore> {
+        let development = self.runs(Part::Development);
+        let of = |(name, terms): (&'static str, &[Term])| {
+            let pricing = fit_linear(&self.scenario, &development, terms);
+            let errors = [Part::Development, Part::Untouched]
+                .map(|part| errors_of(&self.scenario, &self.runs(part), &pricing));
+            FormScore { name, pricing, errors }
+        };
+        FORMS.into_iter().map(of).collect()
+    }
+
+    fn score(self, today: Option<Pricing>, pricing: Pricing, forms: Vec<FormScore>) -> Result<EngineScore> {
+        let Subject { measured, scenario } = self;
+        let located =
+            |run: &MeasuredRun, e: Error| Error::file(&measured.label, e.to_string()).key(&run.workload.name);
+        let mut runs = Vec::with_capacity(measured.runs.len());
+        for run in &measured.runs {
+            let of = |pricing: &Pricing| replay(&scenario, run, pricing).map_err(|e| located(run, e));
+            let today = today.as_ref().map(&of).transpose()?;
+            runs.push(RunScore { measured: run.figures(), today, fitted: of(&pricing)?, run: run.clone() });
+        }
+        Ok(EngineScore { measured, scenario, pricing, forms, runs })
+    }
+}
+
+/// Fits to the development parts and scores. Engines that ran on a GPU share what is fitted to their version of vLLM; of one on a
+/// CPU, of which no kernel was timed, all of a step's time is fitted.
+///
+/// # Errors
+/// A model, GPU or argument that is not known; a workload that cannot be replayed; no development part.
+pub fn score(measured: Vec<Measured>) -> Result<Scores> {
+    let subjects = measured.into_iter().map(Subject::new).collect::<Result<Vec<_>>>()?;
+    let mut members: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for (index, subject) in
+        subjects.iter().enumerate().filter(|(_, subject)| !subject.measured.facts.is_cpu())
+    {
+        members.entry(subject.version()).or_default().push(index);
+    }
+    let version = |(version, engines): (String, Vec<usize>)| {
+        let samples: Vec<Sample> =
+            engines.iter().filter_map(|index| Some(subjects.get(*index)?.sample())).collect();
+        VersionScore { fitted: fit_version(&samples), version, engines }
+    };
+    let versions: Vec<VersionScore> = members.into_iter().map(version).collect();
+    let mut engines = Vec::with_capacity(subjects.len());
+    for (index, subject) in subjects.into_iter().enumerate() {
+        let today = today(&subject.scenario);
+        let place = |version: &VersionScore| {
+            let place = version.engines.iter().position(|of| *of == index)?;
+            Some(version.fitted.of(place, today))
+        };
+        engines.push(match versions.iter().find_map(place) {
+            Some(residual) => {
+                subject.score(Some(Pricing::Profile(today)), Pricing::Profile(residual), Vec::new())?
+            }
+            None => {
+                let forms = subject.forms();
+                // The one that does best on the development part.
+                let best = forms.iter().min_by(|a, b| mean(&a.errors[0]).total_cmp(&mean(&b.errors[0])));
+                let pricing = best.map_or(Pricing::Profile(today), |form| form.pricing);
+                subject.score(None, pricing, forms)?
+            }
+        });
+    }
+    Ok(Scores { engines, versions })
 }
 
 fn errors_of(scenario: &Scenario, runs: &[&MeasuredRun], pricing: &Pricing) -> Vec<f64> {

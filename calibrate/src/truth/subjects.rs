@@ -10,6 +10,7 @@ use sim::cost::{CostModel, LinearCost};
 use sim::model::{Attention, FeedForward, ModelSpec, QkNorm};
 use sim::scenario::Scenario;
 use sim::simulation::FrontEndTime;
+use sim::units::SimTime;
 use sim::{Error, Result};
 use std::sync::Arc;
 
@@ -70,6 +71,30 @@ pub fn plan(machine: &Machine, seconds: f64) -> Result<Vec<EnginePlan>> {
     }
 }
 
+/// Seconds that each workload of a plan takes where the prediction is right.
+///
+/// # Errors
+/// What [`deploy`] refuses.
+pub fn predicted_s(plan: &EnginePlan, machine: &Machine) -> Result<Vec<f64>> {
+    let gpu = match machine {
+        Machine::Gpu(gpu) => gpu,
+        Machine::Cpu => "cpu",
+    };
+    let scenario = deploy(&plan.name, plan, gpu, None)?;
+    let cost: Arc<dyn CostModel> = match machine {
+        Machine::Cpu => Arc::new(ASSUMED_CPU),
+        Machine::Gpu(_) => Arc::clone(&scenario.pricing.model),
+    };
+    let seconds = |workload: &PlannedWorkload| {
+        let arrivals = workload.requests.iter().map(|request| request.arrival(request.arrival_us)).collect();
+        let requests = generator(arrivals, workload.concurrency);
+        let run = scenario.simulate_with(&cost, FrontEndTime::NONE, requests, &mut ())?;
+        let end = sim::metrics::span(&run.table).map_or(SimTime::ZERO, |(_, last)| last);
+        Ok((end - SimTime::ZERO).seconds())
+    };
+    plan.workloads.iter().map(seconds).collect()
+}
+
 fn sized(
     name: &str,
     model: Value,
@@ -100,6 +125,8 @@ fn sized(
 const ROUNDS: usize = 6;
 /// Least requests of a workload.
 const LEAST: usize = 12;
+/// Requests of the warm-up.
+const WARMING: usize = 4;
 
 struct Sizing<'a> {
     scenario: &'a Scenario,
@@ -118,9 +145,9 @@ impl Sizing<'_> {
             Load::Poisson(share) | Load::Azure(share) => (None, share),
         };
         let rate = share * self.capacity(shape, concurrency.unwrap_or(most))?;
-        let rounds = concurrency.map_or(LEAST, |clients| (3 * clients as usize).max(LEAST));
+        let rounds = concurrency.map_or(LEAST, |clients| (2 * clients as usize).max(LEAST));
         let count = match shape.name == WARM_UP {
-            true => LEAST,
+            true => WARMING,
             false => ((rate * self.seconds).ceil() as usize).max(rounds),
         };
         let mut requests = shape.requests(count, &self.scale)?;

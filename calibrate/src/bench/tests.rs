@@ -9,6 +9,18 @@ use sim::profile::{CostProfile, Dtype, Family, Heads, KernelFit, Operation, Prov
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+/// An empty table, and the origin of rows that this project measured on a GPU.
+fn own_table() -> (MeasurementTable, usize) {
+    let mut table = MeasurementTable::default();
+    let origin = table.origin(Origin {
+        source: format!("{BENCH_SOURCE}0 calibrate bench"),
+        gpu: "NVIDIA H200".to_string(),
+        software: "kernels".to_string(),
+        clocks: "as found, not locked".to_string(),
+    });
+    (table, origin)
+}
+
 #[test]
 fn a_killed_run_goes_on_where_it_stopped_and_gives_the_same_rows() {
     let plan: Vec<PlannedCall> = default_plan().into_iter().take(300).collect();
@@ -94,13 +106,7 @@ fn the_emulator_times_what_is_small_enough_for_it() {
 #[test]
 fn own_rows_are_measured_and_the_rest_stays_as_the_base_has_it() {
     let base = find_profile("h200-sxm-vllm").unwrap();
-    let mut table = MeasurementTable::default();
-    let origin = table.origin(Origin {
-        source: format!("{BENCH_SOURCE}0 calibrate bench"),
-        gpu: "NVIDIA H200".to_string(),
-        software: "kernels".to_string(),
-        clocks: "as found, not locked".to_string(),
-    });
+    let (mut table, origin) = own_table();
     for planned in default_plan() {
         let wanted = match planned.operation {
             Operation::Elementwise { .. } => true,
@@ -264,13 +270,7 @@ fn collectives_of_given_groups_come_from_a_record_and_go_into_the_profile() {
 #[test]
 fn own_rows_of_an_8_bit_latent_cache_take_the_base_s_place_and_no_other() {
     let base = find_profile("h200-sxm-vllm").unwrap();
-    let mut table = MeasurementTable::default();
-    let origin = table.origin(Origin {
-        source: format!("{BENCH_SOURCE}0 calibrate bench"),
-        gpu: "NVIDIA H200".to_string(),
-        software: "kernels".to_string(),
-        clocks: "as found, not locked".to_string(),
-    });
+    let (mut table, origin) = own_table();
     for planned in default_plan() {
         if matches!(planned.operation, Operation::MlaDecode { cache: Dtype::Fp8, .. }) {
             let seconds = 3.0 * base.evaluate(&planned.operation).unwrap().seconds;
@@ -300,13 +300,7 @@ fn own_rows_of_an_8_bit_latent_cache_take_the_base_s_place_and_no_other() {
 #[test]
 fn a_chunk_after_a_full_window_is_priced_by_rows_of_its_own() {
     let base = find_profile("h200-sxm-vllm").unwrap();
-    let mut table = MeasurementTable::default();
-    let origin = table.origin(Origin {
-        source: format!("{BENCH_SOURCE}0 calibrate bench"),
-        gpu: "NVIDIA H200".to_string(),
-        software: "kernels".to_string(),
-        clocks: "as found, not locked".to_string(),
-    });
+    let (mut table, origin) = own_table();
     // Few tokens after cached ones take four times as long as the base says, all other calls twice.
     let factor = |operation: &Operation| match *operation {
         Operation::AttentionPrefill { tokens, pairs, chunks, heads, .. } if heads.window > 0 => {

@@ -2,8 +2,8 @@
 # What runs on the GPU's machine (README.md beside this file): `on-gpu.sh check DIR`, then `on-gpu.sh measure DIR`.
 # DIR receives the results, file by file as they come; a step that fails or hangs costs only itself.
 #
-# MODELS names other models than the default ones. GPU names the data sheet: h100-sxm or h200-sxm; without it, what nvidia-smi says. DEVICE and SECONDS rehearse it without
-# a GPU: DEVICE=cpu for check, DEVICE=recorded:h200-sxm-vllm for measure.
+# MODELS names other models than the default ones. GPU names the data sheet: h100-sxm or h200-sxm; without it, what nvidia-smi
+# says. DEVICE and BUDGET rehearse it without a GPU: DEVICE=cpu for check, DEVICE=recorded:h200-sxm-vllm for measure.
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 servesim=${SERVESIM:-$here/servesim}
@@ -49,7 +49,7 @@ check() {
     bench 120 ceilings.txt --ceilings
     cat "$out/ceilings.txt"
     # The whole way once, small, so that its faults show before the ten minutes.
-    bench 60 first.txt --models llama-3.1-8b --budget 15s --out "$out/first"
+    bench 60 first.txt ${MODELS:+--models "$MODELS"} --budget 15s --out "$out/first"
     tail -15 "$out/first.txt"
     mv "$out/first/measurements.csv" "$out/first.csv" 2>/dev/null
     cat "$out/first/failed.txt" >>"$out/first.txt" 2>/dev/null

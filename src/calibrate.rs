@@ -15,7 +15,8 @@ use calibrate::report::{check_json, check_text, cross_validated_text, row_counts
 use calibrate::vidur::import_vidur;
 use clap::{Subcommand, ValueEnum};
 use sim::catalogue::find_gpu;
-use sim::profile::{CostProfile, Family, GpuLimits};
+use sim::profile::{CostProfile, Family, GpuLimits, KernelFit};
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -169,8 +170,11 @@ fn run_import(import: &Import) -> Result<()> {
 fn run_fit(arguments: &Fit) -> Result<()> {
     let gpu = GpuLimits::of(&find_gpu(&arguments.gpu)?);
     let table = MeasurementTable::read(&arguments.measurements)?;
-    let attribution = arguments.attribution.clone().unwrap_or_else(|| table.attribution());
     let base = arguments.base.as_deref().map(find_profile).transpose()?;
+    let attribution = arguments.attribution.clone().unwrap_or_else(|| match &base {
+        Some(base) => format!("{}; what they lack: {}", table.attribution(), base.attribution),
+        None => table.attribution(),
+    });
     let file = WholeFile::create(&arguments.out)?;
     let (name, hold_out) = (&arguments.name, HoldOut::WholeShapes);
     let (profile, checks) = fit_profile_over(name, &gpu, &attribution, &table, hold_out, base.as_ref())?;
@@ -183,15 +187,34 @@ fn run_fit(arguments: &Fit) -> Result<()> {
     output::print(&text)
 }
 
-/// The families that the rows do not have, which stay as the base has them.
+/// The families that the rows do not have, and variants of the others, which stay as the base has them.
 fn kept_from(base: &CostProfile, table: &MeasurementTable, profile: &CostProfile) -> String {
-    let is_measured = |family: &Family| table.rows.iter().any(|row| row.operation.family() == *family);
-    let kept: Vec<&str> =
-        profile.families.keys().filter(|family| !is_measured(family)).map(|family| family.name()).collect();
-    match kept.is_empty() {
-        true => String::new(),
-        false => format!("not measured, as {} has them: {}\n", base.name, kept.join(", ")),
+    let measured: BTreeSet<(Family, String)> =
+        table.rows.iter().map(|row| (row.operation.family(), row.operation.variant())).collect();
+    let (mut whole, mut parts) = (Vec::new(), Vec::new());
+    for (family, fits) in &profile.families {
+        if measured.iter().all(|(own, _)| own != family) {
+            whole.push(family.name().to_string());
+            continue;
+        }
+        // Some number types are derived from measured ones.
+        let is_of_base = |fit: &&KernelFit| {
+            let mut before = base.families.get(family).into_iter().flatten();
+            !measured.contains(&(*family, fit.variant.clone()))
+                && before.any(|other| other.variant == fit.variant && other.form == fit.form)
+        };
+        let kept: Vec<&str> = fits.iter().filter(is_of_base).map(|fit| fit.variant.as_str()).collect();
+        match kept[..] {
+            [] => {}
+            [_] | [_, _] => parts.push(format!("{} {}", family.name(), kept.join(" and "))),
+            _ => parts.push(format!("{} {} variants", family.name(), kept.len())),
+        }
     }
+    let line = |what: &str, names: Vec<String>| match names.is_empty() {
+        true => String::new(),
+        false => format!("{what}, as {} has them: {}\n", base.name, names.join(", ")),
+    };
+    line("not measured", whole) + &line("of other families not measured", parts)
 }
 
 fn run_check(arguments: &Check) -> Result<()> {

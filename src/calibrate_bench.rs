@@ -3,6 +3,7 @@
 use crate::output::{self, WholeFile};
 use crate::progress::bar;
 use anyhow::{Context, Result, bail};
+use calibrate::bench::calls::expected_seconds;
 use calibrate::bench::ceilings::{ceilings, table};
 use calibrate::bench::collectives;
 use calibrate::bench::plan::{ModelSlices, PlannedCall, plan};
@@ -155,6 +156,11 @@ fn timer(arguments: &Arguments) -> Result<Timer> {
 fn whole_step(arguments: &Arguments, profile: &str) -> Result<()> {
     let profile = find_profile(profile)?;
     let (steps, is_hung) = match arguments.device.strip_prefix("recorded:") {
+        Some(file) if Path::new(file).extension().is_none_or(|extension| extension != "csv") => {
+            bail!(
+                "--device: found recorded:{file}, but whole steps need a GPU, or the steps.csv of another time"
+            )
+        }
         Some(file) => (WholeSteps::read(Path::new(file))?, false),
         None => {
             let device = device(arguments)?;
@@ -176,6 +182,10 @@ fn whole_step(arguments: &Arguments, profile: &str) -> Result<()> {
     Ok(())
 }
 
+fn is_collective(call: &PlannedCall) -> bool {
+    matches!(call.operation, sim::profile::Operation::Collective { .. })
+}
+
 /// Calls by family, and collectives of as many GPUs as there are.
 fn planned(calls: &[PlannedCall], gpus: u32) -> String {
     let mut text = String::new();
@@ -183,9 +193,10 @@ fn planned(calls: &[PlannedCall], gpus: u32) -> String {
         text += &format!("{:<18} {count:>6} calls\n", family.name());
     }
     text += &format!("{:<18} {:>6} calls, most informative first\n", "all", calls.len());
-    let has_collectives =
-        calls.iter().any(|call| matches!(call.operation, sim::profile::Operation::Collective { .. }));
-    if !has_collectives {
+    let on_one_gpu = calls.iter().filter(|call| !is_collective(call)).copied().collect::<Vec<_>>();
+    let minutes = expected_seconds(&on_one_gpu) / 60.0;
+    text += &format!("about {minutes:.0} minutes on an H200 without collectives, by its data sheet\n");
+    if on_one_gpu.len() == calls.len() {
         text += &match gpus {
             0 | 1 => format!(
                 "collectives need two or more GPUs, the driver here sees {gpus}; --ranks 2,4,8 shows what they would add\n"

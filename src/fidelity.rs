@@ -1,7 +1,7 @@
 //! `servesim fidelity`: predictions beside what real engines measured.
 
 use crate::output::{self, WholeFile};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use calibrate::fidelity::{
     Residual, ResidualFit, catalogue_residuals, fidelity, fit_residuals, left_out_pages,
 };

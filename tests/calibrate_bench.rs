@@ -20,7 +20,15 @@ fn recorded_times_become_a_profile_that_simulate_takes() {
     assert!(printed.contains("measured over h200-sxm-vllm:"), "{printed}");
     let kept = printed.lines().find(|line| line.starts_with("not measured, as h200-sxm-vllm has them: "));
     assert!(kept.is_some_and(|line| line.contains("all_reduce") && !line.contains("gemm")), "{printed}");
+    let kept =
+        printed.lines().find(|line| line.starts_with("of other families not measured, as h200-sxm-vllm"));
+    assert!(kept.is_some_and(|line| line.contains("gemm fp8_block, ")), "{printed}");
     let profile = std::fs::read_to_string(folder.path().join("mine.yaml")).unwrap();
+    let attribution = profile.lines().find(|line| line.starts_with("attribution: ")).unwrap();
+    assert!(
+        attribution.contains("; what they lack: ") && attribution.contains("Apache-2.0"),
+        "{attribution}"
+    );
     // Predictions are no measurements, and collectives come from the base.
     assert!(profile.contains("predictions of profile h200-sxm-vllm, no measurement"), "{}", &profile[..2000]);
     assert!(profile.contains("all_reduce:") && !profile.contains("provenance: measured"));
@@ -38,6 +46,53 @@ fn recorded_times_become_a_profile_that_simulate_takes() {
     );
 }
 
+/// A bench's own rows of the 8-bit latent cache price that cache's steps alone, and the report says which operators were
+/// measured. The rows are a profile's predictions, made ten times as long and renamed.
+#[test]
+fn own_rows_of_an_8_bit_latent_cache_price_its_steps() {
+    let folder = TempDir::new().unwrap();
+    let run = |command: &str| answer(folder.path(), &command.split(' ').collect::<Vec<_>>());
+    run("calibrate bench --device recorded:h200-sxm-vllm --models deepseek-v3:8 --out bench");
+    let rows = std::fs::read_to_string(folder.path().join("bench/measurements.csv")).unwrap();
+    let mut lines = rows.lines();
+    let header = lines.next().unwrap();
+    let column = |name: &str| header.split(',').position(|own| own == name).unwrap();
+    let seconds = column("seconds");
+    let mut own = format!("{header}\n");
+    for line in lines.filter(|line| line.starts_with("mla_decode,,fp8,")) {
+        let line = line
+            .replace("predictions of profile h200-sxm-vllm, no measurement", "servesim 0 calibrate bench")
+            .replace("no GPU: predicted times", "as found");
+        // What stands before the time has no commas of its own.
+        let mut cells: Vec<String> = line.split(',').map(str::to_string).collect();
+        cells[seconds] = (10.0 * cells[seconds].parse::<f64>().unwrap()).to_string();
+        own += &format!("{}\n", cells.join(","));
+    }
+    std::fs::write(folder.path().join("own.csv"), own).unwrap();
+    run("calibrate fit own.csv --name mine --gpu h200-sxm --base h200-sxm-vllm --out mine.yaml");
+    let scenario = "model: deepseek-v3\nhardware: { gpu: h200-sxm }\ndeployment: { tensor_parallel: 8 }\n\
+                    engine: { preset: vllm@0.33, max_model_len: 16384 }\n\
+                    workload: { requests: 30, arrivals: { poisson: 20/s }, prompt: { constant: 2000 }, output: { constant: 100 } }\n";
+    std::fs::write(folder.path().join("latent.yaml"), scenario).unwrap();
+    let simulate = |cache: &str, profile: &str| {
+        let report = run(&format!(
+            "simulate latent.yaml --set engine.kv_cache_dtype={cache} --set cost.profile={profile}"
+        ));
+        let line = report.lines().find(|line| line.starts_with("TPOT")).unwrap();
+        let mean: f64 = line.split_whitespace().find_map(|word| word.parse().ok()).unwrap();
+        (mean, report)
+    };
+    let ((base, _), (mine, report)) = (simulate("fp8", "h200-sxm-vllm"), simulate("fp8", "mine.yaml"));
+    assert!(mine > 1.2 * base, "{mine} ms, {base} ms with the base\n{report}");
+    let basis = report.lines().find(|line| line.starts_with("Step times")).unwrap();
+    let expected =
+        "kernels imported from NVIDIA AIConfigurator 0.12.0; measured here for decode attention; host time";
+    assert!(basis.contains(expected), "{basis}");
+    let ((base, _), (mine, report)) = (simulate("auto", "h200-sxm-vllm"), simulate("auto", "mine.yaml"));
+    assert_eq!(mine, base);
+    assert!(!report.contains("measured here"), "{report}");
+}
+
 #[test]
 fn the_plan_is_printed_by_family() {
     let folder = TempDir::new().unwrap();
@@ -46,6 +101,8 @@ fn the_plan_is_printed_by_family() {
     {
         assert!(printed.lines().any(|line| line.starts_with(&format!("{family} "))), "{family}: {printed}");
     }
+    let expected = printed.lines().find(|line| line.starts_with("about ")).unwrap();
+    assert!(expected.ends_with(" minutes on an H200 without collectives, by its data sheet"), "{expected}");
     if printed.contains("collectives need two or more GPUs, the driver here sees ") {
         assert!(!printed.contains("all_reduce"), "{printed}");
     }
@@ -91,7 +148,10 @@ fn the_runbook_goes_from_a_record_to_a_page() {
         "{printed}"
     );
     // A record of a profile has no whole steps: the step says so and the rest goes on.
-    assert!(printed.contains("steps.txt: exit 2 after"), "{printed}");
+    assert!(
+        printed.contains("steps.txt: exit 2 after") && printed.contains("whole steps need a GPU"),
+        "{printed}"
+    );
     let steps = "batch,count,tokens,seconds,spread_seconds\ndecode,8,1024,0.0051,0\nprefill,1,2048,0.06,0\n";
     std::fs::write(folder.path().join("measured/steps.csv"), steps).unwrap();
     let root = folder.path().join("written");

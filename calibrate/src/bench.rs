@@ -10,4 +10,6 @@ pub mod timer;
 pub mod whole_step;
 
 #[cfg(test)]
+mod plan_tests;
+#[cfg(test)]
 mod tests;

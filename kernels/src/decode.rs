@@ -37,7 +37,7 @@ const ROWS: u32 = 16;
 /// Keys that a block's four warps take per turn.
 const TURN: u32 = 64;
 /// Scale of 8-bit keys and values.
-const CACHE_SCALE: f32 = 0.25;
+pub(crate) const CACHE_SCALE: f32 = 0.25;
 
 /// How the keys of a call are split.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -274,6 +274,11 @@ pub fn check(device: &Device, seed: u64) -> Result<Vec<Outcome>> {
         ([2, 2, 128, 128], 16, 1, vec![chunk(140, 20)]),
         ([1, 1, 128, 128], 16, 100, vec![chunk(513, 130), chunk(3, 90)]),
         ([1, 1, 256, 256], 32, 65, vec![chunk(200, 140)]),
+        // After a window and more, after just less than one, and with one that no query fills.
+        ([2, 1, 64, 64], 16, 64, vec![chunk(400, 17), chunk(63, 129), chunk(64, 1)]),
+        ([3, 1, 128, 128], 16, 256, vec![chunk(256, 40), chunk(128, 16)]),
+        ([2, 1, 128, 128], 32, 300, vec![chunk(150, 60), chunk(700, 33)]),
+        ([2, 2, 256, 256], 16, 128, vec![chunk(127, 16), chunk(385, 65)]),
     ];
     if device.is_gpu() {
         cases.push(([8, 2, 128, 128], 16, 0, vec![chunk(0, 1025), chunk(1500, 300), chunk(127, 257)]));
@@ -282,6 +287,9 @@ pub fn check(device: &Device, seed: u64) -> Result<Vec<Outcome>> {
         cases.push(([4, 4, 192, 128], 64, 0, vec![chunk(0, 700), chunk(640, 64)]));
         cases.push(([8, 2, 128, 128], 16, 1024, vec![chunk(0, 2500), chunk(3000, 257)]));
         cases.push(([8, 1, 64, 64], 16, 128, vec![chunk(0, 1500)]));
+        cases.push(([8, 1, 64, 64], 16, 128, vec![chunk(20_000, 300), chunk(64, 16)]));
+        cases.push(([8, 4, 256, 256], 16, 1024, vec![chunk(2048, 400), chunk(512, 64)]));
+        cases.push(([4, 2, 128, 128], 16, 4096, vec![chunk(9000, 260), chunk(4095, 130)]));
     }
     let mut outcomes = Vec::new();
     for (number, ([query, kv, qk, v], page, window, chunks)) in cases.into_iter().enumerate() {

@@ -51,6 +51,22 @@ impl Default for Effort {
 const REPLAY: Duration = Duration::from_millis(2);
 /// Calls in one graph at most: enough that the start of a graph, some microseconds, is a hundredth of the shortest kernels.
 const MOST_CALLS: usize = 256;
+
+/// Calls in one graph, where each takes `once` seconds and there are `sets` to take turns.
+fn calls_of_a_graph(once: f64, sets: usize) -> usize {
+    let wanted = (REPLAY.as_secs_f64() / once.max(1e-7)).ceil() as usize;
+    wanted.clamp(1, MOST_CALLS).next_multiple_of(sets)
+}
+
+/// Seconds that [`measure`] keeps a GPU busy with a call that takes `once` seconds, on `sets` sets of buffers.
+pub fn expected_seconds(once: f64, sets: usize, effort: Effort) -> f64 {
+    let sample = calls_of_a_graph(once, sets) as f64 * once;
+    let within = (effort.limit.as_secs_f64() / sample).ceil();
+    let samples = within.clamp(3.0, f64::from(effort.samples)) * sample;
+    let before = 2.0 * sets as f64 * once + sample;
+    before + samples * if effort.eager { 2.0 } else { 1.0 }
+}
+
 /// A GPU that rested runs slowly at first: work for this long before the first measurement.
 const WARM_UP: Duration = Duration::from_millis(400);
 
@@ -131,8 +147,7 @@ fn measure_gpu(cuda: &CudaDevice, calls: &[CallOf], effort: Effort) -> Result<Ti
     let run = |count: usize| (0..count).try_for_each(|number| calls[number % calls.len()]());
     let events = Events::new(cuda)?;
     let once = events.seconds(&|| run(calls.len()))? / calls.len() as f64;
-    let wanted = (REPLAY.as_secs_f64() / once.max(1e-7)).ceil() as usize;
-    let count = wanted.clamp(1, MOST_CALLS).next_multiple_of(calls.len()).max(calls.len());
+    let count = calls_of_a_graph(once, calls.len());
     let graph = Graph::capture(cuda.stream, || run(count))?;
     graph.launch()?;
     cuda.synchronize()?;

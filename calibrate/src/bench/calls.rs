@@ -11,10 +11,11 @@ use kernels::norm::NormCall;
 use kernels::prefill::{self, Chunk, PrefillCall};
 use kernels::quantize::{QuantizeCall, Scales};
 use kernels::rotary::RotaryCall;
-use kernels::timing::Call;
+use kernels::timing::{self, Call, Effort};
 use kernels::w4a16::{ExpandedCall, MOST_ROWS, W4a16Call};
 use sim::profile::{Dtype, GpuLimits, Heads, Operation};
 use std::rc::Rc;
+use std::time::Duration;
 
 /// Tokens of a page of the cache: vLLM's default.
 const PAGE: u32 = 16;
@@ -28,6 +29,33 @@ pub fn size(planned: &PlannedCall) -> (f64, f64) {
     (work.memory_seconds * gpu.bytes_per_second, work.compute_seconds * gpu.bfloat16_flops_per_second)
 }
 
+/// Sets of buffers that a call's launches take turns on, so that none finds its data in a cache of `cache` bytes.
+fn sets(planned: &PlannedCall, cache: f64) -> u64 {
+    let (bytes, _) = size(planned);
+    // Activations were written a moment ago: in serving, streaming kernels find small ones in the cache.
+    let is_hot = planned.stream.is_some() && bytes < cache / 2.0;
+    if is_hot { 1 } else { ((2.0 * cache / bytes.max(1.0)).ceil() as u64).clamp(1, MOST_SETS) }
+}
+
+/// How long a call is measured; small ones without a graph as well.
+pub fn effort(planned: &PlannedCall) -> Effort {
+    let (bytes, _) = size(planned);
+    Effort { samples: 11, limit: Duration::from_millis(40), eager: bytes < 8e6 }
+}
+
+/// Seconds that timing these calls takes on an H200, nearly. Assumed: kernels at half the rates of its data sheet and 3 us
+/// at least, its cache of 50 MB, and per set of buffers 1 ms to get them and the time to write them at 1 TB/s.
+pub fn expected_seconds(plan: &[PlannedCall]) -> f64 {
+    let gpu = GpuLimits::h200_sxm();
+    let of_call = |planned: &PlannedCall| {
+        let once = (2.0 * planned.operation.work(&gpu).light_seconds).max(3e-6);
+        let sets = sets(planned, 50e6);
+        let buffers = sets as f64 * (1e-3 + size(planned).0 / 1e12);
+        buffers + timing::expected_seconds(once, sets as usize, effort(planned))
+    };
+    plan.iter().map(of_call).sum()
+}
+
 /// The calls that do `planned`, each on buffers of its own; nothing when no kernel of ours does it on this device.
 ///
 /// # Errors
@@ -38,11 +66,7 @@ pub fn calls(
     planned: &PlannedCall,
     seed: u32,
 ) -> kernels::Result<Option<Vec<Call>>> {
-    let (bytes, _) = size(planned);
-    let cache = device.info.l2_bytes as f64;
-    // Activations were written a moment ago: in serving, streaming kernels find small ones in the cache.
-    let is_hot = planned.stream.is_some() && bytes < cache / 2.0;
-    let sets = if is_hot { 1 } else { ((2.0 * cache / bytes.max(1.0)).ceil() as u64).clamp(1, MOST_SETS) };
+    let sets = sets(planned, device.info.l2_bytes as f64);
     let mut calls = Vec::new();
     for set in 0..sets {
         match call(device, cublas, planned, seed.wrapping_add(set as u32 * 0x0101))? {
@@ -81,25 +105,21 @@ fn call(
         }
         Operation::AttentionPrefill { tokens, pairs, chunks, heads, .. } => {
             let Heads { query, kv, dim, window } = heads;
-            // Pairs within a window do not tell the context: those calls are planned without one.
-            let (each, context) = match window {
-                0 => chunk_of(tokens, pairs, chunks),
-                _ => ((tokens / chunks).round() as u32, 0),
-            };
+            let (each, context) = chunk_of(tokens, pairs, chunks, window);
             let list = vec![Chunk { context, tokens: each }; chunks as usize];
             let heads = prefill::Heads { query, kv, qk: dim, v: dim, window };
             launching!(PrefillCall::new(device, heads, &list, PAGE, seed))
         }
         Operation::MlaPrefill { tokens, pairs, chunks, heads, .. } => {
-            let (each, context) = chunk_of(tokens, pairs, chunks);
+            let (each, context) = chunk_of(tokens, pairs, chunks, 0);
             let list = vec![Chunk { context, tokens: each }; chunks as usize];
             // Expanded keys and values: every head has its own (docs/cost-model.md).
             let heads = prefill::Heads { query: heads, kv: heads, qk: 192, v: 128, window: 0 };
             launching!(PrefillCall::new(device, heads, &list, PAGE, seed))
         }
-        Operation::MlaDecode { sequences, context, heads, .. } => {
+        Operation::MlaDecode { sequences, context, heads, cache } => {
             let lengths = vec![(context / sequences).round() as u32; sequences as usize];
-            launching!(MlaCall::new(device, heads, &lengths, PAGE * 4, seed))
+            launching!(MlaCall::new(device, heads, cache == Dtype::Fp8, &lengths, PAGE * 4, seed))
         }
         Operation::Moe { tokens, experts, .. } if experts.gated && experts.expert_ranks == 1 => {
             let inter = experts.inter / experts.tensor_ranks;

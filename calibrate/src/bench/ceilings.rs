@@ -1,7 +1,7 @@
 //! What the GPU and the kernels reach at sizes that fill it: rates of a few large calls.
 
 use super::calls::calls;
-use super::plan::{PlannedCall, chunk_sums};
+use super::plan::{PlannedCall, chunk_sums, grid};
 use kernels::Device;
 use kernels::copy::{CopyCall, ReadCall};
 use kernels::gemm::{Cublas, GemmCall, Types};
@@ -59,14 +59,15 @@ fn planned() -> Vec<(String, Operation, Count)> {
             Count::Bytes(bytes),
         ));
     }
-    for heads in [16, 128] {
-        let (sequences, context, cache) = (64.0, 64.0 * 8192.0, Dtype::Bfloat16);
+    for (cache, heads) in grid(&[Dtype::Bfloat16, Dtype::Fp8], &[16, 128]) {
+        let (sequences, context) = (64.0, 64.0 * 8192.0);
         let operation = Operation::MlaDecode { sequences, context, heads, cache };
-        let bytes = context * 576.0 * 2.0;
-        list.push((format!("latent attention 64 x 8192, {heads} heads"), operation, Count::Bytes(bytes)));
+        let bytes = context * 576.0 * cache.weight_bytes();
+        let name = format!("latent attention 64 x 8192, {heads} heads, {}", cache.name());
+        list.push((name, operation, Count::Bytes(bytes)));
     }
     for dim in [64, 128, 256] {
-        let (tokens, pairs, chunks) = chunk_sums(1, 0, 16_384);
+        let (tokens, pairs, chunks) = chunk_sums(1, 0, 16_384, 0);
         let (compute, cache, heads) = (Dtype::Bfloat16, Dtype::Bfloat16, heads(dim));
         let operation = Operation::AttentionPrefill { tokens, pairs, chunks, heads, compute, cache };
         list.push((

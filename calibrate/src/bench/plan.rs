@@ -194,10 +194,12 @@ const SEQUENCES: [u32; 11] = [1, 2, 4, 8, 16, 32, 64, 96, 128, 256, 512];
 const CONTEXTS: [u32; 9] = [64, 256, 512, 1024, 2048, 4096, 8192, 32_768, 131_072];
 /// New tokens of a prompt chunk.
 const CHUNKS: [u32; 9] = [16, 64, 256, 512, 1024, 2048, 4096, 8192, 16_384];
+/// A chunk in a window is timed after cached tokens too where they add a twentieth to its pairs at least.
+const FEWEST_MORE_PAIRS: f64 = 1.05;
 /// Most tokens cached in one call: 16 GB of an 8-head, 16-bit cache.
 const MOST_CACHED: u64 = 4 << 20;
 
-fn grid<A: Copy, B: Copy>(first: &[A], second: &[B]) -> Vec<(A, B)> {
+pub(super) fn grid<A: Copy, B: Copy>(first: &[A], second: &[B]) -> Vec<(A, B)> {
     first.iter().flat_map(|a| second.iter().map(move |b| (*a, *b))).collect()
 }
 
@@ -275,16 +277,16 @@ fn attention(shapes: &Shapes, add: &mut impl FnMut(Operation, Option<Stream>)) {
                 }
             }
         }
-        let contexts: &[u32] = if window == 0 { &[0, 2048, 16_384] } else { &[0] };
-        for (tokens, context) in grid(&CHUNKS, contexts) {
+        // Cached tokens before a chunk: none, half a window, or more than one.
+        let contexts = if window == 0 { [0, 2048, 16_384] } else { [0, window / 2, 2 * window] };
+        for (tokens, context) in grid(&CHUNKS, &contexts) {
+            let without = chunk_sums(1, 0, tokens, window).1;
+            if context > 0 && chunk_sums(1, context, tokens, window).1 < FEWEST_MORE_PAIRS * without {
+                continue;
+            }
             for chunks in [1, 4, 16] {
-                if chunks * tokens <= 16_384 && chunks * context <= 65_536 {
-                    let each = f64::from(tokens);
-                    let (tokens, mut pairs, chunks) = chunk_sums(chunks, context, tokens);
-                    if window > 0 {
-                        let width = f64::from(seen(each as u32));
-                        pairs = chunks * (width * (width + 1.0) / 2.0 + (each - width) * width);
-                    }
+                if chunks * tokens <= 16_384 && chunks * seen(context) <= 65_536 {
+                    let (tokens, pairs, chunks) = chunk_sums(chunks, context, tokens, window);
                     let (compute, cache) = (Dtype::Bfloat16, Dtype::Bfloat16);
                     add(Operation::AttentionPrefill { tokens, pairs, chunks, heads, compute, cache }, None);
                 }
@@ -298,19 +300,21 @@ fn latent(shapes: &Shapes, add: &mut impl FnMut(Operation, Option<Stream>)) {
     if !heads.is_empty() {
         heads.extend([16, 32, 128]);
     }
-    let cache = Dtype::Bfloat16;
     for heads in heads {
         for (sequences, context) in grid(&SEQUENCES, &CONTEXTS) {
             if u64::from(sequences) * u64::from(context) <= MOST_CACHED {
                 let (sequences, context) = (f64::from(sequences), f64::from(context) * f64::from(sequences));
-                add(Operation::MlaDecode { sequences, context, heads, cache }, None);
+                for cache in [Dtype::Bfloat16, Dtype::Fp8] {
+                    add(Operation::MlaDecode { sequences, context, heads, cache }, None);
+                }
             }
         }
         for (tokens, context) in grid(&CHUNKS, &[0, 2048, 8192]) {
             for chunks in [1, 4, 16] {
                 // Keys and values of every head are expanded: 640 bytes per token and head.
                 if chunks * tokens <= 16_384 && chunks * (context + tokens) <= 32_768 {
-                    let (tokens, pairs, chunks) = chunk_sums(chunks, context, tokens);
+                    let (tokens, pairs, chunks) = chunk_sums(chunks, context, tokens, 0);
+                    let cache = Dtype::Bfloat16;
                     add(Operation::MlaPrefill { tokens, pairs, chunks, heads, cache }, None);
                 }
             }
@@ -318,17 +322,47 @@ fn latent(shapes: &Shapes, add: &mut impl FnMut(Operation, Option<Stream>)) {
     }
 }
 
-/// Tokens, pairs and chunks of `chunks` equal chunks of `tokens` tokens, each after `context` cached ones.
-pub fn chunk_sums(chunks: u32, context: u32, tokens: u32) -> (f64, f64, f64) {
-    let (count, context, tokens) = (f64::from(chunks), f64::from(context), f64::from(tokens));
-    (count * tokens, count * (tokens * context + tokens * (tokens + 1.0) / 2.0), count)
+/// Tokens, pairs and chunks of `chunks` equal chunks of `tokens` tokens, each after `context` cached ones, where a query
+/// sees the last `window` keys, or all with 0.
+pub fn chunk_sums(chunks: u32, context: u32, tokens: u32, window: u32) -> (f64, f64, f64) {
+    let count = f64::from(chunks);
+    let pairs = pairs_of(f64::from(context), f64::from(tokens), window);
+    (count * f64::from(tokens), count * pairs, count)
 }
 
-/// The equal chunks that have these sums: `(tokens, context)` of each. The inverse of [`chunk_sums`].
-pub fn chunk_of(tokens: f64, pairs: f64, chunks: f64) -> (u32, u32) {
+/// Pairs of a query and a key that it sees, of one chunk.
+fn pairs_of(context: f64, tokens: f64, window: u32) -> f64 {
+    let window = if window == 0 { f64::INFINITY } else { f64::from(window) };
+    // Keys that the queries of a whole prompt of this length see.
+    let seen = |length: f64| match length - window {
+        past if past > 0.0 => window * (window + 1.0) / 2.0 + past * window,
+        _ => length * (length + 1.0) / 2.0,
+    };
+    seen(context + tokens) - seen(context)
+}
+
+/// The equal chunks that have these sums: `(tokens, context)` of each. The inverse of [`chunk_sums`], but for contexts of
+/// a window or more, after which every query sees a whole window: they come back as two windows.
+pub fn chunk_of(tokens: f64, pairs: f64, chunks: f64, window: u32) -> (u32, u32) {
     let each = (tokens / chunks).round();
-    let context = (pairs / tokens - (each + 1.0) / 2.0).round().max(0.0);
-    (each as u32, context as u32)
+    if window == 0 {
+        let context = (pairs / tokens - (each + 1.0) / 2.0).round().max(0.0);
+        return (each as u32, context as u32);
+    }
+    let wanted = pairs / chunks;
+    if wanted >= each * f64::from(window) {
+        return (each as u32, 2 * window);
+    }
+    let (mut low, mut high) = (0, window);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if pairs_of(f64::from(middle), each, window) < wanted {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    (each as u32, low)
 }
 
 /// Each list from coarse to fine, all lists at the same pace. A walk in steps near the golden section of the list leaves

@@ -1,77 +1,24 @@
-use super::plan::{ModelSlices, PlannedCall, chunk_of, chunk_sums, plan};
-use super::run::{CURRENT_FILE, FAILED_FILE, ROWS_FILE, bench, family_counts};
+use super::plan::{ModelSlices, PlannedCall, chunk_of, plan};
+use super::plan_tests::default_plan;
+use super::run::{CURRENT_FILE, FAILED_FILE, ROWS_FILE, bench};
 use super::timer::{Timer, key};
 use crate::holdout::HoldOut;
 use crate::measurement::{Measurement, MeasurementTable, Origin};
 use crate::profile::{BENCH_SOURCE, find_profile, fit_profile_over};
-use sim::profile::{Dtype, Family, Heads, KernelFit, Operation, Provenance};
+use sim::profile::{CostProfile, Dtype, Family, Heads, KernelFit, Operation, Provenance};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-fn default_plan() -> Vec<PlannedCall> {
-    plan(&ModelSlices::default_set(), &[]).unwrap()
-}
-
-#[test]
-fn the_plan_names_each_call_once_and_covers_every_family_early() {
-    let plan = default_plan();
-    let keys: BTreeSet<String> = plan.iter().map(|planned| key(&planned.operation)).collect();
-    assert_eq!(keys.len(), plan.len());
-    let families = [
-        Family::Gemm,
-        Family::AttentionPrefill,
-        Family::AttentionDecode,
-        Family::MlaPrefill,
-        Family::MlaDecode,
-        Family::Moe,
-        Family::Elementwise,
-    ];
-    let early = family_counts(&plan[..plan.len() / 4]);
-    let all = family_counts(&plan);
-    for family in families {
-        let (early, all) = (early[&family] as f64, all[&family] as f64);
-        assert!((0.2..0.3).contains(&(early / all)), "{}: {early} of {all}", family.name());
-    }
-}
-
-#[test]
-fn a_quarter_of_the_plan_has_small_and_large_calls_of_every_product_type() {
-    let plan = default_plan();
-    for dtype in ["bfloat16", "fp8", "int8"] {
-        let rows: BTreeSet<u64> = plan[..plan.len() / 4]
-            .iter()
-            .filter_map(|planned| match planned.operation {
-                Operation::Gemm { m, dtype: own, .. } if own.name() == dtype => Some(m as u64),
-                _ => None,
-            })
-            .collect();
-        assert!(
-            rows.first() <= Some(&4) && rows.last() >= Some(&8192) && rows.len() >= 15,
-            "{dtype}: {rows:?}"
-        );
-    }
-}
-
-#[test]
-fn chunks_come_back_from_their_sums() {
-    for chunks in [1, 4, 16] {
-        for context in [0, 1, 2048, 100_000] {
-            for tokens in [1, 16, 1000, 16_384] {
-                let (sum, pairs, count) = chunk_sums(chunks, context, tokens);
-                assert_eq!(chunk_of(sum, pairs, count), (tokens, context));
-            }
-        }
-    }
-}
-
-#[test]
-fn slices_are_read_and_refused() {
-    let slices = ModelSlices::parse("llama-3.1-70b:2/8").unwrap();
-    assert_eq!((slices.model.as_str(), &slices.tensor_parallel[..]), ("llama-3.1-70b", &[2, 8][..]));
-    assert_eq!(ModelSlices::parse("phi-4").unwrap().tensor_parallel, [1]);
-    assert!(ModelSlices::parse("phi-4:two").unwrap_err().contains("found `two`"));
-    let missing = vec![ModelSlices::parse("lama-3.1-8b").unwrap()];
-    assert!(plan(&missing, &[]).unwrap_err().to_string().contains("unknown model `lama-3.1-8b`"));
+/// An empty table, and the origin of rows that this project measured on a GPU.
+fn own_table() -> (MeasurementTable, usize) {
+    let mut table = MeasurementTable::default();
+    let origin = table.origin(Origin {
+        source: format!("{BENCH_SOURCE}0 calibrate bench"),
+        gpu: "NVIDIA H200".to_string(),
+        software: "kernels".to_string(),
+        clocks: "as found, not locked".to_string(),
+    });
+    (table, origin)
 }
 
 #[test]
@@ -159,13 +106,7 @@ fn the_emulator_times_what_is_small_enough_for_it() {
 #[test]
 fn own_rows_are_measured_and_the_rest_stays_as_the_base_has_it() {
     let base = find_profile("h200-sxm-vllm").unwrap();
-    let mut table = MeasurementTable::default();
-    let origin = table.origin(Origin {
-        source: format!("{BENCH_SOURCE}0 calibrate bench"),
-        gpu: "NVIDIA H200".to_string(),
-        software: "kernels".to_string(),
-        clocks: "as found, not locked".to_string(),
-    });
+    let (mut table, origin) = own_table();
     for planned in default_plan() {
         let wanted = match planned.operation {
             Operation::Elementwise { .. } => true,
@@ -351,27 +292,67 @@ fn collectives_of_given_groups_come_from_a_record_and_go_into_the_profile() {
 }
 
 #[test]
-fn a_window_gets_rows_of_its_own_and_no_more_pairs_than_it_has() {
-    let plan = plan(&[ModelSlices::parse("gpt-oss-20b").unwrap()], &[]).unwrap();
-    let mut variants = BTreeSet::new();
-    for planned in &plan {
-        match planned.operation {
-            Operation::AttentionDecode { sequences, context, heads, .. } if heads.window > 0 => {
-                assert!(context <= sequences * f64::from(heads.window), "{planned:?}");
-                variants.insert(planned.operation.variant());
-            }
-            Operation::AttentionPrefill { tokens, pairs, heads, .. } if heads.window > 0 => {
-                assert!(pairs <= tokens * f64::from(heads.window), "{planned:?}");
-                variants.insert(planned.operation.variant());
-            }
-            _ => {}
+fn own_rows_of_an_8_bit_latent_cache_take_the_base_s_place_and_no_other() {
+    let base = find_profile("h200-sxm-vllm").unwrap();
+    let (mut table, origin) = own_table();
+    for planned in default_plan() {
+        if matches!(planned.operation, Operation::MlaDecode { cache: Dtype::Fp8, .. }) {
+            let seconds = 3.0 * base.evaluate(&planned.operation).unwrap().seconds;
+            let operation = planned.operation;
+            table.rows.push(Measurement { operation, seconds, spread_seconds: None, origin });
         }
     }
-    let expected = [
-        "bfloat16 cache=bfloat16 head_dim=64 window=128",
-        "cache=bfloat16 head_dim=64 window=128",
-        "cache=fp8 head_dim=64 window=128",
-    ];
-    assert_eq!(variants.iter().map(String::as_str).collect::<Vec<_>>(), expected);
-    assert!(default_plan().iter().all(|planned| planned.operation.without_window().is_none()));
+    let (profile, checks) =
+        fit_profile_over("mine", &base.gpu, "test", &table, HoldOut::WholeShapes, Some(&base)).unwrap();
+    assert_eq!(checks.len(), 1);
+    let ratio = |cache| {
+        let call = Operation::MlaDecode { sequences: 48.0, context: 48.0 * 3000.0, heads: 16, cache };
+        profile.evaluate(&call).unwrap().seconds / base.evaluate(&call).unwrap().seconds
+    };
+    assert!((2.7..3.3).contains(&ratio(Dtype::Fp8)), "{}", ratio(Dtype::Fp8));
+    assert_eq!(ratio(Dtype::Bfloat16), 1.0);
+    let measured: Vec<(&str, &str)> = profile
+        .families
+        .iter()
+        .flat_map(|(family, fits)| fits.iter().map(move |fit| (family.name(), fit)))
+        .filter(|(_, fit)| fit.provenance == Provenance::Measured)
+        .map(|(family, fit)| (family, fit.variant.as_str()))
+        .collect();
+    assert_eq!(measured, [("mla_decode", "cache=fp8")]);
+}
+
+#[test]
+fn a_chunk_after_a_full_window_is_priced_by_rows_of_its_own() {
+    let base = find_profile("h200-sxm-vllm").unwrap();
+    let (mut table, origin) = own_table();
+    // Few tokens after cached ones take four times as long as the base says, all other calls twice.
+    let factor = |operation: &Operation| match *operation {
+        Operation::AttentionPrefill { tokens, pairs, chunks, heads, .. } if heads.window > 0 => {
+            let (_, context) = chunk_of(tokens, pairs, chunks, heads.window);
+            Some(if context > 0 && tokens <= 64.0 { 4.0 } else { 2.0 })
+        }
+        _ => None,
+    };
+    for planned in plan(&[ModelSlices::parse("gpt-oss-20b").unwrap()], &[]).unwrap() {
+        let operation = planned.operation;
+        if let Some(factor) = factor(&operation) {
+            let seconds = factor * base.evaluate(&operation).unwrap().seconds;
+            table.rows.push(Measurement { operation, seconds, spread_seconds: None, origin });
+        }
+    }
+    let (profile, _) =
+        fit_profile_over("mine", &base.gpu, "test", &table, HoldOut::WholeShapes, Some(&base)).unwrap();
+    let heads = Heads { query: 64, kv: 8, dim: 64, window: 128 };
+    // What a step with chunks of 20 tokens asks for, at the end of long prompts and of short ones.
+    for (keys, expected) in [(128.0, 4.0), (21.0 / 2.0, 2.0)] {
+        for chunks in [1.0, 2.0] {
+            let (tokens, dtype) = (20.0 * chunks, Dtype::Bfloat16);
+            let pairs = tokens * keys;
+            let call =
+                Operation::AttentionPrefill { tokens, pairs, chunks, heads, compute: dtype, cache: dtype };
+            let seconds = |profile: &CostProfile| profile.evaluate(&call).unwrap().seconds;
+            let ratio = seconds(&profile) / seconds(&base) / expected;
+            assert!((0.8..1.25).contains(&ratio), "{chunks} chunks of {keys} keys each: {ratio}");
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! Where times come from: a GPU, the emulator, or a record of another time.
 
-use super::calls::{calls, size};
+use super::calls::{calls, effort, size};
 use super::collectives::{EFFORT, collective_of};
 use super::plan::PlannedCall;
 use crate::measurement::{MeasurementTable, Origin};
@@ -9,13 +9,12 @@ use kernels::Device;
 use kernels::collectives::Collectives;
 use kernels::device::{GpuState, gpu_processes, gpu_state};
 use kernels::gemm::Cublas;
-use kernels::timing::{Effort, Timing, measure, warm_up};
+use kernels::timing::{Timing, measure, warm_up};
 use sim::profile::{CostProfile, Operation};
 use sim::{Error, Result};
 use std::collections::HashMap;
 use std::path::Path;
 use std::rc::Rc;
-use std::time::Duration;
 
 /// The emulator gives up above this: operations and bytes of a call.
 const EMULATED_OPERATIONS: f64 = 2e7;
@@ -205,10 +204,9 @@ impl Timer {
                 if 2.0 * bytes > MEMORY_SHARE * device.info.free_bytes as f64 {
                     return Ok(None);
                 }
-                let eager = bytes < 8e6;
-                let effort = Effort { samples: 11, limit: Duration::from_millis(40), eager };
-                let timed = calls(device, cublas.as_ref(), planned, seed)
-                    .and_then(|calls| calls.map(|calls| measure(device, &calls, effort)).transpose());
+                let timed = calls(device, cublas.as_ref(), planned, seed).and_then(|calls| {
+                    calls.map(|calls| measure(device, &calls, effort(planned))).transpose()
+                });
                 timed.map_err(|error| Error::new(format!("{}: {error}", key(&planned.operation))))
             }
         }

@@ -5,8 +5,12 @@ use crate::cost::calls::Sums;
 use crate::cost::operators::{Operator, Rows, Work};
 use crate::cost::pricer::estimate_by;
 use crate::error::Result;
+use crate::model::KvDtype;
 use crate::profile::{Estimate, KernelFit, Operation, Provenance};
 use crate::step::StepShape;
+
+/// What a fit of this GPU's own measurements is said to rest on.
+const MEASURED_HERE: &str = "measured here";
 
 impl ProfiledCost {
     /// The calls of the profile's kernels that make up a step, each with its operator, which says how often it runs;
@@ -52,27 +56,44 @@ impl ProfiledCost {
         &self.operators
     }
 
-    /// What the times of this model's operators rest on, in a line.
+    /// What the times of this model's operators rest on, in a line. Where some were measured here and others not, all but
+    /// the larger part are named.
     pub fn basis(&self) -> String {
-        let attribution = self.profile.attribution.as_str();
-        let attribution =
-            attribution.strip_prefix("Fitted from kernel measurements of ").unwrap_or(attribution);
-        let source = attribution.split(" (").next().unwrap_or(attribution);
-        let mut kinds: Vec<String> = Vec::new();
+        let mut kinds: Vec<(String, Vec<&str>)> = Vec::new();
         for operator in &self.operators {
             let Ok(smallest) = self.call(&operator.work, Sums::rows(1.0)) else { continue };
             let Ok(fit) = self.profile.fit(&smallest) else { continue };
             let kind = match &fit.provenance {
-                Provenance::Measured => "measured here".to_string(),
-                Provenance::Imported(_) => format!("imported from {source}"),
+                Provenance::Measured => MEASURED_HERE.to_string(),
+                Provenance::Imported(source) => {
+                    format!("imported from {}", source.split([':', '(']).next().unwrap_or(source).trim())
+                }
                 Provenance::Datasheet => "from the data sheet".to_string(),
                 Provenance::Assumed(reason) => format!("assumed ({reason})"),
             };
-            if !kinds.contains(&kind) {
-                kinds.push(kind);
+            match kinds.iter_mut().find(|(known, _)| *known == kind) {
+                Some((_, names)) if names.contains(&operator.name) => {}
+                Some((_, names)) => names.push(operator.name),
+                None => kinds.push((kind, vec![operator.name])),
             }
         }
-        format!("profile {}, kernels {}", self.profile.name, kinds.join(", "))
+        let is_own = kinds.iter().any(|(kind, _)| kind == MEASURED_HERE);
+        let most = kinds.iter().map(|(_, names)| names.len()).max().unwrap_or(0);
+        let texts: Vec<String> = kinds
+            .into_iter()
+            .map(|(kind, names)| match is_own && names.len() < most {
+                true => format!("{kind} for {}", names.join(", ")),
+                false => kind,
+            })
+            .collect();
+        let separator = if is_own { "; " } else { ", " };
+        let stand_in = match self.context.kv {
+            KvDtype::Fp8DsMla | KvDtype::Fp8PerTokenHead => {
+                format!(", attention over fp8 standing in for {}", self.context.kv.name())
+            }
+            _ => String::new(),
+        };
+        format!("profile {}, kernels {}{stand_in}", self.profile.name, texts.join(separator))
     }
 
     /// The same for each operator.

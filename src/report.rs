@@ -89,6 +89,15 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The page of the run that is kept in `folder`.
+pub fn write_page(mut page: WholeFile, folder: &Path) -> Result<()> {
+    let run = RunFolder::read(folder)?;
+    let hardware = Hardware::of(&run.scenario, folder).map_err(|error| error.to_string());
+    let hardware = hardware.as_ref().map_err(String::as_str);
+    page.write_all(reports::page::run_page(&run, &slo_marks(&run)?, &[], hardware).as_bytes())?;
+    page.finish()
+}
+
 fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut file = WholeFile::create(path)?;
     file.write_all(bytes)?;

@@ -45,8 +45,11 @@ pub struct Arguments {
     /// Keep the run in this new folder, for `servesim report` and `servesim compare`
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
+    /// Write the page of the run to this .html file, as `servesim report` makes it
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
     /// Simulate under this many seeds, starting with the scenario's: means with 95 % intervals
-    #[arg(long, value_name = "COUNT", conflicts_with_all = ["out", "requests_out", "steps_out", "trace_out"])]
+    #[arg(long, value_name = "COUNT", conflicts_with_all = ["out", "report", "requests_out", "steps_out", "trace_out"])]
     seeds: Option<u32>,
 }
 
@@ -60,7 +63,14 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let create = |path: &Option<PathBuf>| path.as_deref().map(RowWriter::create).transpose();
     let requests_out = create(&arguments.requests_out)?;
     let trace_out = arguments.trace_out.as_deref().map(WholeFile::create).transpose()?;
-    let folder = arguments.out.as_deref().map(RunOutput::create).transpose()?;
+    let page = arguments.report.as_deref().map(WholeFile::create).transpose()?;
+    // A page is made of a run's folder: where none is kept, of one that is gone when the page is there.
+    let passing = (page.is_some() && arguments.out.is_none()).then(tempfile::tempdir).transpose()?;
+    let kept = match &passing {
+        Some(passing) => Some(passing.path().join("run")),
+        None => arguments.out.clone(),
+    };
+    let folder = kept.as_deref().map(RunOutput::create).transpose()?;
     let mut steps_out: Vec<RowWriter> = create(&arguments.steps_out)?.into_iter().collect();
     if let Some(folder) = &folder {
         steps_out.push(folder.steps_writer()?);
@@ -83,6 +93,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     if let Some(folder) = folder {
         folder.finish(&scenario, &run, &report)?;
     }
+    if let (Some(page), Some(kept)) = (page, kept) {
+        crate::report::write_page(page, &kept)?;
+    }
     match arguments.format {
         Format::Json => output::print_json(&report)?,
         Format::Text => output::print(&table::report(&report))?,
@@ -100,6 +113,7 @@ fn check_apart(arguments: &Arguments) -> Result<()> {
         ("--steps-out", &arguments.steps_out),
         ("--trace-out", &arguments.trace_out),
         ("--out", &arguments.out),
+        ("--report", &arguments.report),
     ];
     for (index, (name, file)) in files.iter().enumerate().filter(|(_, (_, file))| file.is_some()) {
         if let Some((earlier, _)) = files[..index].iter().find(|(_, other)| other == file) {

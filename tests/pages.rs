@@ -90,6 +90,13 @@ fn the_page_of_a_run_renders_and_loads_nothing() {
     let with_curve = std::fs::read_to_string(&page).unwrap();
     check_structure(&with_curve);
     assert!(with_curve.matches("<svg").count() == 15 && with_curve.contains("TTFT p99 against throughput"));
+    // The same page at once, with the run kept and without.
+    answer(folder.path(), &[&["simulate", "quickstart", "--report", "at-once.html"][..], &small].concat());
+    assert_eq!(std::fs::read_to_string(folder.path().join("at-once.html")).unwrap(), html);
+    let both = ["simulate", "quickstart", "--out", "runs/c", "--report", "both.html"];
+    answer(folder.path(), &[&both[..], &small].concat());
+    assert_eq!(std::fs::read_to_string(folder.path().join("both.html")).unwrap(), html);
+    assert!(folder.path().join("runs/c/steps.csv").is_file());
     // The same run gives the same page, and the scenario of the folder gives the same run.
     answer(folder.path(), &["simulate", "runs/a/scenario.yaml", "--out", "runs/b"]);
     for file in ["requests.csv", "steps.csv", "scenario.yaml"] {

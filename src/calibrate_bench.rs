@@ -74,7 +74,11 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
     if arguments.ceilings {
         let device = device(arguments)?;
-        let (found, failures) = ceilings(&device)?;
+        let found = ceilings(&device);
+        if let (Err(error), true) = (&found, device.is_hung()) {
+            end_hung(&error.to_string());
+        }
+        let (found, failures) = found?;
         for failure in failures {
             output::note(&format!("left out: {failure}"));
         }
@@ -132,7 +136,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
 
 /// Ends a process whose GPU works without end: an ordinary end would wait for it.
 fn end_hung(message: &str) -> ! {
-    eprintln!("servesim: {message}; this process ends at once, since the driver would wait");
+    output::note(&format!("servesim: {message}; this process ends at once, since the driver would wait"));
     std::process::abort()
 }
 
@@ -164,7 +168,11 @@ fn whole_step(arguments: &Arguments, profile: &str) -> Result<()> {
         Some(file) => (WholeSteps::read(Path::new(file))?, false),
         None => {
             let device = device(arguments)?;
-            (whole_steps(&device)?, device.is_hung())
+            let steps = whole_steps(&device);
+            if let (Err(error), true) = (&steps, device.is_hung()) {
+                end_hung(&error.to_string());
+            }
+            (steps?, device.is_hung())
         }
     };
     if let Some(folder) = &arguments.out {

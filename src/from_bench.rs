@@ -1,7 +1,7 @@
 //! `servesim calibrate from-bench`: the user's own benchmark results against the prediction of a scenario.
 
 use crate::output::{self, Format, WholeFile};
-use anyhow::Result;
+use anyhow::{Result, bail};
 use calibrate::from_bench::{Bench, compare, read_bench};
 use sim::scenario::Scenario;
 use std::io::Write;
@@ -37,6 +37,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     let comparison = compare(&scenario, benches)?;
     if let Some(path) = &arguments.out {
+        if comparison.values == 0 {
+            bail!("--out: {}", comparison.verdict());
+        }
         let name = path.file_stem().unwrap_or_default().to_string_lossy();
         let calibration = comparison.calibration(&name, scenario.engine.preset.name(), &arguments.scenario);
         let mut file = WholeFile::create(path)?;

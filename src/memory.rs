@@ -171,9 +171,10 @@ fn lines(arguments: &Arguments, models: &[ModelSpec], gpu: &GpuSpec) -> Result<V
                     };
                     lines.push(match answer(&question) {
                         Ok(answer) => {
-                            let tiers = tiers.iter().map(|(tier, bytes)| answer.tier(tier, *bytes));
-                            let tiers =
-                                tiers.collect::<Result<_, _>>().map_err(|e| anyhow!("--host-kv: {e}"))?;
+                            let of = |(tier, bytes): &(&'static str, u64)| {
+                                answer.tier(tier, *bytes).map_err(|e| anyhow!("--{tier}-kv: {e}"))
+                            };
+                            let tiers = tiers.iter().map(of).collect::<Result<_, _>>()?;
                             Line::Answer(Box::new(Answered { answer, tiers }))
                         }
                         Err(error) => refused(&question, error.to_string()),

@@ -45,10 +45,13 @@ impl WholeFile {
         if target.is_dir() {
             anyhow::bail!("{}: is a directory, expected a file to write", target.display());
         }
-        // What a link names is written; a device would be replaced by a file.
-        let followed = std::fs::canonicalize(target).ok();
-        if followed.as_ref().is_some_and(|followed| !followed.is_file()) {
+        // What a link names is written; a device or a pipe would be replaced by a file.
+        if std::fs::metadata(target).is_ok_and(|found| !found.is_file()) {
             anyhow::bail!("{}: is no regular file, expected a file to write", target.display());
+        }
+        let followed = std::fs::canonicalize(target).ok();
+        if followed.is_none() && target.is_symlink() {
+            anyhow::bail!("{}: is a link to what does not exist, expected a file to write", target.display());
         }
         let target = followed.as_deref().unwrap_or(target);
         let mut name = target.file_name().unwrap_or_default().to_os_string();

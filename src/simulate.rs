@@ -14,7 +14,7 @@ use sim::tenants::Tenants;
 use sim::units::SimTime;
 use sim::workload::Arrival;
 use sim::workload::trace::write_arrival;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -116,11 +116,19 @@ fn check_apart(arguments: &Arguments) -> Result<()> {
         ("--report", &arguments.report),
     ];
     for (index, (name, file)) in files.iter().enumerate().filter(|(_, (_, file))| file.is_some()) {
-        if let Some((earlier, _)) = files[..index].iter().find(|(_, other)| other == file) {
+        let same = |other: &Option<PathBuf>| other.as_deref().map(followed) == file.as_deref().map(followed);
+        if let Some((earlier, _)) = files[..index].iter().find(|(_, other)| same(other)) {
             bail!("{name}: found the same name as for {earlier}, expected another");
         }
     }
     Ok(())
+}
+
+/// What a path names in the end; a link to a file and the file are one.
+fn followed(path: &Path) -> PathBuf {
+    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let beside = || Some(std::fs::canonicalize(folder).ok()?.join(path.file_name()?));
+    std::fs::canonicalize(path).ok().or_else(beside).unwrap_or_else(|| path.to_path_buf())
 }
 
 /// A run shorter than this shows no progress.

@@ -130,7 +130,9 @@ pub fn answer(
     // Beside figures on standard output, what was written is said elsewhere.
     match page {
         None => {
-            eprint!("{written}");
+            if !written.is_empty() {
+                output::note(written.trim_end());
+            }
             output::print(&figures)
         }
         Some(_) => output::print(&written),
@@ -145,6 +147,11 @@ fn write_calibrations(scores: &Scores, folder: &Path) -> Result<String> {
             false => "predictions do as well without",
         };
         return Ok(format!("no calibration: {why}\n"));
+    }
+    let mut names: Vec<&str> = found.iter().map(|calibration| &calibration.name[..]).collect();
+    names.sort_unstable();
+    if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+        bail!("{}: two of the measurements give it: give each engine once", twice[0]);
     }
     std::fs::create_dir_all(folder).with_context(|| format!("{}: cannot be made", folder.display()))?;
     let mut written = String::new();

@@ -347,6 +347,13 @@ fn a_kernel_that_breaks_the_gpu_costs_its_own_calls_alone() {
         }
         assert!(!folder.path().join(out).join("current.txt").exists());
     }
+    // What hangs at once ends the process too, also where nothing is left to be done.
+    for arguments in ["--ceilings", "--models llama-3.1-8b --out first"] {
+        let settings = [&short[..], &[("HANGS", "copy_words")]].concat();
+        let output = on_driver(folder.path(), arguments, &settings);
+        let errors = String::from_utf8_lossy(&output.stderr).to_string();
+        assert!(output.status.code().is_none() && errors.contains("this process ends at once"), "{errors}");
+    }
     // Checks tell the kernel and end.
     let settings = [&short[..], &[("HANGS", "sample")]].concat();
     let output = on_driver(folder.path(), "--check --only sampling --seed 1", &settings);

@@ -125,4 +125,19 @@ fn links_are_followed_and_devices_left_alone() {
     assert!(text.contains("/dev/null: is no regular file"), "{text}");
     let text = message(&crate::cli::servesim(path, &[&run[..], &["dangling"]].concat()));
     assert!(text.contains("dangling: is a link to what does not exist"), "{text}");
+    let text = message(&crate::cli::servesim(path, &["report", "link", "--html", "dangling"]));
+    assert!(text.contains("dangling: is a link to what does not exist"), "{text}");
+    // Nor is a pipe replaced, whatever names it, and one file is not written twice.
+    assert!(Command::new("mkfifo").arg(path.join("pipe")).status().unwrap().success());
+    symlink(path.join("pipe"), path.join("to-pipe")).unwrap();
+    for name in ["pipe", "to-pipe"] {
+        let text = message(&crate::cli::servesim(path, &["report", "link", "--html", name]));
+        assert!(text.contains(&format!("{name}: is no regular file")), "{text}");
+    }
+    std::fs::write(path.join("rows.csv"), "").unwrap();
+    symlink("rows.csv", path.join("rows-link.csv")).unwrap();
+    let twice = ["--requests-out", "rows.csv", "--steps-out", "rows-link.csv"];
+    let text = message(&crate::cli::servesim(path, &[&run[..5], &twice].concat()));
+    assert!(text.contains("--steps-out: found the same name as for --requests-out"), "{text}");
+    assert_eq!(std::fs::read(path.join("rows.csv")).unwrap(), b"");
 }

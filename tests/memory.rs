@@ -156,6 +156,10 @@ fn tiers_beside_the_gpu_hold_whole_blocks() {
         ("--host-kv 256", "--host-kv: found `256` without a unit"),
         ("--pp 2 --host-kv 1GiB", "--host-kv: tiers are for one pipeline stage"),
         ("--nvme-kv 1GiB", "--host-kv"),
+        (
+            "--host-kv 1kB",
+            "--host-kv: found 1000 bytes, expected room for a block of KV cache: 2097152 bytes",
+        ),
     ] {
         let run = servesim(&format!("memory --model llama-3.1-8b --gpu h100 {arguments}"));
         assert!(run.code == 2 && run.stderr.contains(wanted), "{arguments}: {}", run.stderr);

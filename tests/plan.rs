@@ -194,7 +194,7 @@ fn no_deployment_is_an_answer_with_the_nearest_miss() {
         ("plan.goal.max_gpus=0", "needs 1 GPUs, 0 allowed"),
         ("plan.goal.budget=0.5USD/h", "allowed"),
         ("model=llama-3.1-405b", "does not fit on"),
-        ("plan.goal.itl_p99=1us", "ms per token, itl_p99 allows"),
+        ("plan.goal.itl_p99=1us", "ms per token, ITL p99 allows"),
     ] {
         let output = servesim(folder.path(), &["plan", "s.yaml", "--set", set, "--report", "p.html"]);
         let text = String::from_utf8(output.stdout).unwrap();
@@ -339,7 +339,7 @@ fn a_best_deployment_on_assumed_kernels_is_told() {
     let (text, warnings) = plan("1USD/h");
     assert!(text.contains("step times: profile h100-sxm-vllm for l40s, kernels assumed"), "{text}");
     assert!(text.contains("TTFT p95") && !text.contains("TTFT p99  ") && text.contains("ITL p99"), "{text}");
-    let wanted = "whose kernels were measured is h100-sxm x1";
+    let wanted = "the first whose are not is h100-sxm x1";
     assert!(warnings.contains("step times are assumed") && warnings.contains(wanted), "{warnings}");
     let (_, warnings) = plan("9USD/h");
     assert!(!warnings.contains("step times are assumed"), "{warnings}");

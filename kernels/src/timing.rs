@@ -61,10 +61,15 @@ fn calls_of_a_graph(once: f64, sets: usize) -> usize {
 /// Seconds that [`measure`] keeps a GPU busy with a call that takes `once` seconds, on `sets` sets of buffers.
 pub fn expected_seconds(once: f64, sets: usize, effort: Effort) -> f64 {
     let sample = calls_of_a_graph(once, sets) as f64 * once;
-    let within = (effort.limit.as_secs_f64() / sample).ceil();
-    let samples = within.clamp(3.0, f64::from(effort.samples)) * sample;
-    let before = 2.0 * sets as f64 * once + sample;
-    before + samples * if effort.eager { 2.0 } else { 1.0 }
+    // As `measure_gpu` does it: samples of a round, and graphs that it starts for them.
+    let (of_a_round, starts) = match sample > LONG.as_secs_f64() {
+        true => (LONG_ROUND, LONG_ROUND),
+        false => (CHAIN, CHAIN + 1),
+    };
+    let (limit, most) = (effort.limit.as_secs_f64(), f64::from(effort.samples));
+    let rounds = (limit / (starts as f64 * sample)).ceil().min((most / of_a_round as f64).ceil()).max(1.0);
+    let eager = if effort.eager { (limit / sample).ceil().clamp(3.0, most.max(3.0)) } else { 0.0 };
+    2.0 * sets as f64 * once + sample + (rounds * starts as f64 + eager) * sample
 }
 
 /// A GPU that rested runs slowly at first: work for this long before the first measurement.
@@ -161,7 +166,7 @@ fn measure_gpu(cuda: &CudaDevice, calls: &[CallOf], effort: Effort) -> Result<Ti
     };
     // The start of a graph is nothing beside a long one.
     let samples = match once * count as f64 > LONG.as_secs_f64() {
-        true => sample(&|| events.between(&|| graph.launch(), 3))?,
+        true => sample(&|| events.between(&|| graph.launch(), LONG_ROUND))?,
         false => sample(&|| events.chain(&|| graph.launch()))?,
     };
     let (seconds, spread_seconds) = median_and_deviation(&samples);
@@ -178,7 +183,9 @@ fn driver(what: &'static str) -> impl FnOnce(cudarc::driver::DriverError) -> Err
 
 /// A graph is long above this.
 const LONG: Duration = Duration::from_millis(10);
-/// Pieces of work that are timed without a wait between them.
+/// Long graphs that are timed without a wait between them.
+const LONG_ROUND: usize = 3;
+/// Short ones.
 const CHAIN: usize = 4;
 
 struct Events<'a> {

@@ -210,7 +210,7 @@ impl Plan {
         let best = self.candidates.first().filter(|best| is_assumed(best))?;
         let other = self.candidates.iter().find(|candidate| !is_assumed(candidate))?;
         Some(format!(
-            "the best deployment's step times are assumed: {}; the first of those whose kernels were measured is {}",
+            "the best deployment's step times are assumed: {}; the first whose are not is {}",
             best.step_times,
             deployment_name(&other.deployment)
         ))
@@ -265,10 +265,14 @@ impl Measured {
     }
 }
 
-/// `TTFT p99` of `ttft_p99`.
+/// `TTFT p99` of `ttft_p99`; what else breaks a goal is named in words.
 pub fn latency_name(key: &str) -> String {
-    let (metric, percentile) = key.split_once('_').unwrap_or((key, ""));
-    format!("{} {percentile}", metric.to_uppercase())
+    match (key, key.split_once('_')) {
+        (_, Some((metric, percentile))) => format!("{} {percentile}", metric.to_uppercase()),
+        ("rejected", _) => "rejection".to_string(),
+        ("throttled", _) => "throttling".to_string(),
+        (key, None) => key.to_string(),
+    }
 }
 
 /// A deployment in a line: `h100-sxm TP4 x2, weights fp8, 256 seqs`.

@@ -375,10 +375,18 @@ fn broken_when_idle(bracket: &Bracket<Measured>) -> (String, f64) {
             "even at {} requests/s {} is {} ms",
             lowest.rate_per_s,
             latency_name(key),
-            grouped(standing.found_ms.round() as u64)
+            milliseconds(standing.found_ms)
         ),
     };
     (reason, standing.ratio)
+}
+
+/// With a decimal below 100, where a whole number could hide by how much a limit is missed.
+fn milliseconds(value_ms: f64) -> String {
+    match value_ms < 100.0 {
+        true => format!("{value_ms:.1}"),
+        false => grouped(value_ms.round() as u64),
+    }
 }
 
 /// Where the step times of the candidates come from, each source once.

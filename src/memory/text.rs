@@ -159,7 +159,7 @@ fn facts(answer: &Answer, tiers: &[TierRoom]) -> Vec<(&'static str, String)> {
                 gib(tier.bytes),
                 grouped(tier.blocks),
                 grouped(tier.tokens),
-                grouped(tier.requests),
+                tier.requests.map_or("-".to_string(), grouped),
                 short(tier.blocks as f64 / f64::from(plan.num_blocks.max(1)))
             ),
         ));
@@ -225,7 +225,7 @@ fn comparison(lines: &[Line]) -> String {
                 footnotes.push(format!("{attention} with {weights} and KV {kv}: {refused}"));
             }
             Line::Answer(answered) => {
-                let tiers = answered.tiers.iter().map(|tier| grouped(tier.requests));
+                let tiers = answered.tiers.iter().map(|tier| tier.requests.map_or("-".to_string(), grouped));
                 table.add_row(compared(&answered.answer).into_iter().chain(tiers));
             }
         }

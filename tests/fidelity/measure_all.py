@@ -77,7 +77,10 @@ def main(script, out, seconds, plans):
             before = [w["name"] for w in left() if w["name"] not in warm_up]
             if not before or end - time.monotonic() < RESERVE_S:
                 break
-            began = time.monotonic()
+            for w in warm_up:
+                if os.path.exists(f"{out}/{name}--{w}.json"):
+                    os.remove(f"{out}/{name}--{w}.json")
+            began, began_at = time.monotonic(), time.time()
             with open(f"{out}/{name}.log", "a") as engine_log:
                 process = subprocess.Popen([sys.executable, script, path, out, *warm_up, *before], stdout=engine_log,
                                            stderr=subprocess.STDOUT, start_new_session=True)
@@ -91,9 +94,15 @@ def main(script, out, seconds, plans):
             if after == before and not any(os.path.exists(f"{out}/{name}--{w}.json") for w in warm_up):
                 say(f"{name}: does not start, see {name}.log")
                 break
-            if after and code != "the time is over":
-                skipped.add(after[0])
-                say(f"{name}: without {after[0]} from here on")
+            # It ended at the workload after the last one that it wrote, whole or not.
+            def is_written(w):
+                result = f"{out}/{name}--{w}.json"
+                return os.path.exists(result) and os.path.getmtime(result) >= began_at - 1
+
+            at = max([i + 1 for i, w in enumerate(before) if is_written(w)], default=0)
+            if at < len(before) and code != "the time is over":
+                skipped.add(before[at])
+                say(f"{name}: without {before[at]} from here on")
         missing = [w["name"] for w in plan["workloads"] if not is_whole(f"{out}/{name}--{w['name']}.json", w)]
         for workload in missing:
             broken = f"{out}/{name}--{workload}.json"

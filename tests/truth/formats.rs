@@ -75,6 +75,21 @@ fn fidelity_takes_packs_and_the_results_of_the_measuring_script() {
         "and without it, of prompts that share nothing"
     );
 
+    // Results in another folder count too; the same one twice does not, nor does a name that no file can have.
+    let plan = &measured.engine.name;
+    std::fs::create_dir(folder.path().join("more")).unwrap();
+    let (from, to) = (format!("raw/{plan}--clients-1.json"), format!("more/{plan}--clients-1.json"));
+    std::fs::rename(folder.path().join(&from), folder.path().join(&to)).unwrap();
+    let folders = [folder.path().join("raw"), folder.path().join("more")];
+    let [read] = &read_all(&folders).unwrap()[..] else { panic!("one engine") };
+    assert_eq!(read.runs.len(), 3);
+    let message = read_all(&[folders[1].clone(), folder.path().join(&to)]).unwrap_err().to_string();
+    assert!(message.contains("workload: clients-1 is there twice"), "{message}");
+    let text = std::fs::read_to_string(folder.path().join(&to)).unwrap();
+    write(folder.path(), "odd.json", text.replace("\"clients-1\"", "\"../clients-1\""));
+    let message = refused(folder.path(), &["fidelity", "odd.json"]);
+    assert!(message.contains("workload: found \"../clients-1\", expected a name"), "{message}");
+
     std::fs::create_dir(folder.path().join("empty")).unwrap();
     let message = refused(folder.path(), &["fidelity", "empty"]);
     assert!(message.contains("cases_index.csv"), "{message}");
@@ -158,6 +173,20 @@ fn from_bench_takes_a_pack_and_leaves_the_untouched_third_out() {
         text.contains("note: the engine had other settings: max_num_seqs 256, the scenario's 64"),
         "{text}"
     );
+    // What no fit may see is judged alone, and fitted beside nothing.
+    let run = measured.runs.iter().find(|run| run.workload.name == "clients-16").unwrap();
+    write(folder.path(), "untouched.json", recording(&measured, run).to_string());
+    let only = ["calibrate", "from-bench", "untouched.json", "--scenario", "s.yaml"];
+    let text = answer(folder.path(), &only);
+    assert!(text.contains("fitted (0 values)") && text.contains("Nothing was fitted"), "{text}");
+    let message = refused(folder.path(), &[&only[..], &["--out", "none.yaml"]].concat());
+    assert!(message.contains("--out: Nothing was fitted"), "{message}");
+    assert!(!folder.path().join("none.yaml").exists());
+    let both = ["calibrate", "from-bench", "untouched.json", "raw.json", "--scenario", "s.yaml"];
+    let found: Value =
+        serde_json::from_str(&answer(folder.path(), &[&both[..], &["--format", "json"]].concat())).unwrap();
+    let is_out = |at: usize| found["runs"][at]["left_out_of_fit"].clone();
+    assert_eq!((is_out(0), is_out(1)), (json!(true), json!(false)));
 }
 
 #[test]

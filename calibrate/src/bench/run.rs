@@ -73,6 +73,7 @@ pub fn bench(
     let current = Current::open(folder.join(CURRENT_FILE), &mut failed)?;
     let mut state = State::open(&folder.join(STATE_FILE), timer)?;
     let mut report = BenchReport { planned: plan.len(), ..BenchReport::default() };
+    timer.warm_up()?;
     for (number, planned) in plan.iter().enumerate() {
         let family = planned.operation.family();
         each(number, family.name());

@@ -75,9 +75,19 @@ impl Timer {
             )));
         }
         let cublas = Cublas::open(&device).map_err(of_kernels)?;
-        warm_up(&device).map_err(of_kernels)?;
         let collectives = Collectives::open().map(Rc::new).map_err(|error| error.0);
         Ok(Timer::Device { device, ordinal, cublas: Some(cublas), collectives })
+    }
+
+    /// Gets a GPU's clocks up.
+    ///
+    /// # Errors
+    /// A GPU that does not work.
+    pub fn warm_up(&self) -> Result<()> {
+        match self {
+            Timer::Device { device, .. } => warm_up(device).map_err(of_kernels),
+            Timer::Recorded { .. } | Timer::Predicted { .. } => Ok(()),
+        }
     }
 
     /// The emulator.

@@ -93,6 +93,12 @@ type Known = Mutex<HashMap<(String, String), Option<f64>>>;
 
 /// Mean over runs of their losses.
 fn loss(cases: &[&Case], residual: &Residual, known: &Known) -> f64 {
+    let losses = losses(cases, residual, known);
+    losses.iter().sum::<f64>() / losses.len().max(1) as f64
+}
+
+/// Of each run that can be judged.
+fn losses(cases: &[&Case], residual: &Residual, known: &Known) -> Vec<f64> {
     let of = |case: &&Case| {
         let key = (case.run.id.clone(), format!("{residual:?}"));
         let earlier = known.lock().ok().and_then(|known| known.get(&key).copied());
@@ -104,8 +110,7 @@ fn loss(cases: &[&Case], residual: &Residual, known: &Known) -> f64 {
             loss
         })
     };
-    let losses: Vec<f64> = cases.par_iter().filter_map(of).collect();
-    losses.iter().sum::<f64>() / losses.len().max(1) as f64
+    cases.par_iter().filter_map(of).collect()
 }
 
 /// One of the values.
@@ -252,11 +257,13 @@ pub fn fit_leaving_out_pages(cases: &[&Case]) -> (ResidualFit, f64) {
     let mut pages: Vec<&str> = cases.iter().map(|case| case.run.page.as_str()).collect();
     pages.sort_unstable();
     pages.dedup();
-    let mut left_out = 0.0;
+    let (mut left_out, mut judged) = (0.0, 0);
     for page in pages {
         let (out, rest): (Vec<&Case>, Vec<&Case>) = cases.iter().partition(|case| case.run.page == page);
         let residual = fit(&rest, most_values, &known).residual;
-        left_out += loss(&out, &residual, &known) * out.len() as f64;
+        let of_page = losses(&out, &residual, &known);
+        left_out += of_page.iter().sum::<f64>();
+        judged += of_page.len();
     }
-    (fit(cases, most_values, &known), left_out / cases.len().max(1) as f64)
+    (fit(cases, most_values, &known), left_out / judged.max(1) as f64)
 }

@@ -165,8 +165,7 @@ const FEWEST_REQUESTS: usize = 20;
 
 impl Split {
     fn of(targets: &[Target]) -> Split {
-        let untouched: Vec<bool> = targets.iter().filter_map(Target::is_untouched).collect();
-        if untouched.len() == targets.len() && untouched.contains(&true) && untouched.contains(&false) {
+        if targets.iter().any(|target| target.is_untouched() == Some(true)) {
             return Split::Untouched;
         }
         match targets {

@@ -39,6 +39,9 @@ impl Comparison {
         };
         let (before, after) = (errors(false), errors(true));
         match &self.held_out {
+            Some(held_out) if self.values == 0 => format!(
+                "Nothing was fitted, since nothing is left beside {held_out}. Median error there {before:.1} %."
+            ),
             None => format!(
                 "Median error {before:.1} % today, {after:.1} % fitted, on the same figures: one run without single requests \
                  leaves nothing to check the fit on. Give a second run."

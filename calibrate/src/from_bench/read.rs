@@ -2,6 +2,7 @@
 
 use super::bench::Bench;
 use super::{guidellm, own, prometheus, recorded, serving};
+use crate::truth::FileKind;
 use serde_json::Value;
 use sim::{Error, Result};
 use std::path::Path;
@@ -60,7 +61,7 @@ fn one(label: &str, value: &Value) -> Result<Vec<Bench>> {
     if value.get("benchmarks").is_some() {
         return guidellm::read(label, value);
     }
-    if let Some(kind) = recorded::kind(value) {
+    if let Some(kind) = FileKind::of(value) {
         return recorded::read(label, value, kind);
     }
     if serving::is_result(value) {

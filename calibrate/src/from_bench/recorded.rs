@@ -31,11 +31,6 @@ pub struct Recorded {
     pub is_untouched: bool,
 }
 
-/// Whether it is a recording, packed or not, or what one is made of.
-pub fn kind(value: &Value) -> Option<FileKind> {
-    FileKind::of(value)
-}
-
 /// The workloads of a recording, but repeats of others.
 pub fn read(label: &str, value: &Value, kind: FileKind) -> Result<Vec<Bench>> {
     let Value::Object(map) = value else { return Ok(Vec::new()) };

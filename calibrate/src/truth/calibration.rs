@@ -1,5 +1,6 @@
 //! What was fitted to a version of vLLM, as files that scenarios name in `engine.calibration`.
 
+use super::deploy::gpu_name;
 use super::page::median;
 use super::plan::Part;
 use super::residual::Sharing;
@@ -26,8 +27,16 @@ impl Scores {
                 vec![calibration(name, &version.fitted.version, &engines)]
             }
             Sharing::Engine => {
+                let same = |score: &EngineScore| {
+                    members().filter(|other| other.measured.engine.name == score.measured.engine.name).count()
+                };
                 let of = |(score, residual): (&EngineScore, &Residual)| {
-                    calibration(format!("{name}-{}", score.measured.engine.name), residual, &[score])
+                    let mut name = format!("{name}-{}", score.measured.engine.name);
+                    // The same engine on several GPUs.
+                    if same(score) > 1 {
+                        name = format!("{name}-{}", gpu_name(&score.measured.facts.gpu));
+                    }
+                    calibration(name, residual, &[score])
                 };
                 let pairs = members().zip(&version.fitted.engines);
                 pairs.map(of).collect()

@@ -105,6 +105,17 @@ impl Object {
         self.typed(key, "a text", |value| value.as_str().map(String::from))
     }
 
+    /// A name that files and tables can carry.
+    pub fn name(&self, key: &str) -> Result<String> {
+        let is_plain = |sign: char| sign.is_ascii_alphanumeric() || "._+-".contains(sign);
+        self.typed(key, "a name of letters, digits and . _ + -, a letter or digit first", |value| {
+            let name = value.as_str()?;
+            let is_name =
+                name.starts_with(|sign: char| sign.is_ascii_alphanumeric()) && name.chars().all(is_plain);
+            is_name.then(|| name.to_string())
+        })
+    }
+
     /// A whole number from 1 on.
     pub fn count(&self, key: &str) -> Result<u32> {
         self.typed(key, "a whole number, 1 or more", |value| {

@@ -3,7 +3,7 @@
 use super::deploy::Facts;
 use super::json::{Object, read_text};
 use super::plan::{EnginePlan, Part, PlannedRequest, PlannedWorkload};
-use super::record::{Measured, MeasuredRequest, MeasuredRun};
+use super::record::{Measured, MeasuredRequest, MeasuredRun, TOO_LATE};
 use super::timeline::{Line, Timeline};
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -109,7 +109,7 @@ impl Measured {
 }
 
 fn packed_run(run: &Object) -> Result<MeasuredRun> {
-    let name = run.text("name")?;
+    let name = run.name("name")?;
     let part = run.text("part")?;
     if part != Part::of(&name).name() {
         return Err(run.error("part", format!("found {part}, but {name} is {}", Part::of(&name).name())));
@@ -171,11 +171,15 @@ fn packed_run(run: &Object) -> Result<MeasuredRun> {
             output_length: *output as u32,
             hash_ids,
         });
-        requests.push(MeasuredRequest {
+        let measured = MeasuredRequest {
             sent_us: *sent as u64,
             cached_tokens: cached.as_u64().map(|tokens| tokens as u32),
             gaps_us: gaps,
-        });
+        };
+        if !measured.is_in_time() {
+            return Err(refuse(TOO_LATE));
+        }
+        requests.push(measured);
     }
     Ok(MeasuredRun { workload: PlannedWorkload { name, concurrency, requests: planned }, requests })
 }

@@ -2,7 +2,7 @@
 
 use super::plan::Part;
 use super::replay::Pricing;
-use super::residual::{LeftOut, Sharing};
+use super::residual::{Fitted, LeftOut, Sharing};
 use super::score::{EngineScore, RunScore};
 use super::score::{Scores, VersionScore};
 use crate::fidelity::{Metric, Residual, Stat, Statistic};
@@ -40,9 +40,29 @@ pub fn figures(scores: &Scores) -> String {
 /// What was fitted to a version, and how that was chosen.
 fn calibrations(out: &mut String, version: &VersionScore, scores: &[EngineScore]) {
     let _ = writeln!(out, "\n## Calibration of vLLM {}\n", version.version);
+    let fitted = &version.fitted;
+    if fitted.left_out.is_empty() {
+        out.push_str(
+            "One development workload, of which nothing can be left out: no calibration is chosen.\n\n",
+        );
+    } else {
+        left_out(out, fitted);
+    }
+    out.push_str("| fitted to | values |\n|---|---|\n");
+    let mut row = |name: &str, residual: &Residual| {
+        let _ = writeln!(out, "| {name} | {} |", words(&Pricing::Profile(*residual)));
+    };
+    row("all", &fitted.version);
+    for (index, residual) in version.engines.iter().zip(&fitted.engines).filter(|_| version.engines.len() > 1)
+    {
+        row(scores.get(*index).map_or("", |score| &score.measured.engine.name), residual);
+    }
+}
+
+/// How each way did on workloads that its fit did not see.
+fn left_out(out: &mut String, fitted: &Fitted) {
     out.push_str("Development workloads, each predicted from a fit to three quarters without it; mean absolute error in %, and how much \
                   less it is than that of the way chosen so far, with its standard error:\n\n| prediction | error | gain |\n|---|---|---|\n");
-    let fitted = &version.fitted;
     for LeftOut { sharing, error, gain } in &fitted.left_out {
         let gain = match sharing {
             Sharing::Nothing => "-".to_string(),
@@ -55,15 +75,6 @@ fn calibrations(out: &mut String, version: &VersionScore, scores: &[EngineScore]
         "\nChosen, by a gain of more than twice its standard error: **{}**.\n",
         fitted.sharing.words()
     );
-    out.push_str("| fitted to | values |\n|---|---|\n");
-    let mut row = |name: &str, residual: &Residual| {
-        let _ = writeln!(out, "| {name} | {} |", words(&Pricing::Profile(*residual)));
-    };
-    row("all", &fitted.version);
-    for (index, residual) in version.engines.iter().zip(&fitted.engines).filter(|_| version.engines.len() > 1)
-    {
-        row(scores.get(*index).map_or("", |score| &score.measured.engine.name), residual);
-    }
 }
 
 pub(super) fn median(values: &[f64]) -> Option<f64> {

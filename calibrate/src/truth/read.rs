@@ -3,7 +3,7 @@
 use super::Facts;
 use super::json::{Object, read_text};
 use super::plan::{EnginePlan, PlannedRequest, PlannedWorkload};
-use super::record::{Measured, MeasuredRun, WARM_UP, collect, requests};
+use super::record::{Measured, MeasuredRun, WARM_UP, of_plan, requests};
 use serde_json::Value;
 use sim::document::io_message;
 use sim::{Error, Result};
@@ -58,7 +58,11 @@ pub fn read_all(paths: &[PathBuf]) -> Result<Vec<Measured>> {
             Some(FileKind::Pack) => packs.push(Measured::of(&root)?),
             Some(FileKind::Recording) => recordings.entry(root.text("name")?).or_default().push((path, root)),
             Some(FileKind::Plan) => {
-                plans.insert(root.text("name")?, EnginePlan::read(&path)?);
+                let plan = EnginePlan::read(&path)?;
+                let earlier = plans.insert(plan.name.clone(), plan.clone());
+                if earlier.is_some_and(|earlier| earlier != plan) {
+                    return Err(root.error("name", format!("{} is the name of another plan too", plan.name)));
+                }
             }
             None => {
                 let keys: Vec<&str> = root.map().keys().take(5).map(String::as_str).collect();
@@ -69,8 +73,10 @@ pub fn read_all(paths: &[PathBuf]) -> Result<Vec<Measured>> {
     for (name, found) in recordings {
         let folder = found.first().and_then(|(path, _)| path.parent()).unwrap_or(Path::new("."));
         let origin = "results of the measuring script";
+        let names = found.iter().map(|(_, root)| root.text("workload")).collect::<Result<Vec<String>>>()?;
+        let named = names.iter().map(String::as_str).zip(found.iter().map(|(_, root)| root));
         packs.push(match plans.get(&name) {
-            Some(plan) => collect(plan, folder, origin)?,
+            Some(plan) => of_plan(plan, named, folder.display().to_string(), origin)?,
             None => Measured::of_recordings(&name, &found, origin)?,
         });
     }
@@ -121,6 +127,10 @@ impl Measured {
             engine = Some(head);
             facts = Some(Facts::read(root)?.beside(facts, root)?);
             let workload = asked(root)?;
+            if runs.iter().any(|run: &MeasuredRun| run.workload.name == workload.name) {
+                let message = format!("{} is there twice: give each result once", workload.name);
+                return Err(root.error("workload", message));
+            }
             if workload.name != WARM_UP {
                 runs.push(MeasuredRun { requests: requests(root, &workload)?, workload });
             }
@@ -162,5 +172,5 @@ fn asked(root: &Object) -> Result<PlannedWorkload> {
     if requests.is_empty() || requests.len() < answers.len() {
         return Err(root.error("requests", "are missing or there twice: the run broke off; measure it again"));
     }
-    Ok(PlannedWorkload { name: root.text("workload")?, concurrency, requests })
+    Ok(PlannedWorkload { name: root.name("workload")?, concurrency, requests })
 }

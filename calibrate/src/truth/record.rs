@@ -5,6 +5,7 @@ use super::json::{Object, read_text};
 use super::plan::{EnginePlan, PlannedRequest, PlannedWorkload};
 use serde_json::Value;
 use sim::{Error, Result};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// A workload that is not measured: it runs first, so that nothing is compiled for the first time later on.
@@ -19,6 +20,20 @@ pub struct MeasuredRequest {
     pub cached_tokens: Option<u32>,
     /// From sending to the first token, then from each token to the next, us.
     pub gaps_us: Vec<u64>,
+}
+
+/// Times are not above this, in us: twelve days.
+const LATEST_US: u64 = 1_000_000_000_000;
+
+/// Of a request with times above it.
+pub(super) const TOO_LATE: &str = "has times above 1000000 s";
+
+impl MeasuredRequest {
+    /// Whether all of its times are within [`LATEST_US`].
+    pub(super) fn is_in_time(&self) -> bool {
+        let end = self.gaps_us.iter().try_fold(self.sent_us, |end, gap| end.checked_add(*gap));
+        end.is_some_and(|end| end <= LATEST_US)
+    }
 }
 
 /// One workload as it went.
@@ -73,7 +88,7 @@ impl EnginePlan {
                 })
             };
             let requests = workload.objects("requests")?.iter().map(request).collect::<Result<Vec<_>>>()?;
-            plan.workloads.push(PlannedWorkload { name: workload.text("name")?, concurrency, requests });
+            plan.workloads.push(PlannedWorkload { name: workload.name("name")?, concurrency, requests });
         }
         Ok(plan)
     }
@@ -86,7 +101,7 @@ impl EnginePlan {
             return Err(root.error("hash_block_tokens", format!("found {tokens}, expected 16")));
         }
         Ok(EnginePlan {
-            name: root.text("name")?,
+            name: root.name("name")?,
             model: Value::Object(root.object("model")?.map().clone()),
             engine: root.object("engine")?.map().clone(),
             workloads: Vec::new(),
@@ -111,7 +126,7 @@ impl Facts {
     pub(crate) fn read(root: &Object) -> Result<Facts> {
         let facts = root.object("facts")?;
         Ok(Facts {
-            version: facts.text("vllm")?,
+            version: facts.name("vllm")?,
             gpu: facts.text("gpu")?,
             num_gpu_blocks: facts.count("num_gpu_blocks")?,
             block_size: facts.count("block_size")?,
@@ -157,30 +172,56 @@ const MOST_MISSING_BLOCKS: f64 = 0.02;
 /// # Errors
 /// A file that is cut short, of another plan, or with requests that did not finish; no file at all.
 pub fn collect(plan: &EnginePlan, folder: &Path, origin: &str) -> Result<Measured> {
-    let (mut runs, mut facts) = (Vec::new(), None);
+    let mut found = Vec::new();
     for workload in plan.workloads.iter().filter(|workload| workload.name != WARM_UP) {
         let path = folder.join(format!("{}--{}.json", plan.name, workload.name));
-        if !path.exists() {
-            continue;
+        if path.exists() {
+            found.push((&workload.name[..], Object::parse(&path.display().to_string(), &read_text(&path)?)?));
         }
-        let root = Object::parse(&path.display().to_string(), &read_text(&path)?)?;
-        for (key, planned) in [("model", &plan.model), ("engine", &Value::Object(plan.engine.clone()))] {
-            if root.need(key)? != planned {
-                return Err(root.error(key, "is not the plan's: these are results of another plan"));
-            }
-        }
-        facts = Some(Facts::read(&root)?.beside(facts, &root)?);
-        runs.push(MeasuredRun { workload: workload.clone(), requests: requests(&root, workload)? });
     }
-    let Some(facts) = facts else {
+    if found.is_empty() {
         let expected = plan.workloads.first().map_or("", |workload| &workload.name);
         return Err(Error::file(
             folder.display().to_string(),
             format!("has no results of {}; expected files such as {}--{expected}.json", plan.name, plan.name),
         ));
+    }
+    let found = found.iter().map(|(name, root)| (*name, root));
+    of_plan(plan, found, folder.display().to_string(), origin)
+}
+
+/// The results of workloads of `plan`, by their names, in the plan's order; warm-ups are left out.
+pub(super) fn of_plan<'a>(
+    plan: &EnginePlan,
+    found: impl Iterator<Item = (&'a str, &'a Object)>,
+    label: String,
+    origin: &str,
+) -> Result<Measured> {
+    let (mut runs, mut facts) = (Vec::new(), None);
+    let mut by_name = BTreeMap::new();
+    for (name, root) in found {
+        if !plan.workloads.iter().any(|workload| workload.name == name) {
+            return Err(root.error("workload", format!("found {name}, which the plan does not have")));
+        }
+        if by_name.insert(name, root).is_some() {
+            return Err(root.error("workload", format!("{name} is there twice: give each result once")));
+        }
+    }
+    for workload in plan.workloads.iter().filter(|workload| workload.name != WARM_UP) {
+        let Some(root) = by_name.get(&workload.name[..]).copied() else { continue };
+        for (key, planned) in [("model", &plan.model), ("engine", &Value::Object(plan.engine.clone()))] {
+            if root.need(key)? != planned {
+                return Err(root.error(key, "is not the plan's: these are results of another plan"));
+            }
+        }
+        facts = Some(Facts::read(root)?.beside(facts, root)?);
+        runs.push(MeasuredRun { workload: workload.clone(), requests: requests(root, workload)? });
+    }
+    let Some(facts) = facts else {
+        return Err(Error::file(label, format!("has no results of {} but of its warm-up", plan.name)));
     };
     let engine = EnginePlan { workloads: Vec::new(), ..plan.clone() };
-    Ok(Measured { label: folder.display().to_string(), engine, facts, origin: origin.to_string(), runs })
+    Ok(Measured { label, engine, facts, origin: origin.to_string(), runs })
 }
 
 /// The requests of a result file in the plan's order.
@@ -225,7 +266,11 @@ pub(super) fn requests(root: &Object, workload: &PlannedWorkload) -> Result<Vec<
         }
         let cached = request.get("cached_tokens").and_then(Value::as_u64).map(|tokens| tokens as u32);
         if let Some(place) = found.get_mut(index) {
-            *place = Some(MeasuredRequest { sent_us: (sent - start) as u64, cached_tokens: cached, gaps_us });
+            let measured = MeasuredRequest { sent_us: sent.abs_diff(start), cached_tokens: cached, gaps_us };
+            if !measured.is_in_time() {
+                return Err(request.error("token_s", TOO_LATE));
+            }
+            *place = Some(measured);
         }
     }
     let missing = found.iter().filter(|request| request.is_none()).count();

@@ -253,9 +253,11 @@ pub fn fit_version(samples: &[Sample<'_>]) -> Fitted {
         }
         found.push(LeftOut { sharing: *way, error: mean_and_error(of_way).0, gain });
     }
-    // Of one workload nothing can be left out.
-    let sharing =
-        if folds < 2 { Sharing::Version } else { ways.get(standing).copied().unwrap_or(Sharing::Version) };
+    // Of one workload nothing can be left out, so that nothing says that a fit is better.
+    let (sharing, found) = match folds < 2 {
+        true => (Sharing::Nothing, Vec::new()),
+        false => (ways.get(standing).copied().unwrap_or(Sharing::Nothing), found),
+    };
     Fitted { left_out: found, sharing, version, engines }
 }
 

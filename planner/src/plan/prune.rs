@@ -1,6 +1,7 @@
 //! What is left out before anything is simulated.
 
 use super::Planner;
+use crate::answer::latency_name;
 use crate::bounds::{Bounds, SLACK};
 use crate::search::rounded;
 use sim::scenario::Scenario;
@@ -13,7 +14,9 @@ impl Planner {
             if bounds.gap_ms > limit.most_ms * SLACK {
                 let reason = format!(
                     "a request alone takes {:.1} ms per token, {} allows {:.1} ms",
-                    bounds.gap_ms, limit.key, limit.most_ms
+                    bounds.gap_ms,
+                    latency_name(limit.key),
+                    limit.most_ms
                 );
                 return Some((reason, bounds.gap_ms / limit.most_ms));
             }

@@ -3,7 +3,7 @@
 
 use super::{ASSUMED_ERROR, ProfiledCost, error_of_sum};
 use crate::error::Result;
-use crate::profile::{CostProfile, Dtype, Estimate, Family, KernelFit, Operation};
+use crate::profile::{CostProfile, Dtype, Estimate, Family, KernelFit, Operation, Provenance};
 use crate::replica::{SampledStep, StepTotals};
 use crate::scenario::{DraftPricing, Pricing};
 use crate::scheduler::SchedulerConfig;
@@ -50,8 +50,8 @@ const COMPARED_CONTEXT: u64 = 1024;
 /// From this many times the 16-bit time on a narrower format is worth a warning.
 const SLOWER: f64 = 1.2;
 
-/// Where the profile prices experts in a narrower format higher than in 16 bits, as untuned kernels are: the format's name
-/// and how many times as long the experts of a step of 64 requests take.
+/// Where the profile prices experts in a narrower format higher than in 16 bits, as kernels are that its source did not
+/// tune: the format's name and how many times as long the experts of a step of 64 requests take. Nothing of a GPU's own rows.
 pub fn slower_experts(cost: &ProfiledCost) -> Option<(&'static str, f64)> {
     let shape = StepShape {
         decode_requests: COMPARED_REQUESTS,
@@ -61,6 +61,9 @@ pub fn slower_experts(cost: &ProfiledCost) -> Option<(&'static str, f64)> {
     };
     cost.calls(&shape).ok()?.into_iter().find_map(|(_, operation)| {
         let Operation::Moe { tokens, experts, dtype, routing, touched } = operation else { return None };
+        if matches!(cost.profile().fit(&operation).ok()?.provenance, Provenance::Measured) {
+            return None;
+        }
         let seconds = |dtype| {
             let operation = Operation::Moe { tokens, experts, dtype, routing, touched };
             cost.profile().evaluate(&operation).ok().map(|estimate| estimate.seconds)

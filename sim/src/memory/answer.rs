@@ -118,15 +118,15 @@ pub struct TierRoom {
     pub blocks: u64,
     /// Tokens in them.
     pub tokens: u64,
-    /// Whole requests of the context in question.
-    pub requests: u64,
+    /// Whole requests of the context in question; none where the model does not fit.
+    pub requests: Option<u64>,
 }
 
 impl Answer {
     /// What a tier of so many bytes holds, for all GPUs of a replica together, as `engine.kv_offload` counts.
     ///
     /// # Errors
-    /// With pipeline stages or copies of the attention, for which tiers are not simulated.
+    /// With pipeline stages or copies of the attention, for which tiers are not simulated; a tier without room for a block.
     pub fn tier(&self, tier: &'static str, bytes: u64) -> Result<TierRoom> {
         let p = &self.parallel;
         if p.pipeline > 1 || p.expert > p.tensor {
@@ -137,13 +137,20 @@ impl Answer {
             .saturating_mul(u64::from(self.plan.blocks_per_position))
             .saturating_mul(u64::from(p.tensor));
         let blocks = bytes / block_bytes;
-        let context_tokens = self.capacity.as_ref().map_or(1, |capacity| capacity.context_tokens.max(1));
+        if blocks == 0 {
+            let message = format!(
+                "--{tier}-kv: found {bytes} bytes, expected room for a block of KV cache: {block_bytes} bytes"
+            );
+            return Err(Error::new(message));
+        }
+        let of_request =
+            |capacity: &Capacity| capacity.context_tokens.max(1).div_ceil(u64::from(self.block_size));
         Ok(TierRoom {
             tier,
             bytes,
             blocks,
             tokens: blocks.saturating_mul(u64::from(self.block_size)),
-            requests: blocks / context_tokens.div_ceil(u64::from(self.block_size)),
+            requests: self.capacity.as_ref().map(|capacity| blocks / of_request(capacity)),
         })
     }
 

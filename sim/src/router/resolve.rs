@@ -5,7 +5,7 @@ use super::{
     RouterPolicy, RouterSection, Staleness,
 };
 use crate::error::Result;
-use crate::units::SimDuration;
+use crate::units::{SimDuration, Span};
 use crate::workload::Locate;
 
 impl RouterSection {
@@ -205,6 +205,12 @@ impl RouterSection {
             }
             _ => Ok(()),
         };
+        let positive = |key: &str, value: Option<Span>| match value {
+            Some(Span(0)) => {
+                Err(locate(&format!("router.{key}"), "found 0s, expected more than 0s".to_string()))
+            }
+            _ => Ok(()),
+        };
         whole("prefix_tokens", self.prefix_tokens.map(u64::from), 1 << 24)?;
         whole("virtual_nodes", self.virtual_nodes.map(u64::from), 10_000)?;
         whole("chunk_tokens", self.chunk_tokens.map(u64::from), 1 << 16)?;
@@ -213,9 +219,9 @@ impl RouterSection {
         whole("max_prefix_chunks", self.max_prefix_chunks.map(u64::from), 1 << 24)?;
         whole("initial_tokens", self.initial_tokens.map(u64::from), 1 << 24)?;
         whole("active_prefill_tokens_threshold", self.active_prefill_tokens_threshold, 1 << 40)?;
-        whole("adjust_interval", self.adjust_interval.map(|span| span.0), u64::MAX)?;
-        whole("max_idle", self.max_idle.map(|span| span.0), u64::MAX)?;
-        whole("eviction_interval", self.eviction_interval.map(|span| span.0), u64::MAX)?;
+        positive("adjust_interval", self.adjust_interval)?;
+        positive("max_idle", self.max_idle)?;
+        positive("eviction_interval", self.eviction_interval)?;
         let scorers = self.scorers.unwrap_or_default();
         let figures = [
             ("cache_threshold", self.cache_threshold, 1.0),

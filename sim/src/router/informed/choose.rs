@@ -105,13 +105,19 @@ impl InformedRouter {
                 best_at_random(&self.values, &mut self.random)
             }
             RouterConfig::VllmDp { .. } => self.least_dp_score(),
-            // The blind ones are not made here.
-            _ => match &mut self.fallback {
+            RouterConfig::Manual { .. } => match &mut self.fallback {
                 Fallback::Home(homes) => {
                     homes.route(now, arrival.session, &self.outstanding, &mut self.random)
                 }
-                _ => self.outstanding.fewest_requests(),
+                Fallback::Ring(_) | Fallback::Rate(_) => self.outstanding.fewest_requests(),
             },
+            // The blind ones are not made here.
+            RouterConfig::RoundRobin(_)
+            | RouterConfig::Random(_)
+            | RouterConfig::LeastOutstandingRequests
+            | RouterConfig::SessionAffinity
+            | RouterConfig::ConsistentHash { .. }
+            | RouterConfig::Bucket(_) => self.outstanding.fewest_requests(),
         }
     }
 

@@ -36,11 +36,14 @@ impl Columns {
         if tenant == Some("") {
             return Err(wrong("tenant", "", "a tenant's name"));
         }
-        let session = optional(self.session, "session")?.map(|text| {
+        let known = |text: &&str| !text.is_empty();
+        let session = optional(self.session, "session")?.filter(known).map(|text| {
             text.parse().map_err(|_| wrong("session", text, &format!("a whole number, 0 to {}", u32::MAX)))
         });
-        let priority = optional(self.priority, "priority")?
-            .map(|text| text.parse().map_err(|_| wrong("priority", text, "a whole number")));
+        let priority = optional(self.priority, "priority")?.filter(known).map(|text| {
+            let expected = format!("a whole number, {} to {}", i32::MIN, i32::MAX);
+            text.parse::<i32>().map_err(|_| wrong("priority", text, &expected))
+        });
         Ok(TraceRow {
             at_ns: time(COLUMNS[0], at, 1_000_000_000)?,
             prompt_tokens: tokens(COLUMNS[1], prompt)?,

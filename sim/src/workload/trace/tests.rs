@@ -103,10 +103,18 @@ fn own_csv_has_what_its_header_says() {
     for (from, to, wanted) in [
         ("7,9", "x7,9", ":2: column session: found `x7`, expected a whole number, 0 to 4294967295"),
         ("chat", "", ":2: column tenant: found ``, expected a tenant's name"),
-        (",-2", ",high", ":2: column priority: found `high`, expected a whole number"),
+        (
+            ",-2",
+            ",high",
+            ":2: column priority: found `high`, expected a whole number, -2147483648 to 2147483647",
+        ),
     ] {
         assert_eq!(Fixture::new(".csv", text.replace(from, to)).failure(), wanted);
     }
+    // What one row does not know others may.
+    let row =
+        Fixture::new(".csv", text.replace("7,9", ",9").replace(",-2", ",")).read().unwrap().rows.remove(0);
+    assert_eq!((row.session, row.priority, row.tenant.as_deref()), (None, None, Some("chat")));
 }
 
 #[test]
